@@ -1,0 +1,16 @@
+//! Texts kept so that a plan can be made again without the present files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The files that a pipeline or source was planned from, with `${NAME}` values. Secrets stay
+/// references.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// Path as shown to people, and text: pipeline files, and the VRL, SQL and other files they
+    /// name.
+    pub files: BTreeMap<String, String>,
+    /// Values of the environment variables that string values named.
+    pub environment: BTreeMap<String, String>,
+}

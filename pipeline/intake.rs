@@ -1,0 +1,164 @@
+//! Where sources hand in what they received: decoded first, then appended, then acknowledged.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use crate::batch::{Batch, Run, TENANT};
+use crate::component::{DecodeError, Decoded, Decoder, EntryHead, Rejected};
+use crate::entity::EntitySpace;
+use crate::journal::{AppendError, EntryKind, Envelope, Journal, NewEntry};
+use crate::telemetry::ComponentMetrics;
+
+/// Payloads above this many bytes are decoded off the asynchronous threads' time slice.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// What a payload was accepted as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Journal offset, or `None` if no row was left and nothing was journaled.
+    pub offset: Option<u64>,
+    /// Rows accepted.
+    pub rows: u64,
+    /// Rows left out, and why: for partial success answers.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Why a payload was not accepted.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refused {
+    /// It does not decode; sending it again does not help (answered 400).
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    /// It could not be kept now.
+    #[error(transparent)]
+    NotKept(#[from] AppendError),
+}
+
+/// The way in of one source. Clones share it.
+#[derive(Clone)]
+pub struct Intake {
+    source: Arc<str>,
+    journal: Journal,
+    entities: Arc<EntitySpace>,
+    metrics: Arc<ComponentMetrics>,
+}
+
+/// The wall clock, UTC nanoseconds. Sources stamp what they receive with it; nothing behind the
+/// journal reads it.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+impl Intake {
+    /// The way in of `source`.
+    pub fn new(
+        source: Arc<str>,
+        journal: Journal,
+        entities: Arc<EntitySpace>,
+        metrics: Arc<ComponentMetrics>,
+    ) -> Self {
+        Self { source, journal, entities, metrics }
+    }
+
+    /// Its counters, for what a source refuses before decoding (`too_large`, `unauthorized`).
+    pub fn metrics(&self) -> &ComponentMetrics {
+        &self.metrics
+    }
+
+    /// Decodes `payload`, appends it and waits until it is on disk. Only then may the sender be
+    /// told that it was taken.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] if nothing of it can be used, [`Refused::NotKept`] if it could not
+    /// be kept now.
+    pub async fn accept(
+        &self,
+        generation: u32,
+        decoder: &dyn Decoder,
+        envelope: Envelope,
+        payload: Bytes,
+        cursor: Bytes,
+    ) -> Result<Accepted, Refused> {
+        let received = now();
+        let decode = || {
+            let head = EntryHead { received, envelope: &envelope };
+            decode_guarded(decoder, &head, &payload, &self.entities)
+        };
+        let decoded = if payload.len() > INLINE_BYTES_MAX {
+            tokio::task::block_in_place(decode)
+        } else {
+            decode()
+        };
+        let decoded = decoded.inspect_err(|e| {
+            self.metrics.rejected(1, e.reason, &e.message, received);
+        })?;
+        for r in &decoded.rejected {
+            self.metrics.rejected(r.rows, r.reason, &r.message, received);
+        }
+        let rejected = decoded.rejected.clone();
+        let batches = batches(&self.source, received, decoded)?;
+        let rows = batches.iter().map(|(_, b)| b.num_rows() as u64).sum();
+        if rows == 0 && cursor.is_empty() {
+            return Ok(Accepted { offset: None, rows, rejected });
+        }
+        let bytes = payload.len() as u64;
+        let entry = NewEntry {
+            kind: EntryKind::Data,
+            source: self.source.clone(),
+            generation,
+            tenant: TENANT.into(),
+            received,
+            cursor,
+            envelope,
+            payload,
+            decoded: Some(batches),
+        };
+        let offset = self.journal.append(entry).await.inspect_err(|e| {
+            let reason = match e {
+                AppendError::Full { .. } => "journal_full",
+                AppendError::Busy { .. } => "busy",
+                AppendError::Io(_) => "journal_io",
+                AppendError::Stopped => "stopping",
+            };
+            self.metrics.rejected(rows, reason, &e.to_string(), received);
+        })?;
+        self.metrics.input(rows, bytes, received);
+        self.metrics.output(rows, bytes);
+        Ok(Accepted { offset: Some(offset), rows, rejected })
+    }
+}
+
+/// Decodes with panics caught: a decoder's mistake costs one request.
+pub fn decode_guarded(
+    decoder: &dyn Decoder,
+    head: &EntryHead<'_>,
+    payload: &Bytes,
+    entities: &EntitySpace,
+) -> Result<Decoded, DecodeError> {
+    catch_unwind(AssertUnwindSafe(|| decoder.decode(head, payload, entities)))
+        .unwrap_or_else(|_| Err(DecodeError::new("panic", "the decoder failed on this payload")))
+}
+
+/// Rows of one entry as batches, their offset still unset.
+pub fn batches(
+    source: &Arc<str>,
+    received: i64,
+    decoded: Decoded,
+) -> Result<Vec<(&'static str, Batch)>, DecodeError> {
+    decoded
+        .batches
+        .into_iter()
+        .filter(|d| d.rows.num_rows() > 0)
+        .map(|d| {
+            let rows = d.rows.num_rows();
+            let run = Run { offset: 0, received, source: source.clone(), rows };
+            Batch::new(d.signal, TENANT.into(), d.rows, d.entities, [run].into())
+                .map(|batch| (d.output, batch))
+                .map_err(|e| DecodeError::new("internal", e.to_string()))
+        })
+        .collect()
+}

@@ -1,0 +1,18 @@
+//! The engine of Weir: batches, configuration, journal, dataflow, checkpoints, reload.
+//!
+//! It knows no concrete source, operator, sink, table or notifier: those are handed to it as a
+//! [`component::Components`] table by the program.
+
+pub mod batch;
+pub mod component;
+pub mod config;
+pub mod diagnostic;
+pub mod edge;
+pub mod entity;
+pub mod expression;
+pub mod intake;
+pub mod journal;
+pub mod listen;
+pub mod plan;
+pub mod signal;
+pub mod telemetry;

@@ -1,0 +1,161 @@
+//! What planning yields: sources, and pipelines as graphs in topological order. Pure data; the
+//! runtime builds it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::component::{OperatorPlan, SinkPlan, SourcePlan};
+use crate::config::Bundle;
+use crate::diagnostic::Span;
+
+/// Everything that shall run.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// By id.
+    pub sources: BTreeMap<Arc<str>, Arc<SourceDefinition>>,
+    /// By name.
+    pub pipelines: BTreeMap<Arc<str>, Arc<PipelinePlan>>,
+}
+
+/// A source as planned.
+#[derive(Debug)]
+pub struct SourceDefinition {
+    /// Id, unique over all files.
+    pub id: Arc<str>,
+    /// `type`.
+    pub kind: &'static str,
+    /// What was proved.
+    pub plan: Box<dyn SourcePlan>,
+    /// Canonical text of the resolved section with the content of the files that it names,
+    /// secrets as references. Equal text is an equal source.
+    pub resolved: String,
+    /// What it takes to plan it again without the present files: goes into the journal with each
+    /// generation, so that replay decodes as the receiver did.
+    pub bundle: Bundle,
+    /// Where it is defined.
+    pub header: Span,
+}
+
+/// A pipeline as planned.
+#[derive(Debug)]
+pub struct PipelinePlan {
+    /// `name` in its file, else the file name without `.toml`.
+    pub name: Arc<str>,
+    /// The file.
+    pub path: PathBuf,
+    /// SHA-256, hex, of everything that decides its behaviour.
+    pub hash: String,
+    /// What it takes to plan it again without the present files; kept with checkpoints.
+    pub bundle: Bundle,
+    /// Where a new pipeline starts.
+    pub from: From,
+    /// In topological order: a node comes after everything it reads.
+    pub nodes: Vec<NodePlan>,
+    /// `[[tests]]`, run by `weir test` and by every reload.
+    pub tests: Vec<TestPlan>,
+}
+
+/// Where a new pipeline starts to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum From {
+    /// At the mark of the reload that brought it.
+    #[default]
+    Now,
+    /// At the oldest entry that the journal still has.
+    Oldest,
+    /// At the first entry received at or after this time, UTC nanoseconds.
+    Time(i64),
+}
+
+/// One node of a pipeline.
+#[derive(Debug)]
+pub struct NodePlan {
+    /// Id, unique in its file over operators, sinks and alerts.
+    pub id: Arc<str>,
+    /// The id whose state it takes over.
+    pub was: Option<Arc<str>>,
+    /// `type`; `alert` for alerts.
+    pub kind: &'static str,
+    /// What it does.
+    pub work: Work,
+    /// What it reads.
+    pub inputs: Vec<InputPlan>,
+    /// What happens to rows that it cannot process.
+    pub on_error: OnError,
+    /// Canonical text of the resolved section (type, inputs, own keys, content of named files,
+    /// secrets as references). Equal text is an equal node.
+    pub resolved: String,
+    /// Where it is defined.
+    pub header: Span,
+}
+
+/// What a node does.
+#[derive(Debug)]
+pub enum Work {
+    /// An operator.
+    Operator(Box<dyn OperatorPlan>),
+    /// An alert: an operator whose main output goes to the router.
+    Alert(Box<dyn OperatorPlan>),
+    /// A sink.
+    Sink(Box<dyn SinkPlan>),
+}
+
+/// What happens to rows that an operator cannot process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// They leave the main output for `<id>.errors`.
+    #[default]
+    Reject,
+    /// They go on unchanged on the main output.
+    Keep,
+}
+
+/// One input of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputPlan {
+    /// An output of a source.
+    Source {
+        /// Source id.
+        source: Arc<str>,
+        /// Output name, "" for the main one.
+        output: Arc<str>,
+    },
+    /// An output of an earlier node.
+    Node {
+        /// Index in [`PipelinePlan::nodes`].
+        node: usize,
+        /// Output name, "" for the main one, `errors` for rejected rows.
+        output: Arc<str>,
+    },
+}
+
+/// One `[[tests]]` entry, as read: input rows, ticks, expected rows.
+#[derive(Clone, Debug)]
+pub struct TestPlan {
+    /// Its name.
+    pub name: String,
+    /// What happens, in order.
+    pub steps: Vec<TestStep>,
+    /// Output (`id` or `id.output`) and the rows expected there after all steps, as JSON objects:
+    /// each must be contained in the row that came out, in order, and no further row may come.
+    pub expect: Vec<(String, Span, Vec<serde_json::Map<String, serde_json::Value>>)>,
+    /// Where it stands.
+    pub header: Span,
+}
+
+/// One step of a test.
+#[derive(Clone, Debug)]
+pub enum TestStep {
+    /// Rows arrive on a source output (`otlp.logs`) or a node output at a time (UTC ns).
+    Rows {
+        /// What they stand for the output of.
+        output: String,
+        /// Receive time, UTC nanoseconds.
+        at: i64,
+        /// The rows.
+        rows: Vec<serde_json::Map<String, serde_json::Value>>,
+    },
+    /// A tick at this time, UTC nanoseconds.
+    Tick(i64),
+}
