@@ -261,14 +261,18 @@ pub trait Operator: Send {
 }
 
 /// A point in the journal that carries time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tick {
-    /// UTC nanoseconds; never goes back.
+    /// Wall time, UTC nanoseconds. It follows the clock of the machine, also backwards.
     pub time: i64,
+    /// Nanoseconds that Weir has been running in all; never goes back, whatever the wall clock
+    /// does. Timers (`for`, `idle`, `resolve_after`) count in it.
+    pub elapsed: i64,
     /// Journal offset of the tick.
     pub offset: u64,
     /// Event time up to which the inputs of this operator are complete (their minimum), UTC
-    /// nanoseconds; `i64::MIN` before anything is known.
+    /// nanoseconds; never goes back; `i64::MIN` before anything is known. For push sources it is
+    /// the wall time of the tick: rows cannot move it.
     pub watermark: i64,
 }
 
@@ -304,6 +308,8 @@ pub struct Output {
     pub rejected: Vec<(Batch, Vec<OperatorError>)>,
     /// Rows that the operator dropped on purpose (filter, `abort`), for the metric.
     pub dropped: u64,
+    /// What `now` means here: wall time of the last tick, UTC nanoseconds. Set by the engine.
+    pub now: i64,
 }
 
 impl Output {
