@@ -211,7 +211,7 @@ pub struct SourceSettings {
     /// Grows by one at each change of this source.
     pub generation: u32,
     /// What was planned; downcast by [`SourcePlan::as_any`].
-    pub plan: Box<dyn SourcePlan>,
+    pub plan: Arc<dyn SourcePlan>,
 }
 
 // --- operators -----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ pub struct SourceDefinition {
     /// `type`.
     pub kind: &'static str,
     /// What was proved.
-    pub plan: Box<dyn SourcePlan>,
+    pub plan: Arc<dyn SourcePlan>,
     /// Canonical text of the resolved section with the content of the files that it names,
     /// secrets as references. Equal text is an equal source.
     pub resolved: String,
