@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 
-use crate::signal::Signal;
+use crate::config::one_of;
+use crate::diagnostic::{Diagnostic, Span, nearest};
+use crate::signal::{ATTRIBUTES, Signal};
 
 /// What flows along an edge. After `window` it is closed: a name that is not listed is an error.
 /// After a source or `vrl` it is open: any other name may come, and reads as NULL until it does.
@@ -32,5 +34,70 @@ impl Edge {
     /// The type of column `name` where planning knows it.
     pub fn column_type(&self, name: &str) -> Option<&DataType> {
         self.columns.get(name)?.as_ref()
+    }
+
+    /// What is to say about the use of column `name` at `span`: on a closed edge a name that is
+    /// not listed is an error; on an open one a warning if it is within two edits of a known name.
+    pub fn check(&self, name: &str, span: &Span) -> Option<Diagnostic> {
+        let special = name == ATTRIBUTES || name.starts_with("resource.");
+        if self.columns.contains_key(name) || (self.open && special) {
+            return None;
+        }
+        let known = || self.columns.keys().map(String::as_str);
+        if !self.open {
+            let unknown = Diagnostic::error("W030", format!("column `{name}` does not exist here"));
+            let label = match nearest(name, known()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("expected {}", one_of(known())),
+            };
+            return Some(unknown.at(span).label(label));
+        }
+        // Short names are two edits from anything.
+        let near = nearest(name, known()).filter(|near| {
+            name.chars().count() >= 4 && strsim::damerau_levenshtein(name, near) <= 2
+        })?;
+        let message = format!("column `{name}` may never come");
+        let warning = Diagnostic::warning("W031", message).at(span);
+        Some(warning.label(format!("did you mean `{near}`?")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::diagnostic::SourceText;
+
+    #[track_caller]
+    fn check(edge: &Edge, name: &str, expect: &str) {
+        let file = Arc::new(SourceText { path: "x.toml".into(), text: name.to_owned() });
+        let span = Span { file, range: 0..name.len() };
+        let got = edge.check(name, &span).map_or(String::new(), |d| {
+            format!("{}: {}, {}", d.code, d.message, d.label.unwrap_or_default())
+        });
+        assert_eq!(got, expect);
+    }
+
+    #[test]
+    fn open_edges_warn_and_closed_ones_refuse() {
+        let open = Edge::open(Signal::Logs);
+        check(&open, "severity", "");
+        check(&open, "http.route", "");
+        check(&open, "resource.timestamp", "");
+        check(&open, "bdy", "");
+        check(&open, "severty", "W031: column `severty` may never come, did you mean `severity`?");
+        let columns = ["window_start", "errors"].map(|n| (n.to_owned(), None));
+        let closed =
+            Edge { signal: Signal::named("errors"), columns: columns.into(), open: false };
+        check(&closed, "errors", "");
+        check(&closed, "error", "W030: column `error` does not exist here, did you mean `errors`?");
+        let expected = "expected `errors` or `window_start`";
+        check(&closed, "x", &format!("W030: column `x` does not exist here, {expected}"));
+        check(
+            &closed,
+            "attributes",
+            &format!("W030: column `attributes` does not exist here, {expected}"),
+        );
     }
 }

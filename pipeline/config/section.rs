@@ -1,23 +1,52 @@
 //! The part of a file that configures one component, with the place of each value.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
+use super::check::{Checked, Checker};
+use super::deserialize::from_table;
+use super::environment::Environment;
+use super::tree::{self, Table};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span};
 use crate::edge::Edge;
 
+/// Keys of a component's table that the engine reads itself.
+pub(crate) const ENGINE_KEYS: [&str; 4] = ["type", "inputs", "on_error", "was"];
+
+/// A file that a configuration names (a program, a lookup table) is at most this long: it is kept
+/// with every checkpoint.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
 /// A value with its place in the file. (`toml::Spanned` plus a JSON schema.)
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Spanned<T> {
     /// The value.
     pub value: T,
     /// Bytes of the file.
     pub range: Range<usize>,
+}
+
+impl<T: JsonSchema> JsonSchema for Spanned<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
 }
 
 /// A program or expression as written, inline or in a file of its own.
@@ -39,7 +68,9 @@ impl Text {
 }
 
 /// The table of one component, without the keys that the engine itself reads (`type`, `inputs`,
-/// `on_error`, `was`), with `${NAME}` already replaced.
+/// `on_error`, `was`). `${NAME}` is replaced when it is read, except in programs and expressions:
+/// the keys of [`super::VERBATIM_KEYS`] and fields marked
+/// `#[schemars(extend("x-weir-verbatim" = true))]`.
 #[derive(Clone, Debug)]
 pub struct Section {
     /// Component id.
@@ -48,16 +79,87 @@ pub struct Section {
     pub file: Arc<SourceText>,
     /// Its header, `[operators.id]`.
     pub header: Span,
+    /// What it is, for messages: "operator `errors`".
+    pub(crate) owner: String,
+    /// Its `type`, for the hint to `weir describe`; empty if there is no such page.
+    pub(crate) kind: String,
+    /// The keys.
+    pub(crate) table: Table,
+    /// Where `${NAME}` looks; `None` if it is replaced already.
+    pub(crate) environment: Option<Environment>,
+    /// Syntax errors of a fragment given to [`Section::parse_for_tests`].
+    pub(crate) broken: Diagnostics,
 }
 
 impl Section {
+    /// The section of a TOML fragment (`every = "10s"`, ...), for unit tests of `plan` functions.
+    /// The fragment stands for what is below the `[operators.id]` header; the engine's own keys
+    /// may be there and are left out. Its syntax errors come out of [`Section::read`]. `${NAME}`
+    /// finds no variable set.
+    pub fn parse_for_tests(id: &str, fragment: &str) -> Self {
+        let file = Arc::new(SourceText { path: "test.toml".into(), text: fragment.to_owned() });
+        let (mut table, broken) = tree::parse(&file);
+        let kind = table.get("type").and_then(|e| match &e.node.value {
+            tree::Value::String(kind) => Some(kind.clone()),
+            _ => None,
+        });
+        table.0.retain(|e| !ENGINE_KEYS.contains(&e.key.as_str()));
+        Self {
+            id: id.to_owned(),
+            header: Span { file: file.clone(), range: 0..0 },
+            file,
+            owner: format!("component `{id}`"),
+            kind: kind.unwrap_or_default(),
+            table,
+            environment: Some(Environment::Fixed(BTreeMap::new())),
+            broken,
+        }
+    }
+
     /// The section as `C`: every unknown key, wrong type and missing key is reported, with the
     /// nearest right name. `C` derives `Deserialize` with `deny_unknown_fields`, and `JsonSchema`.
     ///
     /// # Errors
     /// All mistakes of this section.
     pub fn read<C: DeserializeOwned + JsonSchema>(&self) -> Result<C, Diagnostics> {
-        unimplemented!()
+        if !self.broken.0.is_empty() {
+            return Err(self.broken.clone());
+        }
+        let Checked { mut table, mut wrong, .. } = self.check(&schemars::schema_for!(C));
+        if !wrong.0.is_empty() {
+            return Err(wrong);
+        }
+        // What the schema cannot say: types with a parser of their own. Each failure is noted and
+        // its key left out, so that the next one shows too.
+        loop {
+            let error = match from_table::<C>(table.clone(), self.header.range.clone()) {
+                Ok(value) if wrong.0.is_empty() => return Ok(value),
+                Ok(_) => return Err(wrong),
+                Err(error) => error,
+            };
+            let range = error.range.unwrap_or_else(|| self.header.range.clone());
+            let at = table.0.iter().position(|e| {
+                e.node.range.start <= range.start && range.end <= e.node.range.end
+            });
+            if at.is_none() && !wrong.0.is_empty() {
+                return Err(wrong); // a key that was left out is missing now
+            }
+            let key = at.map(|i| table.0.remove(i).key);
+            let message = match key {
+                Some(key) => format!("{}, `{key}`: {}", self.owner, error.message),
+                None => format!("{}: {}", self.owner, error.message),
+            };
+            let span = Span { file: self.file.clone(), range };
+            wrong.push(Diagnostic::error("W015", message).at(&span));
+            if at.is_none() {
+                return Err(wrong);
+            }
+        }
+    }
+
+    /// What the schema finds wrong, and the table with `${NAME}` replaced.
+    pub(crate) fn check(&self, schema: &Schema) -> Checked {
+        Checker::new(self, schema.as_value()).run()
     }
 
     /// The place of a value.
@@ -66,24 +168,73 @@ impl Section {
     }
 
     /// A text that stands inline.
-    pub fn text(&self, _value: &Spanned<String>) -> Text {
-        unimplemented!()
+    pub fn text<S: AsRef<str>>(&self, value: &Spanned<S>) -> Text {
+        let text = value.value.as_ref().to_owned();
+        match verbatim(&self.file.text, &value.range, &text) {
+            Some(range) => {
+                Text { text, span: Span { file: self.file.clone(), range }, exact: true }
+            }
+            None => Text { text, span: self.span(value), exact: false },
+        }
     }
 
-    /// A text that stands inline under the key `inline` or in the file named by the key `file`:
+    /// A text that stands inline under the key `key` or in the file named by the key `file`:
     /// exactly one of the two.
     ///
     /// # Errors
     /// If none or both are given, or the file cannot be read.
     pub fn text_or_file(
         &self,
-        _key: &str,
-        _inline: Option<&Spanned<String>>,
-        _file: Option<&Spanned<String>>,
-        _scope: &Scope,
+        key: &str,
+        inline: Option<&Spanned<String>>,
+        file: Option<&Spanned<String>>,
+        scope: &Scope,
     ) -> Result<Text, Diagnostics> {
-        unimplemented!()
+        match (inline, file) {
+            (Some(inline), None) => Ok(self.text(inline)),
+            (None, Some(path)) => {
+                let file = scope.read_file(&path.value, &self.span(path))?;
+                let text = file.text.clone();
+                Ok(Text { span: Span { range: 0..text.len(), file }, text, exact: true })
+            }
+            (Some(inline), Some(file)) => {
+                let message = format!("{} has both `{key}` and `file`", self.owner);
+                let both = Diagnostic::error("W018", message)
+                    .at(&self.span(file))
+                    .label(format!("expected one of `{key}` and `file`"))
+                    .related(&self.span(inline), "the text stands here");
+                Err(both.into())
+            }
+            (None, None) => {
+                let message = format!("{} needs `{key}` or `file`", self.owner);
+                let mut none = Diagnostic::error("W018", message).at(&self.header);
+                if !self.kind.is_empty() {
+                    none = none.hint(describe_hint(&self.kind));
+                }
+                Err(none.into())
+            }
+        }
     }
+}
+
+/// The hint that leads to the reference page of a type.
+pub(crate) fn describe_hint(kind: &str) -> String {
+    format!("`weir describe {kind}` lists every field")
+}
+
+/// The bytes between the quotes at `range`, if `text` stands there as it is, without escapes.
+fn verbatim(file: &str, range: &Range<usize>, text: &str) -> Option<Range<usize>> {
+    let raw = file.get(range.clone())?;
+    let quote = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|q| raw.starts_with(q))?;
+    let inner = raw.strip_prefix(quote)?.strip_suffix(quote)?;
+    // A newline right after the opening quotes is not part of a multi-line text.
+    let body = if quote.len() == 3 {
+        inner.strip_prefix("\r\n").or_else(|| inner.strip_prefix('\n')).unwrap_or(inner)
+    } else {
+        inner
+    };
+    let start = range.start + quote.len() + (inner.len() - body.len());
+    (body == text).then(|| start..start + body.len())
 }
 
 /// One input of the node being planned.
@@ -102,6 +253,7 @@ pub struct Scope {
     pub inputs: Vec<Input>,
     /// Folder that paths in the file are relative to.
     pub base: PathBuf,
+    given: Option<Arc<BTreeMap<String, String>>>,
     warnings: RefCell<Vec<Diagnostic>>,
     files: RefCell<Vec<Arc<SourceText>>>,
 }
@@ -110,6 +262,13 @@ impl Scope {
     /// A scope with these inputs, whose relative paths start at `base`.
     pub fn new(inputs: Vec<Input>, base: PathBuf) -> Self {
         Self { inputs, base, ..Self::default() }
+    }
+
+    /// Takes files from `given` (by path as shown) instead of the disk.
+    #[must_use]
+    pub(crate) fn with_files(mut self, given: Option<Arc<BTreeMap<String, String>>>) -> Self {
+        self.given = given;
+        self
     }
 
     /// Notes something that does not stop the file.
@@ -127,12 +286,42 @@ impl Scope {
     ///
     /// # Errors
     /// If it cannot be read, at `span`.
-    pub fn read_file(&self, _path: &str, _span: &Span) -> Result<Arc<SourceText>, Diagnostics> {
-        unimplemented!()
+    pub fn read_file(&self, path: &str, span: &Span) -> Result<Arc<SourceText>, Diagnostics> {
+        let path = self.base.join(path);
+        let shown = path.display().to_string();
+        let text = match &self.given {
+            Some(given) => {
+                given.get(&shown).cloned().ok_or_else(|| "it was not kept".to_owned())
+            }
+            None => read_text(&path),
+        };
+        let text = text.map_err(|why| {
+            Diagnostic::error("W002", format!("file `{shown}` cannot be read: {why}")).at(span)
+        })?;
+        let file = Arc::new(SourceText { path, text });
+        self.files.borrow_mut().push(file.clone());
+        Ok(file)
     }
 
     /// The files read so far.
     pub fn take_files(&self) -> Vec<Arc<SourceText>> {
         self.files.take()
     }
+}
+
+/// The text of a file, or why there is none.
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
+    let why = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
+        _ => e.to_string().to_lowercase(),
+    };
+    let file = std::fs::File::open(path).map_err(why)?;
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(why)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err("it is larger than 16 MiB".to_owned());
+    }
+    Ok(text)
 }
