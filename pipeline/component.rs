@@ -277,7 +277,7 @@ pub struct Tick {
 }
 
 /// Why an operator could not go on with a batch.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct OperatorError {
     /// What went wrong.

@@ -42,6 +42,17 @@ pub struct ToSink {
     pub batch: Batch,
 }
 
+/// A batch that was seen on an edge.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// Source or node id.
+    pub id: String,
+    /// Output name, "" for the main one.
+    pub output: String,
+    /// The rows.
+    pub batch: Batch,
+}
+
 struct Node {
     id: Arc<str>,
     /// `None` for sinks.
@@ -62,6 +73,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     readers: HashMap<(Arc<str>, Arc<str>), Vec<(usize, usize)>>,
     taps: Arc<Taps>,
+    captured: Option<Vec<Captured>>,
     now: i64,
     joinable: bool,
 }
@@ -87,12 +99,17 @@ impl Graph {
         }
         let joinable = is_joinable(plan);
         let pipeline = plan.name.clone();
-        Self { pipeline, nodes, readers, taps, now: 0, joinable }
+        Self { pipeline, nodes, readers, taps, captured: None, now: 0, joinable }
     }
 
     /// Whether anything reads this output of a source.
     pub fn reads(&self, source: &str, output: &str) -> bool {
         self.readers.keys().any(|(s, o)| &**s == source && &**o == output)
+    }
+
+    /// Whether anything reads any output of a source.
+    pub fn reads_source(&self, source: &str) -> bool {
+        self.readers.keys().any(|(s, _)| &**s == source)
     }
 
     /// Whether entries may be joined before they are pushed: not where two paths of different
@@ -104,7 +121,7 @@ impl Graph {
     /// Takes the rows of a source output, in journal order. What reaches sinks is appended to
     /// `sinks`.
     pub fn push(&mut self, source: &str, output: &str, batch: &Batch, sinks: &mut Vec<ToSink>) {
-        self.taps.offer(source, output, batch);
+        self.show(source, output, batch);
         let key = (Arc::from(source), Arc::from(output));
         for &(node, input) in self.readers.get(&key).map_or(&[][..], Vec::as_slice) {
             self.nodes[node].pending.push_back((input, batch.clone()));
@@ -230,13 +247,32 @@ impl Graph {
     }
 
     fn deliver(&mut self, from: usize, output: &str, batch: Batch) {
-        self.taps.offer(&self.nodes[from].id, output, &batch);
+        let id = self.nodes[from].id.clone();
+        self.show(&id, output, &batch);
         for i in 0..self.nodes[from].readers.len() {
             let (name, to, input) = self.nodes[from].readers[i].clone();
             if &*name == output {
                 self.nodes[to].pending.push_back((input, batch.clone()));
             }
         }
+    }
+
+    fn show(&mut self, id: &str, output: &str, batch: &Batch) {
+        self.taps.offer(id, output, batch);
+        if let Some(captured) = &mut self.captured {
+            let (id, output) = (id.to_owned(), output.to_owned());
+            captured.push(Captured { id, output, batch: batch.clone() });
+        }
+    }
+
+    /// From now on keeps every batch of every edge, for [`Graph::captured`]. For `[[tests]]`.
+    pub fn capture(&mut self) {
+        self.captured = Some(Vec::new());
+    }
+
+    /// What has been captured since the last call, in order.
+    pub fn captured(&mut self) -> Vec<Captured> {
+        self.captured.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The state of every operator that has some.

@@ -101,6 +101,17 @@ pub enum Work {
     Sink(Box<dyn SinkPlan>),
 }
 
+impl Work {
+    /// `operator`, `alert` or `sink`.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Operator(_) => "operator",
+            Self::Alert(_) => "alert",
+            Self::Sink(_) => "sink",
+        }
+    }
+}
+
 /// What happens to rows that an operator cannot process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
@@ -128,6 +139,22 @@ pub enum InputPlan {
         /// Output name, "" for the main one, `errors` for rejected rows.
         output: Arc<str>,
     },
+}
+
+impl InputPlan {
+    /// Whether it is an output of the source `id`.
+    pub fn is_source(&self, id: &str) -> bool {
+        matches!(self, Self::Source { source, .. } if **source == *id)
+    }
+
+    /// As people write it: `id` or `id.output`.
+    pub fn to_text(&self, plan: &PipelinePlan) -> String {
+        let (id, output) = match self {
+            Self::Source { source, output } => (source, output),
+            Self::Node { node, output } => (&plan.nodes[*node].id, output),
+        };
+        if output.is_empty() { id.to_string() } else { format!("{id}.{output}") }
+    }
 }
 
 /// One `[[tests]]` entry, as read: input rows, ticks, expected rows.

@@ -1,0 +1,134 @@
+//! One task per sink, behind a bounded queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::Batch;
+use crate::component::{Sink, SinkError, Staged};
+use crate::intake::now;
+use crate::telemetry::ComponentMetrics;
+
+/// Batches that wait in front of a sink; then its pipeline waits.
+const QUEUE_BATCHES: usize = 32;
+/// Pauses between tries of a sink that fails, from first to longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(10);
+
+enum Command {
+    Write(Batch),
+    Stage { mark: u64, last: bool, reply: oneshot::Sender<Result<Staged, SinkError>> },
+    Commit { mark: u64, work: Vec<u8>, reply: oneshot::Sender<()> },
+}
+
+/// The way to a running sink. It ends when the handle is dropped and the queue is empty, or at
+/// once when its token is cancelled.
+#[derive(Clone)]
+pub(super) struct SinkHandle {
+    commands: mpsc::Sender<Command>,
+    metrics: Arc<ComponentMetrics>,
+}
+
+/// The sink's task is gone: it was cancelled.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl SinkHandle {
+    /// Starts the task of `sink`.
+    pub(super) fn start(
+        sink: Box<dyn Sink>,
+        metrics: Arc<ComponentMetrics>,
+        cancel: CancellationToken,
+    ) -> Self {
+        let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
+        let task = Task { sink, metrics: metrics.clone() };
+        tokio::spawn(async move { cancel.run_until_cancelled(task.run(queue)).await });
+        Self { commands, metrics }
+    }
+
+    /// Hands over a batch; waits while the queue is full.
+    pub(super) async fn write(&self, batch: Batch) -> Result<(), Gone> {
+        self.commands.send(Command::Write(batch)).await.map_err(|_| Gone)?;
+        self.metrics.queue((QUEUE_BATCHES - self.commands.capacity()) as u64);
+        Ok(())
+    }
+
+    /// Asks the sink to stage all that was written before; the answer comes through the receiver.
+    pub(super) async fn stage(
+        &self,
+        mark: u64,
+        last: bool,
+    ) -> Result<oneshot::Receiver<Result<Staged, SinkError>>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Stage { mark, last, reply }).await.map_err(|_| Gone)?;
+        Ok(answer)
+    }
+
+    /// Commits staged work, trying until it succeeds.
+    pub(super) async fn commit(&self, mark: u64, work: Vec<u8>) -> Result<(), Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Commit { mark, work, reply }).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+}
+
+struct Task {
+    sink: Box<dyn Sink>,
+    metrics: Arc<ComponentMetrics>,
+}
+
+impl Task {
+    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        while let Some(command) = queue.recv().await {
+            self.metrics.queue(queue.len() as u64);
+            match command {
+                Command::Write(batch) => self.write(batch).await,
+                Command::Stage { mark, last, reply } => {
+                    let staged = self.sink.stage(mark, last).await;
+                    if let Err(e) = &staged {
+                        self.metrics.error(0, "stage", &e.message, now());
+                    }
+                    let _ = reply.send(staged);
+                }
+                Command::Commit { mark, work, reply } => {
+                    self.commit(mark, &work).await;
+                    let _ = reply.send(());
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, batch: Batch) {
+        let (rows, bytes) = (batch.num_rows() as u64, batch.bytes() as u64);
+        self.metrics.input(rows, bytes, now());
+        let start = std::time::Instant::now();
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.sink.write(batch.clone()).await {
+                Ok(()) => break self.metrics.output(rows, bytes),
+                Err(e) => {
+                    self.metrics.error(rows, "write", &e.message, now());
+                    if !e.retry {
+                        break;
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_LONGEST);
+        }
+        self.metrics.batch_time(start.elapsed());
+    }
+
+    /// A checkpoint names this work: there is no way but forward.
+    async fn commit(&mut self, mark: u64, work: &[u8]) {
+        let mut pause = RETRY_FIRST;
+        while let Err(e) = self.sink.commit(mark, work).await {
+            self.metrics.error(0, "commit", &e.message, now());
+            tracing::warn!(error = %e.message, "sink could not commit, trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_LONGEST);
+        }
+    }
+}
