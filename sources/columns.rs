@@ -1,0 +1,271 @@
+//! Attribute columns: what every decoder builds out of names and values that only the data knows.
+//!
+//! [`AttributeColumns`] takes the record attributes of one journal entry and gives row columns;
+//! [`EntityBuilder`] takes what rows have in common and gives an entity. Types are decided within
+//! the entry: the type of the semantic conventions where every value casts to it without loss,
+//! else the narrowest of int, double, bool and text that holds all values.
+
+mod build;
+mod entity;
+mod semantic;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use entity::EntityBuilder;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::Field;
+use hashbrown::{HashMap, HashSet};
+use weir_pipeline::component::DecodeError;
+use weir_pipeline::entity::Value;
+use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, META_JSON, META_ORIGIN, Signal};
+
+/// Longest name that becomes a column, in bytes; longer ones go to `attributes`.
+const NAME_BYTES_MAX: usize = 1 << 10;
+
+/// Most cells (rows times attribute columns) of one entry: a wide entry of very many rows gets
+/// fewer columns, so that a small payload of sparse attributes cannot take gigabytes.
+const CELLS_MAX: usize = 32 << 20;
+
+/// One attribute value, borrowed from the payload.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Cell<'a> {
+    /// A boolean.
+    Bool(bool),
+    /// A 64-bit integer.
+    Int(i64),
+    /// A double.
+    Double(f64),
+    /// Text.
+    Text(&'a str),
+    /// An array or another structure, as JSON text.
+    Json(&'a str),
+}
+
+impl Cell<'_> {
+    /// The value for an entity.
+    pub(crate) fn to_value(self) -> Value {
+        match self {
+            Self::Bool(v) => Value::Bool(v),
+            Self::Int(v) => Value::Int(v),
+            Self::Double(v) => Value::Double(v),
+            Self::Text(v) => Value::Text(v.into()),
+            Self::Json(v) => Value::Json(v.into()),
+        }
+    }
+}
+
+impl<'a> From<&'a Value> for Cell<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Bool(v) => Self::Bool(*v),
+            Value::Int(v) => Self::Int(*v),
+            Value::Double(v) => Self::Double(*v),
+            Value::Text(v) => Self::Text(v),
+            Value::Json(v) => Self::Json(v),
+        }
+    }
+}
+
+/// Where a name goes.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// The column with this index.
+    Column(u32),
+    /// The JSON column.
+    Overflow,
+}
+
+/// Values of one name, sparse, by ascending row.
+#[derive(Debug, Default)]
+struct Column {
+    name: String,
+    rows: Vec<u32>,
+    values: build::Values,
+}
+
+/// Builder of the record attribute columns of one entry. Rows come in ascending order.
+#[derive(Debug)]
+pub(crate) struct AttributeColumns {
+    signal: Signal,
+    rows: usize,
+    columns: Vec<Column>,
+    /// By name as received and by column name.
+    places: HashMap<String, Place>,
+    /// Columns that still may be opened.
+    room: usize,
+    /// Names that entities of this entry have: they are columns whatever the limit.
+    entity_names: HashSet<String>,
+    shared: usize,
+    overflow: Column,
+    overflow_names: Vec<String>,
+}
+
+impl AttributeColumns {
+    /// For an entry of `rows` rows that belong to `entities` (empty if a record attribute cannot
+    /// have the name of one of theirs).
+    pub(crate) fn new(signal: Signal, rows: usize, entities: &[EntityBuilder]) -> Self {
+        let entity_names = entities.iter().flat_map(EntityBuilder::names).map(Into::into).collect();
+        Self {
+            signal,
+            rows,
+            columns: Vec::new(),
+            places: HashMap::new(),
+            room: COLUMNS_MAX.min(CELLS_MAX / rows.max(1)),
+            entity_names,
+            shared: 0,
+            overflow: Column::default(),
+            overflow_names: Vec::new(),
+        }
+    }
+
+    /// Sets the attribute `name` of `row`. Rows must not go down; of a name given twice for one
+    /// row the first value stays.
+    pub(crate) fn set(&mut self, row: usize, name: &str, value: Cell<'_>) {
+        debug_assert!(row < self.rows);
+        let row = row as u32;
+        let place = match self.places.get(name) {
+            Some(place) => *place,
+            None => self.open(name),
+        };
+        match place {
+            Place::Column(i) => {
+                let column = &mut self.columns[i as usize];
+                if column.rows.last() != Some(&row) {
+                    column.rows.push(row);
+                    column.values.push(value);
+                }
+            }
+            Place::Overflow => {
+                let column = self.signal.attribute_column(name);
+                self.overflow.rows.push(row);
+                self.overflow.values.push(value);
+                self.overflow_names.push(column.into_owned());
+            }
+        }
+    }
+
+    /// Decides where a new name goes. Names in the overflow are not remembered: there may be
+    /// millions.
+    fn open(&mut self, name: &str) -> Place {
+        let column = attribute_column(&self.signal, name);
+        if let Some(place) = self.places.get(&*column).copied() {
+            if self.places.len() < 4 * COLUMNS_MAX {
+                self.places.insert(name.to_owned(), place);
+            }
+            return place;
+        }
+        let shared = self.entity_names.contains(&*column);
+        if !shared && (self.room == 0 || column.len() > NAME_BYTES_MAX) {
+            return Place::Overflow;
+        }
+        if shared {
+            self.shared += 1;
+        } else {
+            self.room -= 1;
+        }
+        let place = Place::Column(self.columns.len() as u32);
+        if *column != *name {
+            self.places.insert(name.to_owned(), place);
+        }
+        self.places.insert(column.clone().into_owned(), place);
+        self.columns.push(Column { name: column.into_owned(), ..Column::default() });
+        place
+    }
+
+    /// Whether some row has a column `name`. After all rows are set: then the entities give up
+    /// that name (see [`EntityBuilder::build`]).
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.columns.iter().any(|c| c.name == name)
+    }
+
+    /// The names of all columns.
+    pub(crate) fn names(&self) -> HashSet<&str> {
+        self.columns.iter().map(|c| c.name.as_str()).collect()
+    }
+
+    /// Fills names that stand at both levels: a row without a value of its own gets that of its
+    /// entity. `owner` is the index in `entities` of each row.
+    ///
+    /// # Errors
+    /// If the columns that this takes are too many.
+    pub(crate) fn share(
+        &mut self,
+        entities: &[EntityBuilder],
+        owner: &[u32],
+    ) -> Result<(), DecodeError> {
+        if self.shared == 0 {
+            return Ok(());
+        }
+        if self.shared.saturating_mul(owner.len()) > CELLS_MAX {
+            return Err(DecodeError::new(
+                "too_wide",
+                format!(
+                    "{} names stand on records and on their resources, over {} records; send \
+                     fewer records at once",
+                    self.shared,
+                    owner.len()
+                ),
+            ));
+        }
+        for column in &mut self.columns {
+            if !self.entity_names.contains(&column.name) {
+                continue;
+            }
+            let values: Vec<Option<&Value>> =
+                entities.iter().map(|e| e.get(&column.name)).collect();
+            let old = std::mem::take(&mut column.rows);
+            let (mut rows, mut order) = (Vec::new(), Vec::new());
+            let mut own = 0;
+            for (row, &entity) in (0_u32..).zip(owner) {
+                if old.get(own) == Some(&row) {
+                    order.push(build::Pick::Own(own));
+                    own += 1;
+                } else if let Some(value) = values.get(entity as usize).copied().flatten() {
+                    order.push(build::Pick::Other(value.into()));
+                } else {
+                    continue;
+                }
+                rows.push(row);
+            }
+            column.values = column.values.picked(&order);
+            column.rows = rows;
+        }
+        Ok(())
+    }
+
+    /// The columns, in order of first appearance, and `attributes` last if there is need of it.
+    ///
+    /// # Errors
+    /// If a column takes more than 2 GiB of text.
+    pub(crate) fn finish(self) -> Result<Vec<(Field, ArrayRef)>, DecodeError> {
+        let mut out = Vec::with_capacity(self.columns.len() + 1);
+        for column in &self.columns {
+            let (array, json) = build::array(column, self.rows)?;
+            let mut metadata = vec![(META_ORIGIN.to_owned(), "record".to_owned())];
+            if json {
+                metadata.push((META_JSON.to_owned(), "true".to_owned()));
+            }
+            let field = Field::new(&column.name, array.data_type().clone(), true);
+            out.push((field.with_metadata(metadata.into_iter().collect()), array));
+        }
+        if !self.overflow_names.is_empty() {
+            let array = build::overflow(&self.overflow, &self.overflow_names, self.rows)?;
+            let field = Field::new(ATTRIBUTES, array.data_type().clone(), true);
+            let metadata = [(META_JSON.to_owned(), "true".to_owned())];
+            out.push((field.with_metadata(metadata.into()), array));
+        }
+        Ok(out)
+    }
+}
+
+/// [`Signal::attribute_column`], with a name for the attribute without one.
+fn attribute_column<'a>(signal: &Signal, name: &'a str) -> std::borrow::Cow<'a, str> {
+    if name.is_empty() {
+        return match signal {
+            Signal::Metrics => "label.".into(),
+            _ => "attr.".into(),
+        };
+    }
+    signal.attribute_column(name)
+}
