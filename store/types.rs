@@ -1,0 +1,95 @@
+//! Column types: the closed set that tables have at the surface and files at rest.
+//!
+//! What comes in as any other Arrow type is brought to the nearest of these when it is appended
+//! (see [`crate::normalise`]). A file keeps the type that its own rows need; a table's column has
+//! the widest of its files' types, and reading casts.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
+use serde::{Deserialize, Serialize};
+use weir_pipeline::signal;
+
+/// The type of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnType {
+    /// Boolean.
+    Bool,
+    /// 64-bit integer.
+    Int,
+    /// Double.
+    Double,
+    /// Text.
+    Text,
+    /// UTC nanoseconds.
+    Time,
+    /// The histogram struct of metrics.
+    Histogram,
+    /// List of text (profile stacks).
+    TextList,
+    /// At rest only: 16 bytes, read as 32 lower-case hex digits.
+    Id16,
+    /// At rest only: 8 bytes, read as 16 lower-case hex digits.
+    Id8,
+    /// At rest only: integers that are read as doubles.
+    IntDouble,
+    /// At rest only: entity ids.
+    EntityId,
+}
+
+impl ColumnType {
+    /// The Arrow type in files.
+    pub fn at_rest(self) -> DataType {
+        match self {
+            Self::Bool => DataType::Boolean,
+            Self::Int | Self::IntDouble => DataType::Int64,
+            Self::Double => DataType::Float64,
+            Self::Text => DataType::Utf8,
+            Self::Time => signal::timestamp(),
+            Self::Histogram => signal::histogram(),
+            Self::TextList => DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))),
+            Self::Id16 => DataType::FixedSizeBinary(16),
+            Self::Id8 => DataType::FixedSizeBinary(8),
+            Self::EntityId => DataType::UInt32,
+        }
+    }
+
+    /// The type that it is read as.
+    pub fn surface(self) -> Self {
+        match self {
+            Self::Id16 | Self::Id8 => Self::Text,
+            Self::IntDouble => Self::Double,
+            Self::EntityId => Self::Int,
+            other => other,
+        }
+    }
+
+    /// The Arrow type that queries see.
+    pub fn surface_type(self) -> DataType {
+        self.surface().at_rest()
+    }
+
+    /// The surface type of an Arrow type of the closed set, `None` for any other.
+    pub fn from_arrow(t: &DataType) -> Option<Self> {
+        match t {
+            DataType::Boolean => Some(Self::Bool),
+            DataType::Int64 => Some(Self::Int),
+            DataType::Float64 => Some(Self::Double),
+            DataType::Utf8 => Some(Self::Text),
+            t if *t == signal::timestamp() => Some(Self::Time),
+            t if *t == signal::histogram() => Some(Self::Histogram),
+            DataType::List(item) if *item.data_type() == DataType::Utf8 => Some(Self::TextList),
+            _ => None,
+        }
+    }
+
+    /// The narrowest surface type that both can be read as: int, then double, then text.
+    pub fn widen(self, other: Self) -> Self {
+        match (self.surface(), other.surface()) {
+            (a, b) if a == b => a,
+            (Self::Int, Self::Double) | (Self::Double, Self::Int) => Self::Double,
+            _ => Self::Text,
+        }
+    }
+}
