@@ -1,17 +1,31 @@
 //! What people write: pipeline files and `weir.toml`.
+//!
+//! `tree` is the file with the place of each value, `check` holds it against the schema of a
+//! component, `file` reads the shape of a pipeline file, `planner` proves its parts, and `load`
+//! does so for a folder, with the last good version of what is broken. Reading files is all it
+//! does to the world.
 
 mod bundle;
+mod cases;
 mod check;
 mod deserialize;
 mod environment;
+mod file;
+mod load;
+mod planner;
 mod section;
 mod tree;
 mod types;
 
 pub use bundle::Bundle;
+pub use cases::TEST_EPOCH;
 pub use check::VERBATIM_KEYS;
 pub(crate) use check::one_of;
 pub use environment::Environment;
+pub use file::pipeline_files;
+pub use load::{
+    FileState, FileStatus, LastGood, Loaded, load, plan_from_bundle, source_from_bundle,
+};
 pub use section::{Input, Scope, Section, Spanned, Text};
 pub use types::{
     Basic, ByteSize, ClientAuth, Duration, Header, Secret, SecretError, ServerAuth, TlsClient,

@@ -8,6 +8,13 @@ use crate::config::one_of;
 use crate::diagnostic::{Diagnostic, Span, nearest};
 use crate::signal::{ATTRIBUTES, Signal};
 
+/// The output of rows that an operator could not process.
+pub const ERRORS: &str = "errors";
+
+/// Columns that a rejected row has besides its own: why, where in the program or file, and which
+/// component (`pipeline/id`) rejected it.
+pub const ERROR_COLUMNS: [&str; 3] = ["weir.error", "weir.place", "weir.component"];
+
 /// What flows along an edge. After `window` it is closed: a name that is not listed is an error.
 /// After a source or `vrl` it is open: any other name may come, and reads as NULL until it does.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,3 +14,13 @@ pub struct Bundle {
     /// Values of the environment variables that string values named.
     pub environment: BTreeMap<String, String>,
 }
+
+impl Bundle {
+    /// Adds what another one holds.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let files = other.files.iter().map(|(k, v)| (k.clone(), v.clone()));
+        self.files.extend(files);
+        let environment = other.environment.iter().map(|(k, v)| (k.clone(), v.clone()));
+        self.environment.extend(environment);
+    }
+}

@@ -18,9 +18,8 @@ use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 
 /// Keys whose texts are programs or expressions wherever they stand, so that a `$` in them is
 /// theirs. Other fields say so in their schema: `x-weir-verbatim`.
-pub const VERBATIM_KEYS: [&str; 9] = [
-    "source", "sql", "where", "when", "select", "having", "aggregate", "query", "keep_when",
-];
+pub const VERBATIM_KEYS: [&str; 9] =
+    ["source", "sql", "where", "when", "select", "having", "aggregate", "query", "keep_when"];
 
 /// What became of a table.
 pub(crate) struct Checked {
@@ -298,9 +297,7 @@ impl<'a> Checker<'a> {
             })
             .collect();
         let tagged: Vec<&'a Json> = match &node.value {
-            Value::Table(table) => {
-                fitting.iter().copied().filter(|c| tag_fits(c, table)).collect()
-            }
+            Value::Table(table) => fitting.iter().copied().filter(|c| tag_fits(c, table)).collect(),
             _ => Vec::new(),
         };
         let candidates = if tagged.is_empty() { fitting } else { tagged };
@@ -363,13 +360,7 @@ impl<'a> Checker<'a> {
         false
     }
 
-    fn one_of(
-        &mut self,
-        text: &str,
-        allowed: &[String],
-        range: &Range<usize>,
-        path: &str,
-    ) -> bool {
+    fn one_of(&mut self, text: &str, allowed: &[String], range: &Range<usize>, path: &str) -> bool {
         if allowed.iter().any(|a| a == text) {
             return true;
         }
@@ -439,10 +430,7 @@ impl<'a> Checker<'a> {
     fn is_secret(&self, schema: &'a Json) -> bool {
         let schema = self.resolve(schema);
         let inner = schema.get("items").map_or(schema, |i| self.resolve(i));
-        matches!(
-            inner.get("format").and_then(Json::as_str),
-            Some("weir-secret" | "weir-header")
-        )
+        matches!(inner.get("format").and_then(Json::as_str), Some("weir-secret" | "weir-header"))
     }
 
     fn expected(&self, schema: &'a Json, depth: usize) -> String {
@@ -591,8 +579,7 @@ pub(crate) fn redact(wrong: &mut Diagnostics, file: &Arc<SourceText>, secrets: &
             text.push(c);
         }
     }
-    let clean =
-        Arc::new(SourceText { path: file.path.clone(), text: text.into_iter().collect() });
+    let clean = Arc::new(SourceText { path: file.path.clone(), text: text.into_iter().collect() });
     let swap = |span: &mut Span| {
         if span.file.path == file.path && span.file.text.len() == clean.text.len() {
             span.file = clean.clone();

@@ -169,11 +169,9 @@ impl<'de> Deserializer<'de> for Node {
             Value::String(s) => {
                 visitor.visit_enum(IntoDeserializer::<ReadError>::into_deserializer(s))
             }
-            Value::Table(table) => {
-                visitor.visit_enum(de::value::MapAccessDeserializer::new(MapDeserializer::new(
-                    table.0.into_iter().map(|e| (Key(e.key, e.at), e.node)),
-                )))
-            }
+            Value::Table(table) => visitor.visit_enum(de::value::MapAccessDeserializer::new(
+                MapDeserializer::new(table.0.into_iter().map(|e| (Key(e.key, e.at), e.node))),
+            )),
             other => Err(ReadError {
                 message: format!("expected text or a table, found {}", other.what()),
                 range: None,

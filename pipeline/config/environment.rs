@@ -131,7 +131,10 @@ mod tests {
         check("${PORT:-80}${EMPTY:-x}${EMPTY}", "80x");
         check("costs $$5, $5, $labels ä$", "costs $5, $5, $labels ä$");
         check("$${HOST}", "${HOST}");
-        check("${NO} and ${NEITHER}", "${NO}: variable `NO` is not set; ${NEITHER}: variable `NEITHER` is not set");
+        check(
+            "${NO} and ${NEITHER}",
+            "${NO}: variable `NO` is not set; ${NEITHER}: variable `NEITHER` is not set",
+        );
         check("${a-b}", "${a-b}: this is not a variable");
         check("ä ${HOST", "${HOST: this is not a variable");
         check("{{ '${HOST}' }} ${HOST} { $", "{{ '${HOST}' }} db1 { $");

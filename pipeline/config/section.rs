@@ -138,9 +138,10 @@ impl Section {
                 Err(error) => error,
             };
             let range = error.range.unwrap_or_else(|| self.header.range.clone());
-            let at = table.0.iter().position(|e| {
-                e.node.range.start <= range.start && range.end <= e.node.range.end
-            });
+            let at = table
+                .0
+                .iter()
+                .position(|e| e.node.range.start <= range.start && range.end <= e.node.range.end);
             if at.is_none() && !wrong.0.is_empty() {
                 return Err(wrong); // a key that was left out is missing now
             }
@@ -290,9 +291,7 @@ impl Scope {
         let path = self.base.join(path);
         let shown = path.display().to_string();
         let text = match &self.given {
-            Some(given) => {
-                given.get(&shown).cloned().ok_or_else(|| "it was not kept".to_owned())
-            }
+            Some(given) => given.get(&shown).cloned().ok_or_else(|| "it was not kept".to_owned()),
             None => read_text(&path),
         };
         let text = text.map_err(|why| {

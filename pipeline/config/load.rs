@@ -1,0 +1,474 @@
+//! From the folder of pipeline files to the plan of what shall run.
+//!
+//! All files are planned together. A file with a mistake falls back to its last good version (or
+//! is left out where there is none), and the rest is planned again with that, until nothing is
+//! wrong any more: what needs the broken file's new definitions falls back too, and says why.
+//! A file that stops defining a source that others still read falls back as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::bundle::Bundle;
+use super::check::redact;
+use super::environment::Environment;
+use super::file::{self, Group, PipelineFile};
+use super::planner::{Planned, Planner, SourceInfo, hex};
+use super::section::read_text;
+use super::tree::{self, Value};
+use crate::component::Components;
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceText, Span};
+use crate::edge::ERRORS;
+use crate::plan::{PipelinePlan, Plan, SourceDefinition};
+
+/// The last good version of every file, by path as shown; what a reload hands to the next one.
+pub type LastGood = BTreeMap<String, Bundle>;
+
+/// What came of a folder.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// What shall run.
+    pub plan: Plan,
+    /// Everything that is wrong, and warnings, in the order of files and places.
+    pub diagnostics: Diagnostics,
+    /// Every file that there is or that still runs.
+    pub files: Vec<FileStatus>,
+    /// To be kept for the next time.
+    pub good: LastGood,
+}
+
+/// What became of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileStatus {
+    /// Path as shown.
+    pub path: PathBuf,
+    /// Which version of it runs.
+    pub state: FileState,
+    /// SHA-256, hex, of the present text; empty if it cannot be read or is gone.
+    pub hash: String,
+}
+
+/// Which version of a file runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileState {
+    /// The present one.
+    Live,
+    /// The last good one, because something is wrong with the present one.
+    Kept,
+    /// None: something is wrong with it, and there is no good version.
+    LeftOut,
+}
+
+/// A version of a file, ready to be planned.
+struct Version {
+    text: Arc<SourceText>,
+    environment: Environment,
+    given: Option<Arc<BTreeMap<String, String>>>,
+}
+
+impl Version {
+    fn of_bundle(path: &str, bundle: &Bundle) -> Option<Self> {
+        let text = bundle.files.get(path)?.clone();
+        Some(Self {
+            text: Arc::new(SourceText { path: path.into(), text }),
+            environment: Environment::Fixed(bundle.environment.clone()),
+            given: Some(Arc::new(bundle.files.clone())),
+        })
+    }
+}
+
+/// What came of planning some versions together.
+#[derive(Default)]
+struct Attempt {
+    wrong: BTreeMap<String, Diagnostics>,
+    /// Inputs that name no source: file, source id, place.
+    unknown: Vec<(String, String, Span)>,
+    doubled: Vec<Doubled>,
+    bundles: BTreeMap<String, Bundle>,
+    plan: Plan,
+}
+
+/// One thing defined in two files.
+struct Doubled {
+    code: &'static str,
+    /// "source `otlp`"
+    what: String,
+    hint: &'static str,
+    /// Its id, if it is a source.
+    source: Option<String>,
+    places: [(String, Span); 2],
+}
+
+/// Plans the pipeline files of `folder`.
+///
+/// `good` is what the last load handed out. `refused` are files whose present text must not run
+/// although it can be planned (their own tests fail), and why.
+pub fn load(
+    folder: &Path,
+    components: &Components,
+    environment: &Environment,
+    good: &LastGood,
+    refused: &BTreeMap<PathBuf, Diagnostics>,
+) -> Loaded {
+    let mut loader = Loader { good, states: BTreeMap::new(), said: Diagnostics::default() };
+    let mut present: BTreeMap<String, Result<Version, Diagnostics>> = BTreeMap::new();
+    match file::list(folder) {
+        Ok(paths) => {
+            for path in paths {
+                let key = path.display().to_string();
+                present.insert(key.clone(), read_version(path, &key, environment));
+            }
+        }
+        Err(e) => {
+            let why = e.to_string().to_lowercase();
+            let message = format!("folder `{}` cannot be read: {why}", folder.display());
+            let hint = "`--pipelines DIR` names another folder";
+            loader.said.push(Diagnostic::error("W002", message).hint(hint));
+            // Nothing is known about what should run: what ran goes on.
+            for path in good.keys() {
+                loader.states.insert(path.clone(), FileState::Kept);
+            }
+        }
+    }
+    for (path, version) in &present {
+        loader.states.insert(path.clone(), FileState::Live);
+        let bad = version.as_ref().err().cloned();
+        if let Some(bad) = bad.or_else(|| refused.get(Path::new(path)).cloned()) {
+            loader.said.0.extend(bad.0);
+            loader.fall_back(path);
+        }
+    }
+    let attempt = loader.settle(&present, components);
+    let hash = |path: &String| match present.get(path) {
+        Some(Ok(version)) => hex(&Sha256::digest(&version.text.text)),
+        _ => String::new(),
+    };
+    let files = loader.states.iter().map(|(path, state)| FileStatus {
+        path: path.into(),
+        state: *state,
+        hash: hash(path),
+    });
+    let files = files.collect();
+    let mut kept = LastGood::new();
+    for (path, state) in &loader.states {
+        let bundle = match state {
+            FileState::Live => attempt.bundles.get(path),
+            FileState::Kept | FileState::LeftOut => good.get(path),
+        };
+        kept.extend(bundle.map(|b| (path.clone(), b.clone())));
+    }
+    let mut diagnostics = loader.said;
+    sort(&mut diagnostics);
+    Loaded { plan: attempt.plan, diagnostics, files, good: kept }
+}
+
+fn read_version(
+    path: PathBuf,
+    key: &str,
+    environment: &Environment,
+) -> Result<Version, Diagnostics> {
+    let text = read_text(&path).map_err(|why| {
+        Diagnostics::from(Diagnostic::error("W002", format!("file `{key}` cannot be read: {why}")))
+    })?;
+    let text = Arc::new(SourceText { path, text });
+    Ok(Version { text, environment: environment.clone(), given: None })
+}
+
+struct Loader<'a> {
+    good: &'a LastGood,
+    states: BTreeMap<String, FileState>,
+    said: Diagnostics,
+}
+
+impl Loader<'_> {
+    fn fall_back(&mut self, path: &str) {
+        let next = match self.states.get(path) {
+            Some(FileState::Live) | None if self.good.contains_key(path) => FileState::Kept,
+            _ => FileState::LeftOut,
+        };
+        self.states.insert(path.to_owned(), next);
+    }
+
+    /// Falls back until nothing is wrong. Each round takes at least one file one step down, so
+    /// this ends.
+    fn settle(
+        &mut self,
+        present: &BTreeMap<String, Result<Version, Diagnostics>>,
+        components: &Components,
+    ) -> Attempt {
+        let mut first = true;
+        loop {
+            let kept: BTreeMap<String, Version> = self
+                .states
+                .iter()
+                .filter(|(_, state)| **state == FileState::Kept)
+                .filter_map(|(p, _)| Some((p.clone(), Version::of_bundle(p, self.good.get(p)?)?)))
+                .collect();
+            let live = self.states.iter().filter(|(_, state)| **state == FileState::Live);
+            let versions: BTreeMap<&str, &Version> = live
+                .filter_map(|(p, _)| Some((p.as_str(), present.get(p)?.as_ref().ok()?)))
+                .chain(kept.iter().map(|(p, v)| (p.as_str(), v)))
+                .collect();
+            let mut attempt = attempt(&versions, components);
+            let (failing, removed) = self.failing(&mut attempt, &versions);
+            self.said.0.extend(removed);
+            self.report(&attempt, first, &failing);
+            if failing.is_empty() {
+                return attempt;
+            }
+            for path in &failing {
+                self.fall_back(path);
+            }
+            first = false;
+        }
+    }
+
+    /// Files that cannot run in this version, given the others.
+    fn failing(
+        &self,
+        attempt: &mut Attempt,
+        versions: &BTreeMap<&str, &Version>,
+    ) -> (BTreeSet<String>, Vec<Diagnostic>) {
+        let mut failing = BTreeSet::new();
+        let mut said = Vec::new();
+        // A source that vanished although it is read: the file that dropped it is at fault, not
+        // the one that reads it.
+        let unknown = std::mem::take(&mut attempt.unknown);
+        for (reader, source, at) in unknown {
+            let definer = self.good.iter().find(|(path, bundle)| {
+                let state = self.states.get(*path);
+                !matches!(state, Some(FileState::Kept | FileState::LeftOut))
+                    && bundle.files.get(*path).is_some_and(|text| defines(text, &source))
+            });
+            let Some((definer, _)) = definer else { continue };
+            let message = format!("source `{source}` is removed, but `{reader}` reads it");
+            let removed = Diagnostic::error("W042", message)
+                .at(&at)
+                .label("still read here")
+                .hint(format!("`{definer}` keeps its last good version, which defines it"));
+            let list = attempt.wrong.entry(reader).or_default();
+            list.0.retain(|d| d.code != "W023" || d.span.as_ref() != Some(&at));
+            failing.insert(definer.clone());
+            said.push(removed);
+        }
+        for (path, wrong) in &attempt.wrong {
+            if wrong.has_errors() {
+                failing.insert(path.clone());
+            }
+        }
+        // Of two files with the same definition, the one that had it goes on.
+        for double in std::mem::take(&mut attempt.doubled) {
+            let had = |path: &str| {
+                self.good
+                    .get(path)
+                    .and_then(|b| b.files.get(path))
+                    .is_some_and(|text| double.source.as_ref().is_none_or(|id| defines(text, id)))
+            };
+            let [first, second] = &double.places;
+            let (old, new) =
+                if had(&second.0) && !had(&first.0) { (second, first) } else { (first, second) };
+            let twice = Diagnostic::error(double.code, format!("{} is defined twice", double.what))
+                .at(&new.1)
+                .related(&old.1, "it is defined here too")
+                .hint(double.hint);
+            attempt.wrong.entry(new.0.clone()).or_default().push(twice);
+            failing.insert(new.0.clone());
+        }
+        failing.retain(|path| versions.contains_key(path.as_str()) || self.good.contains_key(path));
+        (failing, said)
+    }
+
+    /// The first round says everything; later ones only why further files fall back.
+    fn report(&mut self, attempt: &Attempt, first: bool, failing: &BTreeSet<String>) {
+        if first {
+            for wrong in attempt.wrong.values() {
+                self.said.0.extend(wrong.0.iter().cloned());
+            }
+            return;
+        }
+        for path in failing {
+            let errors = attempt.wrong.get(path).into_iter().flat_map(|w| &w.0);
+            let Some(cause) = errors.clone().find(|d| d.severity == Severity::Error) else {
+                continue;
+            };
+            let (code, message) = match self.states.get(path) {
+                Some(FileState::Live) => {
+                    ("W041", format!("`{path}` needs what is wrong in another file"))
+                }
+                _ => ("W043", format!("the last good version of `{path}` cannot run any more")),
+            };
+            let mut why = Diagnostic::error(code, message).label(cause.message.clone());
+            if let Some(span) = &cause.span {
+                why = why.at(span);
+            }
+            self.said.push(why);
+        }
+    }
+}
+
+/// Whether a file's text defines a source.
+fn defines(text: &str, source: &str) -> bool {
+    let file = Arc::new(SourceText { path: PathBuf::new(), text: text.to_owned() });
+    let (table, _) = tree::parse(&file);
+    matches!(table.get("sources").map(|e| &e.node.value),
+        Some(Value::Table(sources)) if sources.get(source).is_some())
+}
+
+/// Plans versions of files together.
+fn attempt(versions: &BTreeMap<&str, &Version>, components: &Components) -> Attempt {
+    let mut result = Attempt::default();
+    let mut files: Vec<(&str, &Version, PipelineFile)> = Vec::new();
+    for (path, version) in versions {
+        let (file, wrong) = file::read(version.text.clone(), &version.environment);
+        result.wrong.insert((*path).to_owned(), wrong);
+        files.push((path, version, file));
+    }
+    let mut planners: Vec<Planner<'_>> =
+        files.iter().map(|(_, v, f)| Planner::new(components, v.given.clone(), f)).collect();
+    let mut sources: BTreeMap<String, SourceInfo> = BTreeMap::new();
+    let mut names: BTreeMap<&str, (&str, &Span)> = BTreeMap::new();
+    for (i, (path, _, file)) in files.iter().enumerate() {
+        for (id, info) in planners[i].sources() {
+            if let Some(other) = sources.get(&id) {
+                let path_of = |span: &Span| span.file.path.display().to_string();
+                result.doubled.push(Doubled {
+                    code: "W021",
+                    what: format!("source `{id}`"),
+                    hint: "define it once; any file can read it",
+                    places: [
+                        (path_of(&other.place), other.place.clone()),
+                        ((*path).to_owned(), info.place),
+                    ],
+                    source: Some(id),
+                });
+            } else {
+                sources.insert(id, info);
+            }
+        }
+        if file.parts.iter().any(|p| p.group != Group::Source) {
+            if let Some((other, place)) = names.get(file.name.as_str()) {
+                result.doubled.push(Doubled {
+                    code: "W028",
+                    what: format!("pipeline `{}`", file.name),
+                    hint: "give one of them another `name`",
+                    source: None,
+                    places: [
+                        ((*other).to_owned(), (*place).clone()),
+                        ((*path).to_owned(), file.name_at.clone()),
+                    ],
+                });
+            } else {
+                names.insert(&file.name, (path, &file.name_at));
+            }
+        }
+    }
+    let mut reads = BTreeSet::new();
+    for (i, (path, ..)) in files.iter().enumerate() {
+        let Planned { pipeline, reads: read, unknown } = planners[i].pipeline(&sources);
+        reads.extend(read);
+        result.unknown.extend(unknown.into_iter().map(|(s, at)| ((*path).to_owned(), s, at)));
+        if let Some(pipeline) = pipeline {
+            result.plan.pipelines.insert(pipeline.name.clone(), Arc::new(pipeline));
+        }
+    }
+    for ((path, _, file), planner) in files.iter().zip(planners) {
+        let list = result.wrong.entry((*path).to_owned()).or_default();
+        list.0.extend(planner.wrong.0);
+        if files.iter().all(|(.., f)| f.whole) {
+            list.0.extend(unread(file, &sources, &reads));
+        }
+        redact(list, &file.text, &planner.secrets);
+        result.bundles.insert((*path).to_owned(), planner.bundle);
+    }
+    result.plan.sources = sources
+        .into_iter()
+        .filter_map(|(id, info)| Some((id.as_str().into(), info.definition?)))
+        .collect();
+    result
+}
+
+/// Outputs of the sources of a file that nobody in any file reads.
+fn unread(
+    file: &PipelineFile,
+    sources: &BTreeMap<String, SourceInfo>,
+    reads: &BTreeSet<String>,
+) -> Vec<Diagnostic> {
+    let mut warnings = Vec::new();
+    for part in file.parts.iter().filter(|p| p.group == Group::Source) {
+        let id = &part.section.id;
+        let Some(outputs) = sources.get(id).and_then(|s| s.outputs.as_ref()) else { continue };
+        let unread: Vec<String> = outputs
+            .iter()
+            .filter(|o| o.name != ERRORS)
+            .map(|o| if o.name.is_empty() { id.clone() } else { format!("{id}.{}", o.name) })
+            .filter(|name| !reads.contains(name))
+            .collect();
+        if !unread.is_empty() {
+            let message = format!("nobody reads `{}`", unread.join("`, `"));
+            let warning = Diagnostic::warning("W027", message)
+                .at(&part.section.header)
+                .hint(format!("add a sink with `inputs = [\"{}\"]`", unread[0]));
+            warnings.push(warning);
+        }
+    }
+    warnings
+}
+
+/// By file and place; the same thing is said once.
+fn sort(diagnostics: &mut Diagnostics) {
+    let place =
+        |d: &Diagnostic| d.span.as_ref().map(|s| (s.file.path.clone(), s.range.start, s.range.end));
+    diagnostics.0.sort_by_key(place);
+    diagnostics.0.dedup();
+}
+
+/// Plans a pipeline again from what was kept of it, and the sources that it reads.
+///
+/// # Errors
+/// If this binary cannot plan it.
+pub fn plan_from_bundle(
+    bundle: &Bundle,
+    pipeline: &str,
+    components: &Components,
+) -> Result<(PipelinePlan, Vec<Arc<SourceDefinition>>), Diagnostics> {
+    let mut attempt = from_bundle(bundle, components);
+    let plan = attempt.plan.pipelines.remove(pipeline).and_then(Arc::into_inner);
+    let plan = plan.ok_or_else(|| failed(&attempt, &format!("pipeline `{pipeline}`")))?;
+    Ok((plan, attempt.plan.sources.into_values().collect()))
+}
+
+/// Plans a source again from what was kept of it.
+///
+/// # Errors
+/// If this binary cannot plan it.
+pub fn source_from_bundle(
+    bundle: &Bundle,
+    source: &str,
+    components: &Components,
+) -> Result<SourceDefinition, Diagnostics> {
+    let mut attempt = from_bundle(bundle, components);
+    attempt.plan.pipelines.clear(); // they hold no source, but may be many
+    let definition = attempt.plan.sources.remove(source).and_then(Arc::into_inner);
+    definition.ok_or_else(|| failed(&attempt, &format!("source `{source}`")))
+}
+
+fn from_bundle(bundle: &Bundle, components: &Components) -> Attempt {
+    let versions: BTreeMap<&str, Version> = bundle
+        .files
+        .keys()
+        .filter(|path| path.ends_with(".toml"))
+        .filter_map(|path| Some((path.as_str(), Version::of_bundle(path, bundle)?)))
+        .collect();
+    attempt(&versions.iter().map(|(p, v)| (*p, v)).collect(), components)
+}
+
+fn failed(attempt: &Attempt, what: &str) -> Diagnostics {
+    let all = attempt.wrong.values().flat_map(|w| w.0.iter());
+    let mut errors = Diagnostics(all.filter(|d| d.severity == Severity::Error).cloned().collect());
+    if errors.0.is_empty() {
+        errors.push(Diagnostic::error("W044", format!("{what} is not in what was kept of it")));
+    }
+    errors
+}
