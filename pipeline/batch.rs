@@ -221,6 +221,13 @@ impl Batch {
         self
     }
 
+    /// The same rows as those of the journal entry at `offset`: it is known only once the entry
+    /// is written.
+    pub fn with_offset(mut self, offset: u64) -> Self {
+        self.runs = self.runs.iter().map(|run| Run { offset, ..run.clone() }).collect();
+        self
+    }
+
     /// One record batch with the columns of both levels that have a value, in the order of
     /// [`Batch::names`]. For consoles, taps and tests; it costs a gather per entity column.
     pub fn wide(&self) -> Result<RecordBatch, ArrowError> {
