@@ -1,1 +1,19 @@
-//! weir-udfs
+//! SQL functions used alike by queries, operators and alert rules.
+
+mod json;
+mod quantile;
+pub mod sketch;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+
+/// Functions of one row.
+pub fn all() -> Vec<Arc<ScalarUDF>> {
+    json::functions()
+}
+
+/// Aggregates.
+pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
+    vec![Arc::new(AggregateUDF::from(quantile::Quantile::default()))]
+}
