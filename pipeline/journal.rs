@@ -180,12 +180,10 @@ impl Journal {
         Reader::new(self.shared().clone(), after)
     }
 
-    /// Offset of the oldest entry; where the next one will be if there is none. A reader of
-    /// everything starts at `oldest() - 1`.
+    /// The offset from which on nothing was trimmed: a reader of everything starts at
+    /// `oldest() - 1`. At least 1; above the head if all was trimmed.
     pub fn oldest(&self) -> u64 {
-        let state = self.shared().state.lock();
-        let first = state.segments.iter().find(|s| s.first != 0).map(|s| s.first);
-        first.unwrap_or(*self.shared().head.borrow() + 1)
+        self.shared().state.lock().trimmed + 1
     }
 
     /// Bytes on disk.

@@ -152,6 +152,8 @@ struct Open {
     file: Box<dyn DiskFile>,
     base: u64,
     salt: u32,
+    /// Length of the header.
+    start: u64,
     /// Bytes known to be durable.
     end: u64,
     /// Generations whose text stands in this segment.
@@ -288,8 +290,8 @@ impl Writer {
             self.shared.tuning.segment_bytes.min(max / 8).max(1)
         };
         if let Some(open) = &self.open {
-            let room =
-                open.end < segment_bytes && self.next - open.base < SPAN - BATCH_ENTRIES_MAX as u64;
+            let room = open.end - open.start < segment_bytes
+                && self.next - open.base < SPAN - BATCH_ENTRIES_MAX as u64;
             if room {
                 return Ok(());
             }
@@ -332,7 +334,7 @@ impl Writer {
         };
         let known = header.generations.iter().map(|g| (g.source.as_str().into(), g.number));
         let end = bytes.len() as u64;
-        self.open = Some(Open { file, base, salt, end, known: known.collect() });
+        self.open = Some(Open { file, base, salt, start: end, end, known: known.collect() });
         self.next = base;
         shared.state.lock().segments.push(Segment::new(base, salt, end));
         shared.bytes.fetch_add(end, Relaxed);
