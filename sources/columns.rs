@@ -11,6 +11,7 @@ mod semantic;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use build::TextBuilder;
 pub(crate) use entity::EntityBuilder;
 
 use arrow::array::ArrayRef;

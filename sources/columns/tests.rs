@@ -205,7 +205,7 @@ fn many_rows_get_fewer_columns() {
     for name in ["a", "b", "c", "d"] {
         c.set(0, name, Int(1));
     }
-    let columns = c.finish().unwrap();
-    let names: Vec<&str> = columns.iter().map(|(f, _)| f.name().as_str()).collect();
-    assert_eq!(names, ["a", "b", ATTRIBUTES]);
+    let names: Vec<&str> = c.columns.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(c.overflow_names, ["c", "d"]);
 }
