@@ -5,14 +5,15 @@
 //! Comparing text with a number tries the cast, and what does not cast is NULL. Functions that
 //! depend on the clock or on chance do not exist here.
 
-
+mod aggregate;
 mod coerce;
 mod columns;
 mod compile;
 mod entities;
 mod functions;
 mod parse;
-
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ use crate::edge::Edge;
 use columns::Standing;
 use compile::{Compiled, Fit};
 
-
+pub use aggregate::{Accumulator, Aggregate, Call};
 
 /// Sets of column types that are kept compiled; the least recently used goes.
 const COMPILED_MAX: usize = 16;
@@ -179,11 +180,17 @@ impl Expression {
             return Ok(Evaluated { values, errors: Vec::new() });
         }
         let arrays = columns::read(batch, &core.names, &core.known)?;
+        self.each_of(&arrays, batch.num_rows())
+    }
+
+    /// As [`Expression::evaluate_each`] over arrays that stand for the columns.
+    fn each_of(&self, arrays: &[ArrayRef], rows: usize) -> Result<Evaluated, OperatorError> {
+        let core = &self.0;
         let types: Vec<DataType> = arrays.iter().map(|a| a.data_type().clone()).collect();
         let compiled = core.compiled(&types).map_err(|e| core.failure(&e))?;
         let mut parts = Vec::new();
         let mut errors = Vec::new();
-        core.each(&compiled, &arrays, 0..batch.num_rows(), &mut parts, &mut errors);
+        core.each(&compiled, arrays, 0..rows, &mut parts, &mut errors);
         let values = match parts.as_slice() {
             [one] => one.clone(),
             [] => new_null_array(&compiled.data_type, 0),
@@ -257,8 +264,7 @@ impl Core {
             kept.insert(0, hit);
             return Ok(compiled);
         }
-        let compiled =
-            Arc::new(compile::compile(&self.sql, &self.names, types, Fit::Lenient)?);
+        let compiled = Arc::new(compile::compile(&self.sql, &self.names, types, Fit::Lenient)?);
         kept.insert(0, (types.to_vec(), compiled.clone()));
         kept.truncate(COMPILED_MAX);
         Ok(compiled)

@@ -22,7 +22,6 @@ use super::functions::{self, Lookup};
 use crate::config::Text;
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::edge::Edge;
-use crate::signal::ATTRIBUTES;
 
 /// Most tokens of one expression: keeps the depth of the tree within what the stack holds.
 const TOKENS_MAX: usize = 4_000;
@@ -246,9 +245,7 @@ impl Resolver<'_> {
         if self.columns.iter().any(|(n, _)| n == name) {
             return;
         }
-        if let Some(d) = check_column(self.edge, name) {
-            self.diagnostics.push(d.at(&self.text.locate(place.clone())));
-        }
+        self.diagnostics.extend(self.edge.check(name, &self.text.locate(place.clone())));
         self.columns.push((name.to_owned(), place));
     }
 
@@ -294,32 +291,6 @@ impl Resolver<'_> {
                 };
                 self.diagnostics.push(d.at(&place));
             }
-        }
-    }
-}
-
-/// What is wrong with reading `name` from `edge`, without a place.
-fn check_column(edge: &Edge, name: &str) -> Option<Diagnostic> {
-    if edge.columns.contains_key(name) || (edge.open && name == ATTRIBUTES) {
-        return None;
-    }
-    let near = nearest(name, edge.columns.keys().map(String::as_str));
-    match (edge.open, near) {
-        (true, None) => None,
-        (true, Some(near)) => Some(
-            Diagnostic::warning("W303", format!("column `{name}` is not a usual one here"))
-                .label(format!("did you mean `{near}`?")),
-        ),
-        (false, near) => {
-            let d = Diagnostic::error("W302", format!("unknown column: `{name}`"));
-            Some(match near {
-                Some(near) => d.label(format!("did you mean `{near}`?")),
-                None => {
-                    let known: Vec<String> =
-                        edge.columns.keys().take(12).map(|k| format!("`{k}`")).collect();
-                    d.label(format!("there are {}", known.join(", ")))
-                }
-            })
         }
     }
 }
