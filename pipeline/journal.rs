@@ -13,6 +13,7 @@ mod clock;
 mod disk;
 mod entry;
 mod frame;
+mod queue;
 mod reader;
 mod recover;
 mod segment;
@@ -36,8 +37,8 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
+use queue::{Queue, Queued, Work};
 use state::{Shared, State, Tuning, segment_path};
-use writer::{Queue, Queued, Work};
 
 /// When a sender may try again after `Full`: trimming follows checkpoints, 30 s apart at most,
 /// and earlier when the journal fills.

@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::frame::{self, Head, Names};
 use super::segment::{Header, HeaderFound, SPAN, Walker, read_header, version_error};
-use super::state::{Catalog, DAMAGED, SUFFIX, Segment, State, random, segment_path};
+use super::state::{Catalog, DAMAGED, SUFFIX, Segment, State, aside_path, random, segment_path};
 
 /// What opening found.
 pub(super) struct Recovered {
@@ -108,9 +108,7 @@ pub(super) fn recover(dir: &Path, floor: u64) -> io::Result<Recovered> {
     }
     // Segments that the newest header knows, but that are gone: trimmed, unless they lie aside.
     for (base, summary) in known {
-        let path = segment_path(dir, base);
-        let aside = path.with_file_name(format!("{base:020}{SUFFIX}{DAMAGED}"));
-        if !aside.exists() {
+        if !aside_path(dir, base).exists() {
             state.trimmed = state.trimmed.max(summary.last);
         }
     }
@@ -162,10 +160,11 @@ fn headers(
         same
     });
     for (base, why) in bad {
-        state.damaged(dir, base, why);
-        let path = segment_path(dir, base);
-        let aside = path.with_file_name(format!("{base:020}{SUFFIX}{DAMAGED}"));
-        std::fs::rename(&path, &aside)?;
+        // An earlier link to the same file would make the renaming do nothing.
+        let aside = aside_path(dir, base);
+        drop(std::fs::remove_file(&aside));
+        std::fs::rename(segment_path(dir, base), &aside)?;
+        state.name_damage(dir, base, why);
     }
     Ok((id, found))
 }

@@ -17,8 +17,8 @@ use super::clock::{Stamp, StampRecord};
 use super::disk::{Disk, RealDisk};
 use super::entry::{Entry, NewEntry};
 use super::frame::{self, Head};
+use super::queue::Queue;
 use super::segment::{CursorRecord, GenerationRecord, Header, SummaryRecord};
-use super::writer::Queue;
 
 /// Sizes, so that tests can make them small.
 #[derive(Clone)]
@@ -63,6 +63,11 @@ pub(super) const DAMAGED: &str = ".damaged";
 /// The path of the segment with this base.
 pub(super) fn segment_path(dir: &Path, base: u64) -> PathBuf {
     dir.join(format!("{base:020}{SUFFIX}"))
+}
+
+/// Where the segment with this base is set aside.
+pub(super) fn aside_path(dir: &Path, base: u64) -> PathBuf {
+    dir.join(format!("{base:020}{SUFFIX}{DAMAGED}"))
 }
 
 pub(super) struct Shared {
@@ -272,22 +277,28 @@ impl State {
         }
     }
 
-    /// Takes note of damage to the segment with this base: names it, and links the file under
-    /// a name that trimming leaves alone. Says nothing twice.
+    /// Takes note of damage within the segment with this base: names it, and links the file
+    /// under a name that trimming leaves alone.
     pub(super) fn damaged(&mut self, dir: &Path, base: u64, what: &str) {
+        let path = segment_path(dir, base);
+        if self.aside.len() < SET_ASIDE_MAX && self.aside.insert(base) {
+            let aside = aside_path(dir, base);
+            match std::fs::hard_link(&path, &aside) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    tracing::warn!(path = %path.display(), %error, "damaged segment not set aside");
+                }
+                _ => {}
+            }
+        }
+        self.name_damage(dir, base, what);
+    }
+
+    /// Names damage to the segment with this base. Says nothing twice.
+    pub(super) fn name_damage(&mut self, dir: &Path, base: u64, what: &str) {
         let path = segment_path(dir, base);
         let text = format!("journal segment `{}`: {what}", path.display());
         if self.damage.contains(&text) {
             return;
-        }
-        let mut aside = path.clone().into_os_string();
-        aside.push(DAMAGED);
-        if self.aside.len() < SET_ASIDE_MAX && self.aside.insert(base) {
-            if let Err(error) = std::fs::hard_link(&path, &aside) {
-                if error.kind() != io::ErrorKind::AlreadyExists {
-                    tracing::warn!(path = %path.display(), %error, "damaged segment not set aside");
-                }
-            }
         }
         tracing::error!(damage = text, "journal is damaged; going on behind it");
         if self.damage.len() < DAMAGE_MAX {

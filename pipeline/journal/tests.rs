@@ -5,6 +5,7 @@ mod failing;
 mod frames;
 mod limits;
 mod recovery;
+mod shared;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -5,147 +5,24 @@
 //! it. Offsets are only given out under a durable header, whose base bounds them: those of a
 //! failed batch are never used again, also after a crash.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use bytes::Bytes;
 use prost::Message;
-use tokio::sync::oneshot;
 
+use super::AppendError;
 use super::disk::DiskFile;
 use super::entry::{Entry, NewEntry};
-use super::frame::{self, Head, PREFIX_BYTES};
+use super::frame::{self, Head};
+use super::queue::{BATCH_ENTRIES_MAX, QUEUED_BYTES, Queued, Work};
 use super::segment::SPAN;
 use super::state::{SUFFIX, Segment, Shared, generation_note, random, segment_path};
-use super::{AppendError, BUSY_RETRY, FULL_RETRY};
-
-/// Most bytes written between two syncs: bounds how long the first of a batch waits.
-const BATCH_BYTES_MAX: usize = 16 << 20;
-
-/// Most entries written between two syncs, far below [`SPAN`].
-const BATCH_ENTRIES_MAX: usize = 64 << 10;
 
 /// Payloads up to this size are copied behind their heads; larger ones are written from where
 /// they are. A slice of its own costs about as much as copying this much.
 const COPY_BYTES_MAX: usize = 4 << 10;
-
-/// Past `max_bytes` ticks, marks and generations still find this much room, in bytes: some
-/// hours of ticks, so that checkpoints and trimming go on.
-const RESERVE_BYTES: u64 = 4 << 20;
-
-/// What an entry takes in the queue besides its bytes.
-const QUEUED_BYTES: usize = 256;
-
-/// What is to be written.
-pub(super) enum Work {
-    /// An entry, and the encoded size of its decoded rows.
-    Entry(Box<NewEntry>),
-    /// The settings of a source generation.
-    Generation { source: Arc<str>, number: u32, text: Arc<str> },
-}
-
-pub(super) type Answer = oneshot::Sender<Result<u64, AppendError>>;
-
-pub(super) struct Queued {
-    work: Work,
-    head: Vec<u8>,
-    payload: Bytes,
-    crc: u32,
-    answer: Answer,
-}
-
-impl Queued {
-    /// Encoded and hashed here, on the thread of the sender.
-    pub(super) fn new(work: Work, answer: Answer) -> Self {
-        let (head, payload) = match &work {
-            Work::Entry(entry) => (Head::of(entry).encode_to_vec(), entry.payload.clone()),
-            Work::Generation { source, number, text } => generation_note(source, *number, text),
-        };
-        let crc = frame::body_crc(&head, &payload);
-        Self { work, head, payload, crc, answer }
-    }
-
-    fn body(&self) -> usize {
-        self.head.len() + self.payload.len()
-    }
-
-    fn cost(&self) -> usize {
-        self.body() + QUEUED_BYTES
-    }
-
-    fn is_data(&self) -> bool {
-        matches!(&self.work, Work::Entry(e) if e.kind == super::EntryKind::Data)
-    }
-}
-
-/// What waits to be written.
-#[derive(Default)]
-pub(super) struct Queue {
-    /// Ticks, marks and generations: written ahead of data.
-    urgent: VecDeque<Queued>,
-    data: VecDeque<Queued>,
-    bytes: usize,
-    /// Nothing more is taken; the writer ends when all is written.
-    pub(super) closing: bool,
-}
-
-impl Shared {
-    /// Queues for the writer.
-    pub(super) fn enqueue(&self, item: Queued) -> Result<(), AppendError> {
-        if item.body() > frame::BODY_BYTES_MAX {
-            return Err(AppendError::Io(format!(
-                "an entry of {} bytes is larger than the {} that fit",
-                item.body(),
-                frame::BODY_BYTES_MAX
-            )));
-        }
-        let max = self.options.lock().max_bytes;
-        let data = item.is_data();
-        let limit = if data { max } else { max.saturating_add(RESERVE_BYTES) };
-        let mut queue = self.queue.lock();
-        if queue.closing {
-            return Err(AppendError::Stopped);
-        }
-        let ahead = (queue.bytes + item.body() + PREFIX_BYTES) as u64;
-        if self.bytes.load(Relaxed).saturating_add(ahead) > limit {
-            return Err(AppendError::Full { retry_after: FULL_RETRY });
-        }
-        // One entry always fits, however large; what is urgent is small and always does.
-        if data && queue.bytes > 0 && queue.bytes + item.cost() > self.tuning.queue_bytes {
-            return Err(AppendError::Busy { retry_after: BUSY_RETRY });
-        }
-        queue.bytes += item.cost();
-        if data {
-            queue.data.push_back(item);
-        } else {
-            queue.urgent.push_back(item);
-        }
-        drop(queue);
-        self.queued.notify_one();
-        Ok(())
-    }
-
-    /// The next batch; `None` once closed and empty.
-    fn take(&self) -> Option<Vec<Queued>> {
-        let mut queue = self.queue.lock();
-        while queue.urgent.is_empty() && queue.data.is_empty() {
-            if queue.closing {
-                return None;
-            }
-            self.queued.wait(&mut queue);
-        }
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_BYTES_MAX {
-            let next = queue.urgent.pop_front();
-            let Some(item) = next.or_else(|| queue.data.pop_front()) else { break };
-            bytes += item.cost();
-            batch.push(item);
-        }
-        Some(batch)
-    }
-}
 
 /// The segment being written.
 struct Open {
@@ -166,6 +43,8 @@ pub(super) struct Writer {
     /// The next offset.
     next: u64,
     buffer: Vec<u8>,
+    /// Whether the last batch failed: a full disk is told once, not with every batch.
+    failing: bool,
 }
 
 /// A stretch of what is written.
@@ -177,7 +56,7 @@ enum Part {
 impl Writer {
     /// Gives out offsets from `next` on.
     pub(super) fn new(shared: Arc<Shared>, next: u64) -> Self {
-        Self { shared, open: None, next, buffer: Vec::new() }
+        Self { shared, open: None, next, buffer: Vec::new(), failing: false }
     }
 
     /// Until the journal is closed.
@@ -185,9 +64,16 @@ impl Writer {
         while let Some(batch) = self.shared.take() {
             let cost: usize = batch.iter().map(Queued::cost).sum();
             match self.write(&batch) {
-                Ok(first) => self.publish(batch, first),
+                Ok(first) => {
+                    if std::mem::take(&mut self.failing) {
+                        tracing::info!("journal is written again");
+                    }
+                    self.publish(batch, first);
+                }
                 Err(error) => {
-                    tracing::error!(%error, entries = batch.len(), "journal could not be written");
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::error!(%error, "journal could not be written; still trying");
+                    }
                     let error = AppendError::Io(error.to_string());
                     for item in batch {
                         // Who asked may be gone.
@@ -195,8 +81,7 @@ impl Writer {
                     }
                 }
             }
-            let mut queue = self.shared.queue.lock();
-            queue.bytes = queue.bytes.saturating_sub(cost);
+            self.shared.release(cost);
         }
         if let Err(error) = self.seal() {
             // The next start skips some offsets instead.
@@ -422,15 +307,9 @@ pub(super) fn spawn(shared: Arc<Shared>, next: u64) -> io::Result<std::thread::J
         if ended.is_err() {
             tracing::error!("the journal's writer failed; nothing more can be taken");
         }
-        let mut queue = shared.queue.lock();
-        queue.closing = true;
-        // Their senders learn it from the dropped channel.
-        queue.urgent.clear();
-        queue.data.clear();
-        drop(queue);
-        shared.stopped.store(true, std::sync::atomic::Ordering::Release);
+        shared.shut();
+        shared.stopped.store(true, Release);
         // Wakes the readers at the head.
         shared.head.send_modify(|_| {});
-        debug_assert!(shared.stopped.load(Acquire));
     })
 }

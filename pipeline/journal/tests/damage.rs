@@ -15,6 +15,7 @@ fn flip(path: &Path, at: u64) {
 async fn check(crashed: &Path, which: usize, at: u64, lose: usize) -> usize {
     let crashed = copy(crashed);
     let path = segments(crashed.path())[which].clone();
+    let start = frames_start(&path);
     flip(&path, at);
     let journal = open_small(crashed.path());
     let newest = journal.append(data("new")).await.unwrap();
@@ -36,6 +37,7 @@ async fn check(crashed: &Path, which: usize, at: u64, lose: usize) -> usize {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(named[0].contains(name), "{named:?}");
         assert!(crashed.path().join(format!("{name}.damaged")).exists());
+        assert_eq!(path.exists(), at >= start, "{place}");
         // Still there, and still told, at the next start.
         drop(journal);
         let journal = open_small(crashed.path());
