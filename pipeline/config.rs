@@ -13,7 +13,9 @@ mod environment;
 mod file;
 mod load;
 mod planner;
+mod reference;
 mod section;
+mod server;
 mod tree;
 mod types;
 
@@ -26,8 +28,13 @@ pub use file::pipeline_files;
 pub use load::{
     FileState, FileStatus, LastGood, Loaded, load, plan_from_bundle, source_from_bundle,
 };
+pub use reference::{pipeline_schema, reference};
 pub use section::{Input, Scope, Section, Spanned, Text};
+pub use server::{Explained, Flags, ServerConfig, TableConfig};
 pub use types::{
     Basic, ByteSize, ClientAuth, Duration, Header, Secret, SecretError, ServerAuth, TlsClient,
     TlsServer,
 };
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,8 @@ impl Diagnostic {
 }
 
 /// Words whose line is never shown: what stands there may be a secret.
-const SECRET_WORDS: [&str; 4] = ["token", "password", "secret", "key"];
+const SECRET_WORDS: [&str; 7] =
+    ["token", "password", "secret", "key", "bearer", "authorization", "credential"];
 
 /// Masks the right-hand side of a line that may hold a secret.
 pub fn mask_line(line: &str) -> String {
@@ -179,6 +180,10 @@ impl fmt::Display for Diagnostic {
             write_excerpt(f, ":::", span, Some(what))?;
         }
         if let Some(hint) = &self.hint {
+            if let Some(span) = self.related.as_ref().map(|(s, _)| s).or(self.span.as_ref()) {
+                let width = span.line_column().0.to_string().len();
+                writeln!(f, "{:width$} |", "")?;
+            }
             writeln!(f, "hint: {hint}")?;
         }
         Ok(())
@@ -192,9 +197,9 @@ fn write_excerpt(
     label: Option<&str>,
 ) -> fmt::Result {
     let (line, column) = span.line_column();
-    writeln!(f, "  {arrow} {}:{line}:{column}", span.file.path.display())?;
-    let text = span.file.text.lines().nth(line - 1).unwrap_or_default();
     let width = line.to_string().len();
+    writeln!(f, "{:width$}{arrow} {}:{line}:{column}", "", span.file.path.display())?;
+    let text = span.file.text.lines().nth(line - 1).unwrap_or_default();
     let start = span.range.start.min(span.file.text.len());
     let end = span.range.end.clamp(start, span.file.text.len());
     let first =
