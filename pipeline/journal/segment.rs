@@ -221,19 +221,18 @@ impl Walker {
                 // Shorter than it should be.
                 return Ok(Some(self.skip(self.end)));
             }
-            let whole = bytes.len() as u64 == self.end - self.at;
+            let left = self.end - self.at;
             let (frames, used, stop) = self.parse(&bytes);
             if used > 0 {
                 self.at += used as u64;
                 return Ok(Some(Chunk { bytes: bytes.into(), frames, bad: None }));
             }
             match stop {
-                Some(Parsed::Short(n)) if !whole && n as u64 > bytes.len() as u64 => {
-                    if bytes.len() as u64 >= want && n as u64 <= self.end - self.at {
-                        want = n as u64;
-                    } else {
-                        return Ok(Some(self.skip(self.end)));
-                    }
+                // A frame longer than what was read, all of which should be there.
+                Some(Parsed::Short(n))
+                    if bytes.len() as u64 >= want && want < n as u64 && n as u64 <= left =>
+                {
+                    want = n as u64;
                 }
                 Some(Parsed::BadBody(n)) => return Ok(Some(self.skip(self.at + n as u64))),
                 Some(Parsed::BadPrefix) => {

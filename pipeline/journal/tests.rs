@@ -123,7 +123,8 @@ async fn an_entry_comes_back_from_disk_as_it_was() {
         target: "http://t".into(),
         outcome: "timeout".into(),
     };
-    entry.payload = vec![0; 100_000].into();
+    // Longer than what is read at once.
+    entry.payload = vec![0; 1 << 20].into();
     let journal = open(dir.path());
     journal.append(entry.clone()).await.unwrap();
     let memory = journal.reader(0).next().await.unwrap();
