@@ -1,0 +1,421 @@
+//! The router: takes transitions of all pipelines, groups and routes them, makes the attempts,
+//! and remembers all of it in its own fsynced log.
+//!
+//! [`core`] decides, [`log`] remembers; here stand the clock, the tasks and the disk. Every
+//! transition, every turn of a group and every outcome is logged before anything follows from it,
+//! so a kill at any point loses nothing that was logged and repeats nothing that was logged as
+//! delivered. An attempt whose outcome was not logged is made again, under the same id.
+
+mod config;
+mod core;
+mod log;
+mod matcher;
+mod status;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{CONSOLE, RouterConfig};
+pub use log::LogError;
+pub use status::{AlertStatus, TargetStatus, TestOutcome, Told};
+
+use self::core::{Core, Delivery, Outcome, Record};
+use self::log::Log;
+use crate::notify::{Notifiers, SendError, Transport};
+use crate::transition::Transition;
+
+/// Attempts under way at once, in all.
+const ATTEMPTS_MAX: usize = 64;
+/// Attempts under way at once at one target.
+const ATTEMPTS_PER_TARGET_MAX: usize = 4;
+/// How long a stop waits for attempts under way; what is cut off is made again at next start.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Longest sleep: a wall clock that jumps is noticed after it.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// Where the router reads the time.
+pub trait Clock: Send + Sync + 'static {
+    /// UTC nanoseconds.
+    fn now(&self) -> i64;
+}
+
+/// The clock of the machine.
+pub struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> i64 {
+        weir_pipeline::intake::now()
+    }
+}
+
+/// What a router is opened with besides its configuration.
+pub struct RouterOptions {
+    /// Folder of its log, `data/router`.
+    pub dir: PathBuf,
+    /// Where a person finds this Weir; stands in notices.
+    pub external_url: String,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What makes the attempts; `None` for the real ones.
+    pub transport: Option<Arc<dyn Transport>>,
+}
+
+impl RouterOptions {
+    /// The real ones.
+    pub fn new(dir: PathBuf, external_url: String) -> Self {
+        Self { dir, external_url, clock: Arc::new(WallClock), transport: None }
+    }
+}
+
+/// Why the router could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    /// Its log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A record in its log is not what this version writes.
+    #[error("router log: record {index} cannot be read: {source}")]
+    Record {
+        /// Counted from 0.
+        index: usize,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The disk refused; what was handed in is not taken.
+    #[error("router log could not be written: {0}")]
+    Write(String),
+    /// No receiver of this name.
+    #[error("there is no receiver `{name}`; receivers are {known}")]
+    NoReceiver {
+        /// As asked.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// The notifiers could not be made.
+    #[error("notifiers: {0}")]
+    Notifiers(String),
+}
+
+/// State and log, changed together.
+pub(crate) struct Inner {
+    pub(crate) core: Core,
+    log: Log,
+}
+
+impl Inner {
+    fn open(options: &RouterOptions, config: RouterConfig) -> Result<Self, RouterError> {
+        let (log, records) = Log::open(&options.dir)?;
+        let mut core = Core::new(config.clone(), options.external_url.clone());
+        let fresh = records.is_empty();
+        for (index, bytes) in records.iter().enumerate() {
+            let record = serde_json::from_slice(bytes)
+                .map_err(|source| RouterError::Record { index, source })?;
+            core.apply(record);
+        }
+        let now = options.clock.now();
+        let mut inner = Self { core, log };
+        if fresh {
+            inner.compact().map_err(|e| RouterError::Write(e.to_string()))?;
+        } else {
+            inner.force(Record::Open { now });
+            if inner.core.config != config {
+                inner.force(Record::Config { now, config });
+            }
+        }
+        Ok(inner)
+    }
+
+    fn compact(&mut self) -> std::io::Result<()> {
+        let snapshot = serde_json::to_vec(&self.core.snapshot())?;
+        self.log.compact(&snapshot)
+    }
+
+    /// Logs, then applies. Nothing has happened if this fails.
+    fn write(&mut self, record: Record) -> Result<(), RouterError> {
+        let fail = |e: std::io::Error| RouterError::Write(e.to_string());
+        if self.log.is_broken() {
+            self.compact().map_err(fail)?;
+        }
+        let bytes = serde_json::to_vec(&record).map_err(|e| RouterError::Write(e.to_string()))?;
+        self.log.append(&bytes).map_err(fail)?;
+        self.core.apply(record);
+        if self.log.wants_compaction()
+            && let Err(error) = self.compact()
+        {
+            tracing::warn!(%error, "router log could not be compacted");
+        }
+        Ok(())
+    }
+
+    /// Logs if possible, applies in any case: a full disk is a reason to page, not to be silent.
+    /// What could not be logged may be sent again after a restart.
+    fn force(&mut self, record: Record) {
+        if let Err(error) = self.write(record.clone()) {
+            tracing::error!(%error, "router goes on without its log");
+            self.core.apply(record);
+        }
+    }
+
+    pub(crate) fn tick(&mut self, now: i64) {
+        if self.core.next_flush().is_some_and(|t| t <= now) {
+            self.force(Record::Tick { now });
+        }
+    }
+
+    pub(crate) fn submit(
+        &mut self,
+        now: i64,
+        journal: u128,
+        pipeline: &str,
+        transitions: Vec<Transition>,
+    ) -> Result<usize, RouterError> {
+        let before = transitions.len();
+        let new: Vec<Transition> =
+            transitions.into_iter().filter(|t| self.core.is_new(journal, pipeline, t)).collect();
+        let taken = new.len();
+        if taken < before {
+            tracing::debug!(pipeline, repeated = before - taken, "transitions known already");
+        }
+        if taken > 0 {
+            let pipeline = pipeline.to_owned();
+            self.write(Record::Submit { now, journal, pipeline, transitions: new })?;
+        }
+        Ok(taken)
+    }
+
+    pub(crate) fn done(&mut self, now: i64, delivery: u64, outcome: Outcome) {
+        self.force(Record::Done { now, delivery, outcome });
+    }
+
+    pub(crate) fn reconfigure(
+        &mut self,
+        now: i64,
+        config: RouterConfig,
+    ) -> Result<(), RouterError> {
+        if self.core.config == config {
+            return Ok(());
+        }
+        self.write(Record::Config { now, config })
+    }
+}
+
+/// The router; one per server.
+pub struct Router {
+    pub(crate) inner: Arc<Mutex<Inner>>,
+    clock: Arc<dyn Clock>,
+    transport: Arc<dyn Transport>,
+    external_url: String,
+    wake: Notify,
+}
+
+impl Router {
+    /// Opens or creates the log in `options.dir`, takes up what was under way, and goes on with
+    /// `config`. The process-wide TLS provider must be installed.
+    ///
+    /// # Errors
+    /// If the log cannot be used, or the notifiers cannot be made.
+    pub fn open(options: RouterOptions, config: RouterConfig) -> Result<Arc<Self>, RouterError> {
+        let inner = Inner::open(&options, config)?;
+        let transport = match options.transport {
+            Some(transport) => transport,
+            None => Arc::new(Notifiers::new().map_err(|e| RouterError::Notifiers(e.message))?),
+        };
+        Ok(Arc::new(Self {
+            inner: Arc::new(Mutex::new(inner)),
+            clock: options.clock,
+            transport,
+            external_url: options.external_url,
+            wake: Notify::new(),
+        }))
+    }
+
+    /// Takes transitions of a pipeline, in order. They are on disk when this returns; those known
+    /// already (by position) are left out. Gives the number of new ones.
+    ///
+    /// # Errors
+    /// If the log cannot be written: nothing was taken, try again.
+    pub async fn submit(
+        &self,
+        journal: u128,
+        pipeline: &str,
+        transitions: Vec<Transition>,
+    ) -> Result<usize, RouterError> {
+        let (now, pipeline) = (self.clock.now(), pipeline.to_owned());
+        let taken =
+            self.with(move |inner| inner.submit(now, journal, &pipeline, transitions)).await?;
+        self.wake.notify_one();
+        taken
+    }
+
+    /// Goes on with another configuration: groups and timers stay, nothing is sent again, what
+    /// was opened is still closed.
+    ///
+    /// # Errors
+    /// If the log cannot be written: the old configuration stays in force.
+    pub async fn reconfigure(&self, config: RouterConfig) -> Result<(), RouterError> {
+        let now = self.clock.now();
+        let result = self.with(move |inner| inner.reconfigure(now, config)).await?;
+        self.wake.notify_one();
+        result
+    }
+
+    /// Runs `work` off the asynchronous threads. It runs to its end even if the caller goes away:
+    /// log and state never part.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Inner) -> T + Send + 'static,
+    ) -> Result<T, RouterError> {
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || work(&mut inner.lock()))
+            .await
+            .map_err(|e| RouterError::Write(e.to_string()))
+    }
+
+    /// Looks at groups when their turn comes and makes the attempts, until `stop`. Attempts under
+    /// way then have five seconds.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut attempts = Attempts::default();
+        loop {
+            let now = self.clock.now();
+            let sleep = match self.step(now, &mut attempts).await {
+                Ok(next) => Duration::from_nanos((next - self.clock.now()).max(0).cast_unsigned()),
+                Err(error) => {
+                    tracing::error!(%error, "router");
+                    SLEEP_MAX
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(sleep.min(SLEEP_MAX)) => {}
+                Some(ended) = attempts.tasks.join_next() => self.ended(&mut attempts, ended).await,
+            }
+        }
+        let drain = async {
+            while let Some(ended) = attempts.tasks.join_next().await {
+                self.ended(&mut attempts, ended).await;
+            }
+        };
+        if tokio::time::timeout(STOP_GRACE, drain).await.is_err() {
+            tracing::warn!("attempts to notify were cut off; they are made again at next start");
+        }
+    }
+
+    /// Gives groups their turn, begins what is due; when to look again.
+    async fn step(self: &Arc<Self>, now: i64, attempts: &mut Attempts) -> Result<i64, RouterError> {
+        let under_way: Vec<u64> = attempts.numbers.keys().copied().collect();
+        let (due, next) = self
+            .with(move |inner| {
+                inner.tick(now);
+                let waiting = inner.core.state.deliveries.iter();
+                let waiting = waiting.filter(|(n, _)| under_way.binary_search(n).is_err());
+                let mut next = inner.core.next_flush().unwrap_or(i64::MAX);
+                let mut due: Vec<(u64, Delivery)> = Vec::new();
+                for (number, delivery) in waiting {
+                    if delivery.next_attempt > now {
+                        next = next.min(delivery.next_attempt);
+                    } else if due.len() < ATTEMPTS_MAX * 4 {
+                        due.push((*number, delivery.clone()));
+                    }
+                }
+                (due, next)
+            })
+            .await?;
+        let mut next = next;
+        for (number, delivery) in due {
+            match attempts.admit(now, &delivery) {
+                Admission::Go => self.begin(attempts, number, delivery),
+                Admission::Full => {}
+                Admission::Until(time) => next = next.min(time),
+            }
+        }
+        Ok(next)
+    }
+
+    fn begin(self: &Arc<Self>, attempts: &mut Attempts, number: u64, delivery: Delivery) {
+        attempts.numbers.insert(number, delivery.target.id.clone());
+        let transport = self.transport.clone();
+        attempts.tasks.spawn(async move {
+            let send = transport.send(&delivery.target, &delivery.notification);
+            let result = std::panic::AssertUnwindSafe(send).catch_unwind().await;
+            let result =
+                result.unwrap_or_else(|_| Err(SendError::permanent("the notifier failed")));
+            (number, result)
+        });
+    }
+
+    async fn ended(&self, attempts: &mut Attempts, ended: Ended) {
+        let Ok((number, result)) = ended else { return };
+        let target = attempts.numbers.remove(&number).unwrap_or_default();
+        let now = self.clock.now();
+        let outcome = match result {
+            Ok(()) => {
+                tracing::debug!(target, "notified");
+                Outcome::Delivered
+            }
+            Err(e) if e.retry => {
+                tracing::warn!(target, error = e.message, "could not notify, trying again");
+                let after = e.after.map(|d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2));
+                if let Some(after) = after {
+                    attempts.paused.insert(target, now.saturating_add(after));
+                }
+                Outcome::Failed { error: e.message, after, doubt: e.doubt }
+            }
+            Err(e) => {
+                tracing::error!(target, error = e.message, "cannot notify");
+                Outcome::Refused { error: e.message }
+            }
+        };
+        if let Err(error) = self.with(move |inner| inner.done(now, number, outcome)).await {
+            tracing::error!(%error, "router");
+        }
+    }
+}
+
+type Ended = Result<(u64, Result<(), SendError>), tokio::task::JoinError>;
+
+/// Attempts under way.
+#[derive(Default)]
+struct Attempts {
+    tasks: JoinSet<(u64, Result<(), SendError>)>,
+    /// Target id by number of delivery.
+    numbers: BTreeMap<u64, String>,
+    /// Targets that asked to wait, and until when.
+    paused: HashMap<String, i64>,
+}
+
+enum Admission {
+    Go,
+    Full,
+    Until(i64),
+}
+
+impl Attempts {
+    fn admit(&mut self, now: i64, delivery: &Delivery) -> Admission {
+        let id = &delivery.target.id;
+        match self.paused.get(id) {
+            Some(&until) if until > now => return Admission::Until(until),
+            Some(_) => {
+                self.paused.remove(id);
+            }
+            None => {}
+        }
+        let here = self.numbers.values().filter(|t| *t == id).count();
+        if self.numbers.len() >= ATTEMPTS_MAX || here >= ATTEMPTS_PER_TARGET_MAX {
+            return Admission::Full;
+        }
+        Admission::Go
+    }
+}
+
+#[cfg(test)]
+mod tests;

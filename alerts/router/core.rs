@@ -1,0 +1,575 @@
+//! The router as a state machine: what comes in (transitions, time, outcomes, configuration)
+//! changes the state, and nothing else does. No clock, no network, no disk: the log is the list
+//! of what came in, and replaying it gives the same state.
+//!
+//! Order of stages from a group's turn to a notice, as in Alertmanager `notify/notify.go`:
+//! 1. inhibition, 2. active times, 3. mute times, 4. silences (their place is
+//! [`Core::audible`]); then for each target of the receiver 5. deduplication ([`Core::decide`]),
+//! 6. attempts with backoff, 7. the record of what was delivered ([`Sent`]).
+//!
+//! What was delivered as firing is owed a resolve: it passes 1 to 4, changes of routes and
+//! receivers (the record keeps the target as it was) and restarts.
+
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Route, RouterConfig, group_key};
+use crate::notify::{Notice, Notification, Reason, Target};
+use crate::transition::{State as AlertState, Transition};
+
+pub(crate) use state::{Alert, AlertKey, Delivery, Group, Position, Sent, State};
+
+const SECOND: i64 = 1_000_000_000;
+/// How long a transition that is older than `stale_after` waits for its resolve.
+const STALE_HOLD: i64 = 10 * SECOND;
+/// First wait after a failed attempt; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF: i64 = SECOND;
+/// Longest wait between attempts that nobody asked for.
+const BACKOFF_MAX: i64 = 60 * SECOND;
+/// How long a resolve that cannot be delivered is tried at each turn of its group.
+const RESOLVE_RETENTION: i64 = 7 * 24 * 3600 * SECOND;
+
+/// How one attempt went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    /// The other side took it.
+    Delivered,
+    /// It may work later. `doubt`: the other side may have taken it all the same.
+    Failed { error: String, after: Option<i64>, doubt: bool },
+    /// It will not work by itself.
+    Refused { error: String },
+}
+
+/// What can happen. The log is a list of these.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Record {
+    /// Everything up to here; first in a compacted log.
+    Snapshot { config: RouterConfig, state: Box<State> },
+    /// The router was opened: attempts that were due may have been made.
+    Open { now: i64 },
+    /// A pipeline handed in transitions.
+    Submit { now: i64, journal: u128, pipeline: String, transitions: Vec<Transition> },
+    /// Groups whose turn has come are looked at.
+    Tick { now: i64 },
+    /// An attempt ended.
+    Done { now: i64, delivery: u64, outcome: Outcome },
+    /// Receivers or routes changed.
+    Config { now: i64, config: RouterConfig },
+}
+
+/// Configuration and state.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Core {
+    pub(crate) config: RouterConfig,
+    pub(crate) state: State,
+    external_url: String,
+}
+
+impl Core {
+    pub(crate) fn new(config: RouterConfig, external_url: String) -> Self {
+        Self { config, state: State::default(), external_url }
+    }
+
+    /// Lets one thing happen.
+    pub(crate) fn apply(&mut self, record: Record) {
+        match record {
+            Record::Snapshot { config, state } => {
+                self.config = config;
+                self.state = *state;
+            }
+            Record::Open { now } => {
+                let due = self.state.deliveries.values().filter(|d| d.next_attempt <= now);
+                for delivery in due.cloned().collect::<Vec<_>>() {
+                    self.state.doubt(&delivery);
+                }
+            }
+            Record::Submit { now, journal, pipeline, transitions } => {
+                for transition in transitions {
+                    self.submit(now, journal, &pipeline, transition);
+                }
+            }
+            Record::Tick { now } => self.tick(now),
+            Record::Done { now, delivery, outcome } => self.done(now, delivery, outcome),
+            Record::Config { now, config } => self.reconfigure(now, config),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Record {
+        Record::Snapshot { config: self.config.clone(), state: Box::new(self.state.clone()) }
+    }
+
+    /// When the next group has its turn.
+    pub(crate) fn next_flush(&self) -> Option<i64> {
+        self.state.groups.values().map(|g| g.next_flush).min()
+    }
+
+    /// Whether a transition is new. A pipeline that recovers hands in again what it had handed in
+    /// since its checkpoint, with the same positions.
+    pub(crate) fn is_new(&self, journal: u128, pipeline: &str, t: &Transition) -> bool {
+        let position = Position { journal, offset: t.offset, sequence: t.sequence };
+        let key = (pipeline.to_owned(), t.alert.clone());
+        self.state
+            .positions
+            .get(&key)
+            .is_none_or(|last| last.journal != journal || *last < position)
+    }
+
+    fn submit(&mut self, now: i64, journal: u128, pipeline: &str, t: Transition) {
+        if !self.is_new(journal, pipeline, &t) {
+            return;
+        }
+        let position = Position { journal, offset: t.offset, sequence: t.sequence };
+        self.state.positions.insert((pipeline.to_owned(), t.alert.clone()), position);
+        let key = AlertKey {
+            pipeline: pipeline.to_owned(),
+            alert: t.alert.clone(),
+            fingerprint: t.fingerprint.clone(),
+        };
+        if t.state == AlertState::Resolved {
+            if let Some(alert) = self.state.alerts.get_mut(&key) {
+                alert.transition.state = AlertState::Resolved;
+                alert.transition.ends_at = Some(t.ends_at.unwrap_or(t.time));
+                alert.transition.time = t.time;
+                alert.transition.reason = t.reason;
+                alert.hold_until = 0;
+            }
+            return;
+        }
+        let stale = now.saturating_sub(t.time) > self.config.stale_after;
+        let hold_until = if stale { now + STALE_HOLD } else { 0 };
+        match self.state.alerts.get_mut(&key) {
+            Some(alert) => {
+                let firing = alert.transition.state == AlertState::Firing;
+                let starts_at =
+                    if firing { alert.transition.starts_at.min(t.starts_at) } else { t.starts_at };
+                if !firing {
+                    alert.hold_until = hold_until;
+                }
+                alert.transition = Transition { starts_at, ..t };
+            }
+            None => {
+                let alert = Alert { transition: t, hold_until, groups: BTreeSet::new() };
+                self.state.alerts.insert(key.clone(), alert);
+            }
+        }
+        self.place(now, &key);
+    }
+
+    /// Puts a firing alert into the groups that its labels lead to, which may be new.
+    fn place(&mut self, now: i64, key: &AlertKey) -> BTreeSet<String> {
+        let Some(alert) = self.state.alerts.get_mut(key) else { return BTreeSet::new() };
+        let labels = alert.transition.labels.clone();
+        let mut placed = BTreeSet::new();
+        for route in self.config.route.find(&labels) {
+            let group_labels = route.group_labels(&labels);
+            let group_key = group_key(&route.id, &group_labels);
+            let group = self.state.groups.entry(group_key.clone()).or_insert_with(|| {
+                let waited = alert.transition.starts_at.saturating_add(route.group_wait) < now;
+                let wait = if waited && alert.hold_until == 0 { 0 } else { route.group_wait };
+                new_group(route, group_labels, now + wait)
+            });
+            if alert.hold_until > 0 && group.members.is_empty() {
+                group.next_flush = group.next_flush.max(alert.hold_until);
+            }
+            group.closing.remove(key);
+            group.members.insert(key.clone());
+            alert.groups.insert(group_key.clone());
+            placed.insert(group_key);
+        }
+        placed
+    }
+
+    fn tick(&mut self, now: i64) {
+        let due: Vec<String> = self
+            .state
+            .groups
+            .iter()
+            .filter(|(_, g)| g.next_flush <= now)
+            .map(|(k, _)| k.clone())
+            .collect();
+        for key in due {
+            self.flush(now, &key);
+        }
+    }
+
+    /// The turn of one group. The timer is set anew first, so that nothing that follows can
+    /// lose it.
+    fn flush(&mut self, now: i64, key: &str) {
+        let held = self.earliest_hold(now, key);
+        let Some(group) = self.state.groups.get_mut(key) else { return };
+        group.next_flush = now + group.interval;
+        if let Some(held) = held {
+            group.next_flush = group.next_flush.min(held);
+        }
+        self.give_up_old(now, key);
+        let Some(group) = self.state.groups.get(key) else { return };
+        let mut targets: BTreeMap<String, Option<Target>> =
+            group.sent.keys().map(|id| (id.clone(), None)).collect();
+        if !group.orphaned {
+            for target in self.config.receivers.get(&group.receiver).into_iter().flatten() {
+                targets.insert(target.id.clone(), Some(target.clone()));
+            }
+        }
+        for (id, target) in targets {
+            self.evaluate(now, key, &id, target, None);
+        }
+        self.clean(key);
+    }
+
+    fn earliest_hold(&self, now: i64, key: &str) -> Option<i64> {
+        let group = self.state.groups.get(key)?;
+        let holds =
+            group.members.iter().filter_map(|m| self.state.alerts.get(m)).map(|a| a.hold_until);
+        holds.filter(|&h| h > now).min()
+    }
+
+    /// A resolve that could not be delivered for days is given up, loudly.
+    fn give_up_old(&mut self, now: i64, key: &str) {
+        let Some(group) = self.state.groups.get_mut(key) else { return };
+        for (target, sent) in &mut group.sent {
+            let keep = |k: &AlertKey| {
+                let ends = self.state.alerts.get(k).and_then(|a| a.transition.ends_at);
+                let keep = ends.is_none_or(|e| now - e < RESOLVE_RETENTION);
+                if !keep {
+                    tracing::error!(
+                        target,
+                        alert = k.alert,
+                        "gave up telling that an alert is over"
+                    );
+                }
+                keep
+            };
+            sent.firing.retain(keep);
+            sent.doubt.retain(keep);
+        }
+    }
+
+    /// The target as it is configured for this group now.
+    fn target(&self, group: &Group, id: &str) -> Option<Target> {
+        let targets = self.config.receivers.get(&group.receiver).filter(|_| !group.orphaned)?;
+        targets.iter().find(|t| t.id == id).cloned()
+    }
+
+    /// Stages 1 to 4: of what fires, what may be heard now. Inhibition, active times, mute times
+    /// and silences take out of `firing` here, in this order; what is owed a resolve is not
+    /// theirs to take.
+    fn audible(&self, now: i64, group: &Group) -> BTreeSet<AlertKey> {
+        let firing = group.members.iter().filter(|&k| {
+            self.state.alerts.get(k).is_some_and(|a| a.is_firing() && a.hold_until <= now)
+        });
+        firing.cloned().collect()
+    }
+
+    /// Stages 5 and 6 for one target: whether something is to be said, and what. `before` is a
+    /// failed delivery that this one takes the place of.
+    fn evaluate(
+        &mut self,
+        now: i64,
+        key: &str,
+        id: &str,
+        target: Option<Target>,
+        before: Option<&Delivery>,
+    ) {
+        if let Some(delivery) = self.state.delivery_of(key, id) {
+            // One at a time. When it ends, what is then true is looked at.
+            delivery.stale = true;
+            return;
+        }
+        let Some(group) = self.state.groups.get(key) else { return };
+        let decision = self.decide(now, group, id, target);
+        let Some(group) = self.state.groups.get_mut(key) else { return };
+        match decision {
+            Decision::Nothing => {}
+            Decision::Note { firing } => {
+                if let Some(sent) = group.sent.get_mut(id) {
+                    sent.doubt.retain(|k| firing.contains(k));
+                    sent.firing = firing;
+                }
+            }
+            Decision::Send { target, firing, resolved, reason } => {
+                let number = self.state.next_delivery;
+                self.state.next_delivery += 1;
+                let alerts: Vec<Notice> = firing
+                    .iter()
+                    .map(|k| (k, AlertState::Firing))
+                    .chain(resolved.iter().map(|k| (k, AlertState::Resolved)))
+                    .filter_map(|(k, state)| self.state.alerts.get(k).map(|a| a.notice(k, state)))
+                    .collect();
+                let id =
+                    crate::notify::sha256_hex(&format!("{key}\n{}\n{now}\n{number}", target.id));
+                let notification = Notification {
+                    id: id[..32].to_owned(),
+                    group_key: key.to_owned(),
+                    receiver: target.receiver.clone(),
+                    reason,
+                    group_labels: group.labels.clone(),
+                    alerts,
+                    external_url: self.external_url.clone(),
+                    time: now,
+                };
+                let delivery = Delivery {
+                    group: key.to_owned(),
+                    target,
+                    firing,
+                    resolved,
+                    notification,
+                    attempts: before.map_or(0, |d| d.attempts),
+                    next_attempt: before.map_or(now, |d| d.next_attempt),
+                    error: before.and_then(|d| d.error.clone()),
+                    stale: false,
+                };
+                group.active.insert(delivery.target.id.clone(), number);
+                self.state.deliveries.insert(number, delivery);
+            }
+        }
+    }
+
+    /// Alertmanager's `needsUpdate` (`notify/dedup_stage.go`), with what is owed kept apart.
+    fn decide(&self, now: i64, group: &Group, id: &str, target: Option<Target>) -> Decision {
+        let sent = group.sent.get(id);
+        let none = BTreeSet::new();
+        let told = sent.map_or(&none, |s| &s.firing);
+        let told_resolved = sent.map_or(&none, |s| &s.resolved);
+        let doubt = sent.map_or(&none, |s| &s.doubt);
+        let is_firing = |k: &AlertKey| self.state.alerts.get(k).is_some_and(Alert::is_firing);
+        let current = target.is_some();
+        let Some(target) = target.or_else(|| sent.map(|s| s.target.clone())) else {
+            return Decision::Nothing;
+        };
+        // What was told and still fires stays told, even if the alert leads elsewhere now, or
+        // something silences it.
+        let mut firing: BTreeSet<AlertKey> =
+            told.iter().filter(|k| is_firing(k)).cloned().collect();
+        if current {
+            firing.extend(self.audible(now, group));
+        }
+        let over = group.members.iter().chain(&group.closing).filter(|k| !is_firing(k));
+        let known = |k: &&AlertKey| [told, told_resolved, doubt].iter().any(|set| set.contains(*k));
+        let resolved: BTreeSet<AlertKey> = over.filter(known).cloned().collect();
+        let doubtful = !doubt.is_disjoint(&resolved);
+        let send = |reason| Decision::Send {
+            target: target.clone(),
+            firing: firing.clone(),
+            resolved: if target.send_resolved { resolved.clone() } else { BTreeSet::new() },
+            reason,
+        };
+        let Some(sent) = sent else {
+            return if firing.is_empty() { Decision::Nothing } else { send(Reason::First) };
+        };
+        if !firing.is_subset(told) {
+            return send(if told.is_empty() && told_resolved.is_empty() {
+                Reason::First
+            } else {
+                Reason::NewAlerts
+            });
+        }
+        if firing.is_empty() && told.is_empty() && !doubtful {
+            return Decision::Nothing;
+        }
+        if !target.send_resolved && (firing.len() < told.len() || doubtful) {
+            return Decision::Note { firing };
+        }
+        if firing.is_empty() {
+            return send(Reason::AllResolved);
+        }
+        if !resolved.is_subset(told_resolved) {
+            return send(Reason::SomeResolved);
+        }
+        if current && now - sent.at >= group.repeat {
+            return send(Reason::Repeat);
+        }
+        Decision::Nothing
+    }
+
+    fn done(&mut self, now: i64, number: u64, outcome: Outcome) {
+        let Some(mut delivery) = self.state.deliveries.remove(&number) else { return };
+        let (key, id) = (delivery.group.clone(), delivery.target.id.clone());
+        if let Some(group) = self.state.groups.get_mut(&key) {
+            group.active.remove(&id);
+        }
+        self.state.note(now, &delivery, &outcome);
+        let mut again = delivery.stale;
+        match outcome {
+            Outcome::Delivered => {
+                if let Some(group) = self.state.groups.get_mut(&key) {
+                    let mut doubt = group.sent.remove(&id).map_or_else(BTreeSet::new, |s| s.doubt);
+                    doubt
+                        .retain(|k| !delivery.firing.contains(k) && !delivery.resolved.contains(k));
+                    let sent = Sent {
+                        doubt,
+                        target: delivery.target.clone(),
+                        firing: delivery.firing.clone(),
+                        resolved: delivery.resolved.clone(),
+                        at: delivery.notification.time,
+                    };
+                    group.sent.insert(id.clone(), sent);
+                }
+                delivery.attempts = 0;
+                delivery.next_attempt = now;
+                delivery.error = None;
+            }
+            Outcome::Failed { error, after, doubt } => {
+                if doubt {
+                    self.state.doubt(&delivery);
+                }
+                let backoff =
+                    BACKOFF.saturating_mul(1 << delivery.attempts.min(6)).min(BACKOFF_MAX);
+                delivery.attempts = delivery.attempts.saturating_add(1);
+                delivery.next_attempt = now + backoff.max(after.unwrap_or(0));
+                delivery.error = Some(error);
+                if !delivery.stale {
+                    if let Some(group) = self.state.groups.get_mut(&key) {
+                        group.active.insert(id, number);
+                    }
+                    self.state.deliveries.insert(number, delivery);
+                    return;
+                }
+            }
+            // The group's next turn looks again: the receiver may be mended by then.
+            Outcome::Refused { .. } => again = false,
+        }
+        if again && let Some(group) = self.state.groups.get(&key) {
+            let target = self.target(group, &id);
+            self.evaluate(now, &key, &id, target, Some(&delivery));
+        }
+        self.clean(&key);
+    }
+
+    fn reconfigure(&mut self, now: i64, config: RouterConfig) {
+        self.config = config;
+        for group in self.state.groups.values_mut() {
+            match self.config.route.by_id(&group.route) {
+                Some(route) => {
+                    group.orphaned = false;
+                    group.receiver.clone_from(&route.receiver);
+                    group.repeat = route.repeat_interval;
+                    if group.interval != route.group_interval {
+                        group.interval = route.group_interval;
+                        group.next_flush = group.next_flush.min(now + group.interval);
+                    }
+                }
+                None => group.orphaned = true,
+            }
+        }
+        // A target that is still there is spoken to as it is written now.
+        let targets: BTreeMap<String, Target> =
+            self.config.receivers.values().flatten().map(|t| (t.id.clone(), t.clone())).collect();
+        for delivery in self.state.deliveries.values_mut() {
+            if let Some(target) = targets.get(&delivery.target.id) {
+                if delivery.target != *target {
+                    delivery.next_attempt = now;
+                }
+                delivery.target = target.clone();
+            }
+        }
+        for sent in self.state.groups.values_mut().flat_map(|g| g.sent.values_mut()) {
+            if let Some(target) = targets.get(&sent.target.id) {
+                sent.target = target.clone();
+            }
+        }
+        let keys: Vec<AlertKey> = self.state.alerts.keys().cloned().collect();
+        for key in keys {
+            let Some(alert) = self.state.alerts.get(&key) else { continue };
+            let before = alert.groups.clone();
+            if !alert.is_firing() {
+                continue;
+            }
+            let placed = self.place(now, &key);
+            for left in before.difference(&placed) {
+                if let Some(group) = self.state.groups.get_mut(left)
+                    && group.members.remove(&key)
+                {
+                    group.closing.insert(key.clone());
+                }
+            }
+        }
+        let groups: Vec<String> = self.state.groups.keys().cloned().collect();
+        for group in groups {
+            self.clean(&group);
+        }
+    }
+
+    /// Lets go of what nobody is owed any more: members that are over (or lead elsewhere), then
+    /// records of targets, then the group.
+    fn clean(&mut self, key: &str) {
+        let Some(group) = self.state.groups.get(key) else { return };
+        let active: Vec<&Delivery> =
+            group.active.values().filter_map(|n| self.state.deliveries.get(n)).collect();
+        let owed = |k: &AlertKey| {
+            group.sent.values().any(|s| s.firing.contains(k) || s.doubt.contains(k))
+                || active.iter().any(|d| d.firing.contains(k) || d.resolved.contains(k))
+        };
+        let is_firing = |k: &AlertKey| self.state.alerts.get(k).is_some_and(Alert::is_firing);
+        let gone: Vec<AlertKey> = group
+            .members
+            .iter()
+            .filter(|k| !is_firing(k))
+            .chain(&group.closing)
+            .filter(|k| !owed(k))
+            .cloned()
+            .collect();
+        let idle = active.is_empty();
+        let targets: BTreeSet<String> = group
+            .sent
+            .keys()
+            .filter(|id| self.target(group, id).is_some() || group.active.contains_key(*id))
+            .cloned()
+            .collect();
+        let Some(group) = self.state.groups.get_mut(key) else { return };
+        for k in &gone {
+            group.members.remove(k);
+            group.closing.remove(k);
+            if let Some(alert) = self.state.alerts.get_mut(k) {
+                alert.groups.remove(key);
+                if alert.groups.is_empty() && !alert.is_firing() {
+                    self.state.alerts.remove(k);
+                }
+            }
+        }
+        for sent in group.sent.values_mut() {
+            sent.resolved.retain(|k| group.members.contains(k) || group.closing.contains(k));
+        }
+        group
+            .sent
+            .retain(|id, s| !s.firing.is_empty() || !s.doubt.is_empty() || targets.contains(id));
+        if group.members.is_empty() && group.closing.is_empty() && idle {
+            self.state.groups.remove(key);
+        }
+    }
+}
+
+fn new_group(route: &Route, labels: BTreeMap<String, String>, next_flush: i64) -> Group {
+    Group {
+        route: route.id.clone(),
+        receiver: route.receiver.clone(),
+        labels,
+        interval: route.group_interval,
+        repeat: route.repeat_interval,
+        next_flush,
+        orphaned: false,
+        members: BTreeSet::new(),
+        closing: BTreeSet::new(),
+        sent: BTreeMap::new(),
+        active: BTreeMap::new(),
+    }
+}
+
+/// What [`Core::decide`] found.
+enum Decision {
+    /// Nothing to say.
+    Nothing,
+    /// Nothing to say, but this is what still counts as told.
+    Note { firing: BTreeSet<AlertKey> },
+    /// This is to be said.
+    Send {
+        target: Target,
+        firing: BTreeSet<AlertKey>,
+        resolved: BTreeSet<AlertKey>,
+        reason: Reason,
+    },
+}

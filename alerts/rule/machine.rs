@@ -1,0 +1,714 @@
+//! The state machine of a rule, without columns: rows and ticks in, transitions out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use weir_pipeline::component::{OperatorError, Tick};
+
+use super::NoData;
+use super::instance::{Details, Instance, Key, Moment, Seen, Status, Step, Truth};
+use crate::transition::{State, Transition, fingerprint};
+
+const SECOND: i64 = 1_000_000_000;
+/// `resolve_after` where there is no window to take it from.
+const RESOLVE_AFTER: i64 = 300 * SECOND;
+/// How far the watermark may lie behind the clock, besides `resolve_after`, before the source
+/// counts as late.
+const LATE_AFTER: i64 = 300 * SECOND;
+/// After what time without rows an instance is forgotten whatever `no_data` says.
+const FORGET_AFTER: i64 = 24 * 3600 * SECOND;
+/// Series remembered per instance; further ones count while they match, and are not waited for.
+const SERIES_MAX: usize = 10_000;
+
+/// Label of what a rule says about itself.
+pub(super) const REASON_LABEL: &str = "weir.reason";
+
+/// A rule as proved, times in nanoseconds.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) alert: String,
+    pub(super) hold: i64,
+    pub(super) keep: i64,
+    pub(super) resolve_after: Option<i64>,
+    pub(super) no_data: NoData,
+    pub(super) limit: usize,
+    pub(super) by: Vec<String>,
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+/// What rows mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// A row that does not match says nothing.
+    Events,
+    /// Each series has a newest sample.
+    Series,
+    /// The rows of one time decide together, at the tick.
+    Steps,
+}
+
+/// One row.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) index: usize,
+    pub(super) mode: Mode,
+    pub(super) key: Key,
+    pub(super) truth: Option<bool>,
+    pub(super) series: Option<u128>,
+    pub(super) time: i64,
+    pub(super) received: i64,
+    pub(super) offset: u64,
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    version: u32,
+    alert: String,
+    by: Vec<String>,
+    labels: BTreeMap<String, String>,
+    instances: Vec<(Key, Instance)>,
+    /// What the rule says about itself, since when.
+    meta: BTreeMap<String, i64>,
+    sequence: u64,
+    window: Option<i64>,
+    truncated: Truncated,
+    orphans: Vec<Orphan>,
+}
+
+/// Instances over the limit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Truncated {
+    /// Rows since the last tick.
+    rows: u64,
+    /// Elapsed time of the last tick that had any.
+    last: i64,
+}
+
+/// What an earlier form of the rule fired, and this one cannot end by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Orphan {
+    alert: String,
+    labels: BTreeMap<String, String>,
+    starts_at: i64,
+    details: Details,
+}
+
+/// Where the details of a row go.
+#[derive(Debug)]
+enum Want {
+    Transition(usize),
+    Step(Key, i64),
+}
+
+/// The machine.
+pub(super) struct Machine {
+    settings: Arc<Settings>,
+    instances: BTreeMap<Key, Instance>,
+    /// Series of all instances, with the number of instances that wait for them.
+    series: BTreeMap<String, usize>,
+    meta: BTreeMap<String, i64>,
+    sequence: u64,
+    window: Option<i64>,
+    truncated: Truncated,
+    orphans: Vec<Orphan>,
+    out: Vec<Transition>,
+    wanted: BTreeMap<usize, Vec<Want>>,
+    /// The last row of this batch that made an instance's condition true.
+    latest: BTreeMap<Key, usize>,
+}
+
+/// When and where something happens.
+#[derive(Clone, Copy)]
+struct At {
+    time: i64,
+    offset: u64,
+}
+
+impl From<Tick> for At {
+    fn from(tick: Tick) -> Self {
+        Self { time: tick.time, offset: tick.offset }
+    }
+}
+
+impl Machine {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
+        Self {
+            settings,
+            instances: BTreeMap::new(),
+            series: BTreeMap::new(),
+            meta: BTreeMap::new(),
+            sequence: 0,
+            window: None,
+            truncated: Truncated::default(),
+            orphans: Vec::new(),
+            out: Vec::new(),
+            wanted: BTreeMap::new(),
+            latest: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Transitions since the last call, in order.
+    pub(super) fn take(&mut self) -> Vec<Transition> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Whether rows that do not match matter too.
+    pub(super) fn watches_rows(&self) -> bool {
+        self.settings.no_data != NoData::Ok
+    }
+
+    pub(super) fn has_series(&self) -> bool {
+        !self.series.is_empty()
+    }
+
+    pub(super) fn knows_series(&self, series: u128) -> bool {
+        self.series.contains_key(&hex(series))
+    }
+
+    /// The length of the windows that come in.
+    pub(super) fn note_window(&mut self, length: Option<i64>) {
+        self.window = length.filter(|l| *l > 0).or(self.window);
+    }
+
+    fn resolve_after(&self) -> i64 {
+        let default = self.window.map_or(RESOLVE_AFTER, |w| w.saturating_mul(2));
+        self.settings.resolve_after.unwrap_or(default)
+    }
+
+    /// Takes one row.
+    pub(super) fn row(&mut self, row: Row) {
+        let truth = Truth::from(row.truth);
+        if !self.instances.contains_key(&row.key) {
+            if truth != Truth::True && !self.watches_rows() {
+                return;
+            }
+            if self.instances.len() >= self.settings.limit {
+                self.truncated.rows += 1;
+                return;
+            }
+        }
+        let at = At { time: row.received, offset: row.offset };
+        let instance = self.instances.entry(row.key.clone()).or_default();
+        instance.by_row = row.mode == Mode::Steps;
+        instance.row.note(row.time);
+        if truth == Truth::True {
+            instance.matched.note(row.time);
+        }
+        if row.mode == Mode::Steps {
+            let step = instance.steps.entry(row.time).or_default();
+            if truth == Truth::True && step.truth != Truth::True {
+                let want = Want::Step(row.key.clone(), row.time);
+                self.wanted.entry(row.index).or_default().push(want);
+            }
+            step.truth = step.truth.max(truth);
+            return;
+        }
+        let came_back = instance.no_data.is_some();
+        match (truth, row.series.map(hex)) {
+            (Truth::True, Some(series)) => {
+                if instance.series.len() < SERIES_MAX && instance.series.insert(series.clone()) {
+                    *self.series.entry(series).or_default() += 1;
+                }
+            }
+            (Truth::False, Some(series)) => {
+                if instance.series.remove(&series) {
+                    release(&mut self.series, &series);
+                }
+                if instance.series.is_empty() {
+                    self.holds(&row.key, false, at, "");
+                }
+            }
+            _ => {}
+        }
+        if came_back {
+            self.data_came(&row.key, at, truth != Truth::True);
+        }
+        if truth == Truth::True {
+            let before = self.out.len();
+            self.holds(&row.key, true, at, "");
+            let fired = self.out.len() > before;
+            if fired {
+                let want = Want::Transition(self.out.len() - 1);
+                self.wanted.entry(row.index).or_default().push(want);
+            }
+            // Of the rows of one batch the last one counts while an instance waits.
+            let waits = self.instances.get(&row.key).is_some_and(|i| !i.is_firing());
+            if waits || fired {
+                self.latest.insert(row.key, row.index);
+            }
+        }
+    }
+
+    /// Rows whose texts are wanted, ascending.
+    pub(super) fn wanted(&self) -> Vec<usize> {
+        let rows: BTreeSet<usize> =
+            self.wanted.keys().chain(self.latest.values()).copied().collect();
+        rows.into_iter().collect()
+    }
+
+    /// The texts of the rows that [`Machine::wanted`] named.
+    pub(super) fn describe(&mut self, rows: &[usize], details: Vec<Details>) {
+        for (key, row) in std::mem::take(&mut self.latest) {
+            let found = rows.binary_search(&row).ok().and_then(|i| details.get(i));
+            if let (Some(details), Some(instance)) = (found, self.instances.get_mut(&key)) {
+                instance.details = details.clone();
+            }
+        }
+        let mut wanted = std::mem::take(&mut self.wanted);
+        for (row, details) in rows.iter().zip(details) {
+            for want in wanted.remove(row).unwrap_or_default() {
+                match want {
+                    Want::Transition(i) => {
+                        if let Some(transition) = self.out.get_mut(i) {
+                            transition.annotations.clone_from(&details.annotations);
+                            transition.value.clone_from(&details.value);
+                        }
+                    }
+                    Want::Step(key, time) => {
+                        let step =
+                            self.instances.get_mut(&key).and_then(|i| i.steps.get_mut(&time));
+                        if let Some(step) = step {
+                            step.details = details.clone();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The condition of an instance begins or ceases to hold.
+    fn holds(&mut self, key: &Key, holds: bool, at: At, reason: &str) {
+        let (hold, keep) = (self.settings.hold, self.settings.keep);
+        let Some(instance) = self.instances.get_mut(key) else { return };
+        match (instance.status, holds) {
+            (Status::Inactive, true) if hold == 0 => self.fire(key, at, reason),
+            (Status::Inactive, true) => instance.status = Status::Pending { since: None },
+            (Status::Pending { .. }, false) => instance.status = Status::Inactive,
+            (Status::Firing { starts_at, recovering: Some(_) }, true) => {
+                instance.status = Status::Firing { starts_at, recovering: None };
+            }
+            (Status::Firing { recovering: None, .. }, false) if keep == 0 => {
+                self.resolve(key, at, reason);
+            }
+            (Status::Firing { starts_at, recovering: None }, false) => {
+                let recovering = Some(Moment(None));
+                instance.status = Status::Firing { starts_at, recovering };
+            }
+            (Status::Inactive | Status::Firing { recovering: Some(_), .. }, false)
+            | (Status::Pending { .. } | Status::Firing { recovering: None, .. }, true) => {}
+        }
+    }
+
+    fn fire(&mut self, key: &Key, at: At, reason: &str) {
+        let Some(instance) = self.instances.get_mut(key) else { return };
+        instance.status = Status::Firing { starts_at: at.time, recovering: None };
+        let details = instance.details.clone();
+        let labels = labels(&self.settings, key);
+        self.push(at, State::Firing, labels, at.time, details, reason);
+    }
+
+    fn resolve(&mut self, key: &Key, at: At, reason: &str) {
+        let Some(instance) = self.instances.get_mut(key) else { return };
+        let Status::Firing { starts_at, .. } = instance.status else { return };
+        instance.status = Status::Inactive;
+        let details = instance.details.clone();
+        let labels = labels(&self.settings, key);
+        self.push(at, State::Resolved, labels, starts_at, details, reason);
+    }
+
+    fn push(
+        &mut self,
+        at: At,
+        state: State,
+        labels: BTreeMap<String, String>,
+        starts_at: i64,
+        details: Details,
+        reason: &str,
+    ) {
+        self.sequence += 1;
+        let value = if details.value.is_empty() { "{}".to_owned() } else { details.value };
+        self.out.push(Transition {
+            time: at.time,
+            alert: self.settings.alert.clone(),
+            fingerprint: fingerprint(&labels),
+            state,
+            labels,
+            annotations: details.annotations,
+            value,
+            starts_at,
+            ends_at: (state == State::Resolved).then_some(at.time),
+            reason: reason.to_owned(),
+            offset: at.offset,
+            sequence: self.sequence,
+        });
+    }
+
+    /// Time moves on.
+    pub(super) fn tick(&mut self, tick: Tick) {
+        let at = At::from(tick);
+        for orphan in std::mem::take(&mut self.orphans) {
+            self.push(
+                at,
+                State::Resolved,
+                orphan.labels,
+                orphan.starts_at,
+                orphan.details,
+                "changed",
+            );
+            if let Some(last) = self.out.last_mut() {
+                last.alert = orphan.alert;
+            }
+        }
+        self.steps(at);
+        if self.settings.by.is_empty()
+            && self.instances.is_empty()
+            && matches!(self.settings.no_data, NoData::Firing | NoData::Alert)
+        {
+            // The one instance is known without rows.
+            let row = Seen { time: tick.watermark.max(0), elapsed: None };
+            let instance = Instance { by_row: true, row, ..Instance::default() };
+            self.instances.insert(Vec::new(), instance);
+        }
+        for instance in self.instances.values_mut() {
+            stamp(instance, tick.elapsed);
+        }
+        let behind = tick.time.saturating_sub(tick.watermark);
+        let late =
+            tick.watermark != i64::MIN && behind > self.resolve_after().saturating_add(LATE_AFTER);
+        self.tell(at, "source_late", late, || {
+            format!("the source is {} behind: alerts keep their state", seconds(behind))
+        });
+        if !late {
+            let keys: Vec<Key> = self.instances.keys().cloned().collect();
+            for key in keys {
+                self.timers(&key, tick);
+            }
+        }
+        self.limit(tick);
+        self.forget(tick);
+    }
+
+    /// What rows of this epoch say together, oldest first.
+    fn steps(&mut self, at: At) {
+        let mut steps: Vec<(i64, Key, Step)> = Vec::new();
+        for (key, instance) in &mut self.instances {
+            let taken = std::mem::take(&mut instance.steps);
+            steps.extend(taken.into_iter().map(|(time, step)| (time, key.clone(), step)));
+        }
+        steps.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        for (_, key, step) in steps {
+            if step.truth == Truth::True
+                && let Some(instance) = self.instances.get_mut(&key)
+                && (!instance.is_firing() || instance.no_data.is_some())
+            {
+                instance.details = step.details;
+            }
+            self.data_came(&key, at, step.truth == Truth::False);
+            match step.truth {
+                Truth::True => self.holds(&key, true, at, ""),
+                Truth::False => self.holds(&key, false, at, ""),
+                Truth::Unknown => {}
+            }
+        }
+    }
+
+    /// Rows are back after `no_data`.
+    fn data_came(&mut self, key: &Key, at: At, ends: bool) {
+        let Some(instance) = self.instances.get_mut(key) else { return };
+        let Some(since) = instance.no_data.take() else { return };
+        match self.settings.no_data {
+            NoData::Alert => self.own(key, at, State::Resolved, since, Details::default()),
+            NoData::Firing if ends => self.holds(key, false, at, ""),
+            _ => {}
+        }
+    }
+
+    /// The alert about an instance without data.
+    fn own(&mut self, key: &Key, at: At, state: State, since: i64, details: Details) {
+        let mut labels = labels(&self.settings, key);
+        labels.insert(REASON_LABEL.to_owned(), "no_data".to_owned());
+        self.push(at, state, labels, since, details, "no_data");
+    }
+
+    fn timers(&mut self, key: &Key, tick: Tick) {
+        let at = At::from(tick);
+        let after = self.resolve_after();
+        let Some(instance) = self.instances.get_mut(key) else { return };
+        let no_rows = instance.row.is_gone(tick.elapsed, tick.watermark, after);
+        let absent = instance.basis().is_gone(tick.elapsed, tick.watermark, after);
+        let policy = if no_rows { self.settings.no_data } else { NoData::Ok };
+        match policy {
+            NoData::Keep => return,
+            NoData::Firing => {
+                if instance.no_data.is_none() {
+                    instance.no_data = Some(tick.time);
+                    if instance.status == Status::Inactive {
+                        instance.details = silent(&self.settings.alert, after);
+                    }
+                    self.holds(key, true, at, "no_data");
+                }
+            }
+            NoData::Alert => {
+                if instance.no_data.is_none() {
+                    instance.no_data = Some(tick.time);
+                    let details = silent(&self.settings.alert, after);
+                    self.own(key, at, State::Firing, tick.time, details);
+                }
+                self.absent(key, at);
+            }
+            NoData::Ok if absent => self.absent(key, at),
+            NoData::Ok => {}
+        }
+        let Some(instance) = self.instances.get_mut(key) else { return };
+        stamp(instance, tick.elapsed);
+        let no_data = instance.no_data.is_some() && self.settings.no_data == NoData::Firing;
+        match instance.status {
+            Status::Pending { since: Some(since) }
+                if tick.elapsed - since >= self.settings.hold =>
+            {
+                self.fire(key, at, if no_data { "no_data" } else { "" });
+            }
+            Status::Firing { recovering: Some(Moment(Some(since))), .. }
+                if tick.elapsed - since >= self.settings.keep =>
+            {
+                self.resolve(key, at, if absent { "absent" } else { "" });
+            }
+            _ => {}
+        }
+    }
+
+    /// No (matching) row for too long: the condition holds no more.
+    fn absent(&mut self, key: &Key, at: At) {
+        let Some(instance) = self.instances.get_mut(key) else { return };
+        for series in std::mem::take(&mut instance.series) {
+            release(&mut self.series, &series);
+        }
+        self.holds(key, false, at, "absent");
+    }
+
+    /// What the rule says about itself, once when it begins and once when it ends.
+    fn tell(&mut self, at: At, reason: &str, is: bool, text: impl FnOnce() -> String) {
+        let state = match (self.meta.get(reason), is) {
+            (None, true) => State::Firing,
+            (Some(_), false) => State::Resolved,
+            _ => return,
+        };
+        let since = match state {
+            State::Firing => *self.meta.entry(reason.to_owned()).or_insert(at.time),
+            State::Resolved => self.meta.remove(reason).unwrap_or(at.time),
+        };
+        let labels = self.meta_labels(reason);
+        let text = format!("alert `{}`: {}", self.settings.alert, text());
+        let annotations = BTreeMap::from([("summary".to_owned(), text)]);
+        let details = Details { annotations, value: String::new() };
+        self.push(at, state, labels, since, details, reason);
+    }
+
+    fn meta_labels(&self, reason: &str) -> BTreeMap<String, String> {
+        let mut labels = self.settings.labels.clone();
+        labels.insert("alertname".to_owned(), self.settings.alert.clone());
+        labels.insert(REASON_LABEL.to_owned(), reason.to_owned());
+        labels
+    }
+
+    fn limit(&mut self, tick: Tick) {
+        let rows = std::mem::take(&mut self.truncated.rows);
+        if rows > 0 {
+            self.truncated.last = tick.elapsed;
+        }
+        let over = rows > 0
+            || (self.meta.contains_key("limit")
+                && tick.elapsed - self.truncated.last < self.resolve_after());
+        let limit = self.settings.limit;
+        self.tell(tick.into(), "limit", over, || {
+            format!("there are more than {limit} instances; further ones are left out")
+        });
+    }
+
+    /// Lets go of instances that nothing can come of.
+    fn forget(&mut self, tick: Tick) {
+        let watches = self.watches_rows();
+        let single = self.settings.by.is_empty();
+        let gone: Vec<Key> = self
+            .instances
+            .iter()
+            .filter(|(_, i)| match watches {
+                false => i.status == Status::Inactive && i.series.is_empty(),
+                true => !single && i.row.is_gone(tick.elapsed, tick.watermark, FORGET_AFTER),
+            })
+            .map(|(k, _)| k.clone())
+            .collect();
+        for key in gone {
+            self.end(&key, tick.into(), "forgotten");
+        }
+    }
+
+    /// Removes an instance; what it has open is closed.
+    fn end(&mut self, key: &Key, at: At, reason: &str) {
+        self.resolve(key, at, reason);
+        let Some(instance) = self.instances.remove(key) else { return };
+        for series in &instance.series {
+            release(&mut self.series, series);
+        }
+        if let Some(since) = instance.no_data
+            && self.settings.no_data == NoData::Alert
+        {
+            self.own(key, at, State::Resolved, since, Details::default());
+            if let Some(last) = self.out.last_mut() {
+                last.reason = reason.to_owned();
+            }
+        }
+    }
+
+    /// The rule goes: everything that is open is closed.
+    pub(super) fn flush(&mut self, tick: Tick) {
+        let at = At::from(tick);
+        for orphan in std::mem::take(&mut self.orphans) {
+            self.push(
+                at,
+                State::Resolved,
+                orphan.labels,
+                orphan.starts_at,
+                orphan.details,
+                "removed",
+            );
+            if let Some(last) = self.out.last_mut() {
+                last.alert = orphan.alert;
+            }
+        }
+        let keys: Vec<Key> = self.instances.keys().cloned().collect();
+        for key in keys {
+            self.end(&key, at, "removed");
+        }
+        for (reason, since) in std::mem::take(&mut self.meta) {
+            let labels = self.meta_labels(&reason);
+            self.push(at, State::Resolved, labels, since, Details::default(), "removed");
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Result<Vec<u8>, OperatorError> {
+        let saved = Saved {
+            version: 1,
+            alert: self.settings.alert.clone(),
+            by: self.settings.by.clone(),
+            labels: self.settings.labels.clone(),
+            instances: self.instances.iter().map(|(k, i)| (k.clone(), i.clone())).collect(),
+            meta: self.meta.clone(),
+            sequence: self.sequence,
+            window: self.window,
+            truncated: self.truncated.clone(),
+            orphans: self.orphans.clone(),
+        };
+        serde_json::to_vec(&saved).map_err(|e| OperatorError::new(e.to_string()))
+    }
+
+    /// Takes over what was saved. Where the identity of instances has changed since, what fired
+    /// under the old one is resolved at the next tick with reason `changed`.
+    pub(super) fn restore(&mut self, state: &[u8]) -> Result<(), OperatorError> {
+        let saved: Saved =
+            serde_json::from_slice(state).map_err(|e| OperatorError::new(e.to_string()))?;
+        if saved.version != 1 {
+            let message = format!("state of an alert has version {}, not 1", saved.version);
+            return Err(OperatorError::new(message));
+        }
+        self.sequence = saved.sequence;
+        self.window = saved.window;
+        self.orphans = saved.orphans;
+        let s = &self.settings;
+        if (&saved.alert, &saved.by, &saved.labels) == (&s.alert, &s.by, &s.labels) {
+            self.instances = saved.instances.into_iter().collect();
+            self.meta = saved.meta;
+            self.truncated = saved.truncated;
+            let all = self.instances.values().flat_map(|i| i.series.iter().cloned());
+            for series in all.collect::<Vec<_>>() {
+                *self.series.entry(series).or_default() += 1;
+            }
+            return Ok(());
+        }
+        let old = Settings {
+            alert: saved.alert,
+            by: saved.by,
+            labels: saved.labels,
+            hold: 0,
+            keep: 0,
+            resolve_after: None,
+            no_data: NoData::Ok,
+            limit: 0,
+        };
+        for (key, instance) in saved.instances {
+            if let Status::Firing { starts_at, .. } = instance.status {
+                let labels = labels(&old, &key);
+                let details = instance.details;
+                self.orphans.push(Orphan { alert: old.alert.clone(), labels, starts_at, details });
+            }
+            if let Some(starts_at) = instance.no_data {
+                let mut labels = labels(&old, &key);
+                labels.insert(REASON_LABEL.to_owned(), "no_data".to_owned());
+                let details = Details::default();
+                self.orphans.push(Orphan { alert: old.alert.clone(), labels, starts_at, details });
+            }
+        }
+        for (reason, starts_at) in saved.meta {
+            let mut labels = old.labels.clone();
+            labels.insert("alertname".to_owned(), old.alert.clone());
+            labels.insert(REASON_LABEL.to_owned(), reason);
+            let details = Details::default();
+            self.orphans.push(Orphan { alert: old.alert.clone(), labels, starts_at, details });
+        }
+        Ok(())
+    }
+}
+
+/// Times that begin to count at this tick.
+fn stamp(instance: &mut Instance, elapsed: i64) {
+    instance.row.elapsed.get_or_insert(elapsed);
+    instance.matched.elapsed.get_or_insert(elapsed);
+    match &mut instance.status {
+        Status::Pending { since } => {
+            since.get_or_insert(elapsed);
+        }
+        Status::Firing { recovering: Some(Moment(since)), .. } => {
+            since.get_or_insert(elapsed);
+        }
+        Status::Inactive | Status::Firing { recovering: None, .. } => {}
+    }
+}
+
+fn labels(settings: &Settings, key: &Key) -> BTreeMap<String, String> {
+    let mut labels = settings.labels.clone();
+    for (name, value) in settings.by.iter().zip(key) {
+        if let Some(value) = value {
+            labels.insert(name.clone(), value.clone());
+        }
+    }
+    labels.insert("alertname".to_owned(), settings.alert.clone());
+    labels
+}
+
+fn silent(alert: &str, after: i64) -> Details {
+    let text = format!("alert `{alert}`: no data for {}", seconds(after));
+    Details { annotations: BTreeMap::from([("summary".to_owned(), text)]), value: String::new() }
+}
+
+fn seconds(ns: i64) -> String {
+    format!("{} s", ns / SECOND)
+}
+
+fn hex(series: u128) -> String {
+    format!("{series:032x}")
+}
+
+fn release(series: &mut BTreeMap<String, usize>, name: &str) {
+    if let Some(count) = series.get_mut(name) {
+        *count -= 1;
+        if *count == 0 {
+            series.remove(name);
+        }
+    }
+}

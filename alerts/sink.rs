@@ -1,0 +1,82 @@
+//! `router` sink: hands the transitions of a pipeline to the router of this server.
+//!
+//! It is implicit: the engine puts it behind the alerts of every pipeline. Delivery: transitions
+//! are in the router's fsynced log when `write` returns, and known by position, so that a
+//! recovery which hands them in again changes nothing.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use weir_pipeline::batch::Batch;
+use weir_pipeline::component::{Sink, SinkContext, SinkError, SinkKind, SinkPlan, Staged};
+use weir_pipeline::config::{Scope, Section};
+use weir_pipeline::diagnostic::Diagnostics;
+
+use crate::router::Router;
+use crate::transition::from_batch;
+
+/// The row for the engine.
+pub const ROUTER: SinkKind = SinkKind {
+    name: "router",
+    about: "hand the transitions of alerts to the router",
+    source: include_str!("sink.rs"),
+    schema: || schemars::schema_for!(Config),
+    plan,
+};
+
+/// It has no keys.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {}
+
+#[derive(Debug)]
+struct Plan;
+
+fn plan(section: &Section, _scope: &Scope) -> Result<Box<dyn SinkPlan>, Diagnostics> {
+    let Config {} = section.read()?;
+    Ok(Box::new(Plan))
+}
+
+impl SinkPlan for Plan {
+    fn build(&self, context: SinkContext) -> Result<Box<dyn Sink>, SinkError> {
+        let router = context
+            .services
+            .get::<Router>()
+            .ok_or_else(|| SinkError::permanent("no router is running"))?;
+        Ok(Box::new(RouterSink { router, context }))
+    }
+}
+
+struct RouterSink {
+    router: Arc<Router>,
+    context: SinkContext,
+}
+
+impl Sink for RouterSink {
+    fn write(&mut self, batch: Batch) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async move {
+            let transitions =
+                from_batch(&batch).map_err(|e| SinkError::permanent(e.to_string()))?;
+            self.router
+                .submit(self.context.journal, &self.context.pipeline, transitions)
+                .await
+                .map(drop)
+                .map_err(|e| SinkError::transient(e.to_string()))
+        })
+    }
+
+    /// Whatever was written is logged already.
+    fn stage(&mut self, _mark: u64, _last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {
+        Box::pin(async { Ok(Staged::default()) })
+    }
+
+    fn commit(&mut self, _mark: u64, _work: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn restore(&mut self, _carry: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
