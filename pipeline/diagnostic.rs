@@ -1,6 +1,8 @@
 //! The one type that carries what is wrong with what people wrote: code, message, file, span,
 //! label, hint. Rendered the same everywhere: terminal, log, API.
 
+pub mod codes;
+
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -275,3 +277,6 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .min()
         .map(|(_, c)| c)
 }
+
+#[cfg(test)]
+mod tests;

@@ -291,7 +291,7 @@ fn files_whose_tests_fail_are_refused() {
     let mut folder = shop();
     folder.load();
     folder.write("shop.toml", &SHOP.replace("10s", "20s"));
-    let failure = crate::diagnostic::Diagnostic::error("W051", "test `counts` fails");
+    let failure = crate::diagnostic::Diagnostic::error("W071", "test `counts` fails");
     let refused = [(folder.dir.path().join("shop.toml"), failure.into())].into();
     let environment = Environment::Fixed(folder.environment.clone());
     let loaded = load(folder.dir.path(), &COMPONENTS, &environment, &folder.good, &refused);

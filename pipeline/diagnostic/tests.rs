@@ -1,0 +1,71 @@
+use super::*;
+
+fn span(text: &str, part: &str) -> Span {
+    let file = Arc::new(SourceText { path: "pipelines.d/shop.toml".into(), text: text.to_owned() });
+    let start = text.find(part).unwrap_or_default();
+    Span { file, range: start..start + part.len() }
+}
+
+#[track_caller]
+fn check(diagnostic: &Diagnostic, expect: &str) {
+    let got = diagnostic.to_string();
+    assert_eq!(got, expect, "\n{got}");
+}
+
+#[test]
+fn as_the_conventions_show_it() {
+    let text = format!("{}agregate = {{ p99 = \"x\" }}\n", "\n".repeat(16));
+    let message = "operator `p99_by_service` has no field `agregate`";
+    let diagnostic = Diagnostic::error("W014", message)
+        .at(&span(&text, "agregate"))
+        .label("did you mean `aggregate`?")
+        .hint("`weir describe window` lists every field");
+    check(
+        &diagnostic,
+        "error[W014]: operator `p99_by_service` has no field `agregate`
+  --> pipelines.d/shop.toml:17:1
+   |
+17 | agregate = { p99 = \"x\" }
+   | ^^^^^^^^ did you mean `aggregate`?
+   |
+hint: `weir describe window` lists every field
+",
+    );
+}
+
+#[test]
+fn wide_characters_tabs_and_ends() {
+    check(
+        &Diagnostic::warning("W031", "x").at(&span("a\n\tä = 'b'", "'b'")),
+        "warning[W031]: x\n --> pipelines.d/shop.toml:2:6\n  |\n2 | \tä = 'b'\n  | \t    ^^^\n",
+    );
+    let past = Span { range: 90..99, ..span("a\n", "a") };
+    check(
+        &Diagnostic::error("W001", "x").at(&past),
+        "error[W001]: x\n --> pipelines.d/shop.toml:2:1\n  |\n2 | \n  | ^\n",
+    );
+    check(&Diagnostic::error("W002", "x").hint("y"), "error[W002]: x\nhint: y\n");
+}
+
+#[test]
+fn lines_that_may_hold_secrets_are_masked() {
+    let masked = |line: &str| mask_line(line);
+    assert_eq!(masked("password = \"hunter2\" # x"), "password = \"*******\" # x");
+    assert_eq!(masked("token = 'env:TOKEN'"), "token = 'env:TOKEN'");
+    assert_eq!(masked("api_key = \"hunter2"), "api_key = \"*******");
+    assert_eq!(masked("secret = hunter2"), "secret = ***");
+    assert_eq!(masked("listen = \"here\""), "listen = \"here\"");
+    let span = span("Token = 'hunter2'", "'hunter2'");
+    let shown = Diagnostic::error("W015", "x").at(&span).to_string();
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn the_nearest_name() {
+    let near = |name| nearest(name, ["aggregate", "every", "by", "inputs"]);
+    assert_eq!(near("agregate"), Some("aggregate"));
+    assert_eq!(near("evry"), Some("every"));
+    assert_eq!(near("input"), Some("inputs"));
+    assert_eq!(near("colour"), None);
+    assert_eq!(near("xy"), None);
+}
