@@ -10,6 +10,8 @@ mod http;
 mod notification;
 pub mod pagerduty;
 pub mod slack;
+#[cfg(test)]
+mod testing;
 pub mod webhook;
 
 use std::time::Duration;

@@ -15,6 +15,7 @@ mod session;
 
 use std::time::Duration;
 
+use base64::Engine;
 use lettre::message::Mailbox;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -195,7 +196,12 @@ impl Email {
             }
         });
         let result = task.await.unwrap_or_else(|e| Err(SendError::transient(e.to_string())));
-        result.map_err(|e| e.redact(&[&secret]))
+        // Servers like to quote the line they refuse: there the password stands encoded.
+        let coded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let user = self.login.as_ref().map_or("", |(user, _)| user.as_str());
+        let (login, plain) = (coded(&secret), coded(&format!("\0{user}\0{secret}")));
+        let secrets: &[&str] = if secret.is_empty() { &[] } else { &[&secret, &login, &plain] };
+        result.map_err(|e| e.redact(secrets))
     }
 }
 

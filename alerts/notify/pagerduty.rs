@@ -133,11 +133,13 @@ fn body(n: &Notification, key: &str, severity: Option<&str>) -> Result<Vec<u8>, 
             "source": source.map_or("weir", String::as_str),
             "severity": severity.or(own).unwrap_or("critical"),
             "timestamp": rfc3339(firing.map_or(n.time, |a| a.starts_at)),
-            "class": common.get("alertname"),
             "custom_details": details(n),
         },
         "links": links(n),
     });
+    if let Some(name) = common.get("alertname") {
+        event["payload"]["class"] = name.as_str().into();
+    }
     let text = serde_json::to_vec(&event).map_err(|e| SendError::permanent(e.to_string()))?;
     if text.len() <= BODY_BYTES_MAX {
         return Ok(text);

@@ -264,10 +264,8 @@ fn content(n: &Notification, bot: bool) -> SlackMessageContent {
         SlackContextBlockElement::MarkDown(foot),
     ])));
     let summaries: Vec<&str> = n.alerts.iter().take(3).map(Notice::summary).collect();
-    let text = escape(&format!("{}: {}", n.title(), summaries.join("; ")));
-    let content = SlackMessageContent::new()
-        .with_text(excerpt(&text, FALLBACK_CHARS_MAX))
-        .with_blocks(blocks);
+    let text = cut(&format!("{}: {}", n.title(), summaries.join("; ")), FALLBACK_CHARS_MAX);
+    let content = SlackMessageContent::new().with_text(text).with_blocks(blocks);
     if !bot {
         return content;
     }
@@ -300,9 +298,21 @@ fn section(alert: &Notice) -> String {
     excerpt(&out, TEXT_CHARS_MAX)
 }
 
-/// Cut first, escaped then: an entity is never torn.
+/// Escaped, and cut to `chars_max` characters of what is sent, never inside of an entity.
 fn cut(text: &str, chars_max: usize) -> String {
-    escape(&excerpt(text, chars_max))
+    let mut out = String::new();
+    let mut room = chars_max.saturating_sub(1);
+    for c in text.chars() {
+        let piece = escape(c.encode_utf8(&mut [0; 4]));
+        let length = piece.chars().count();
+        if length > room {
+            out.push('…');
+            return out;
+        }
+        room -= length;
+        out.push_str(&piece);
+    }
+    out
 }
 
 /// Slack's three control characters.

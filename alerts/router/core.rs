@@ -345,9 +345,9 @@ impl Core {
         // something silences it.
         let mut firing: BTreeSet<AlertKey> =
             told.iter().filter(|k| is_firing(k)).cloned().collect();
-        if current {
-            firing.extend(self.audible(now, group));
-        }
+        let audible = if current { self.audible(now, group) } else { BTreeSet::new() };
+        let repeats = !audible.is_empty();
+        firing.extend(audible);
         let over = group.members.iter().chain(&group.closing).filter(|k| !is_firing(k));
         let known = |k: &&AlertKey| [told, told_resolved, doubt].iter().any(|set| set.contains(*k));
         let resolved: BTreeSet<AlertKey> = over.filter(known).cloned().collect();
@@ -380,7 +380,7 @@ impl Core {
         if !resolved.is_subset(told_resolved) {
             return send(Reason::SomeResolved);
         }
-        if current && now - sent.at >= group.repeat {
+        if repeats && now - sent.at >= group.repeat {
             return send(Reason::Repeat);
         }
         Decision::Nothing
