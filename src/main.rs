@@ -1,1 +1,39 @@
-fn main() {}
+//! The `weir` command: wires the crates together, one file per subcommand.
+
+mod check;
+mod cli;
+mod client;
+mod components;
+mod config;
+mod describe;
+mod engine;
+mod export;
+mod folder;
+mod notify;
+mod reload;
+mod run;
+mod sql;
+mod status;
+mod tap;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Before anything can open a connection: lettre, slack-morphism and reqwest would otherwise
+    // each look for a provider of their own and panic.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("error: the TLS provider was installed twice");
+        return ExitCode::FAILURE;
+    }
+    let cli = cli::Cli::parse();
+    match cli.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Empty: holds the features that the workspace shares (see its manifest).

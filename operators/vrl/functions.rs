@@ -1,0 +1,254 @@
+//! The functions that a program may call: the standard library without what would make the same
+//! input give another output.
+//!
+//! Time and chance come from the journal: `now` is the wall time of the last tick, random
+//! functions derive from the place of the row in the journal and the call's place in the program.
+
+use chrono::{DateTime, Utc};
+use vrl::compiler::prelude::*;
+use vrl::path::{OwnedTargetPath, OwnedValuePath};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Left out, with what to do instead.
+pub(super) const REFUSED: [(&str, &str); 12] = [
+    ("dns_lookup", "programs cannot reach the network"),
+    ("reverse_dns", "programs cannot reach the network"),
+    ("http_request", "programs cannot reach the network"),
+    ("get_env_var", "write `${NAME}` in a string value of the file instead"),
+    ("get_hostname", "the host of a record is its `host.name`"),
+    ("get_timezone_name", "times are UTC; name a time zone where one is needed"),
+    ("parse_syslog", "it takes the year from the clock; the `syslog` source parses lines"),
+    ("parse_klog", "it takes the year from the clock; use `parse_regex` and `parse_timestamp`"),
+    ("parse_linux_authorization", "it takes the year from the clock; use the `syslog` source"),
+    ("random_bytes", "use `random_int`, `random_float`, `random_bool` or `uuid_v4`"),
+    ("uuid_v7", "use `uuid_v4`"),
+    ("log", "rows are seen with `weir tap`"),
+];
+
+/// Hidden metadata that the functions below read.
+pub(super) const NOW: &str = "weir_now";
+/// Offset of the row's entry and index of the row in it.
+pub(super) const SEED: &str = "weir_seed";
+
+/// Every function that a program may call.
+pub(super) fn all() -> Vec<Box<dyn Function>> {
+    let replaced = ["now", "random_bool", "random_float", "random_int", "uuid_v4"];
+    let mut functions = vrl::stdlib::all();
+    functions.retain(|f| {
+        let name = f.identifier();
+        !replaced.contains(&name) && !REFUSED.iter().any(|(refused, _)| *refused == name)
+    });
+    functions.push(Box::new(Now));
+    for chance in [Chance::Bool, Chance::Float, Chance::Int, Chance::Uuid] {
+        functions.push(Box::new(chance));
+    }
+    functions
+}
+
+/// Whether a program may give another result for the same row at another place or time.
+pub(super) fn reads_place_or_time(source: &str) -> bool {
+    ["now", "random_bool", "random_float", "random_int", "uuid_v4"].iter().any(|f| {
+        source.match_indices(f).any(|(at, f)| {
+            source[at + f.len()..].trim_start_matches('!').trim_start().starts_with('(')
+        })
+    })
+}
+
+fn metadata(ctx: &Context, name: &str) -> Option<Value> {
+    let path = OwnedTargetPath::metadata(OwnedValuePath::root().with_field_appended(name));
+    ctx.target().target_get(&path).ok().flatten().cloned()
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Now;
+
+impl Function for Now {
+    fn identifier(&self) -> &'static str {
+        "now"
+    }
+
+    fn usage(&self) -> &'static str {
+        "Returns the wall time of the last tick."
+    }
+
+    fn category(&self) -> &'static str {
+        Category::Timestamp.as_ref()
+    }
+
+    fn return_kind(&self) -> u16 {
+        kind::TIMESTAMP
+    }
+
+    fn examples(&self) -> &'static [Example] {
+        &[]
+    }
+
+    fn compile(
+        &self,
+        _state: &TypeState,
+        _ctx: &mut FunctionCompileContext,
+        _arguments: ArgumentList,
+    ) -> Compiled {
+        Ok(NowFn.as_expr())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct NowFn;
+
+impl FunctionExpression for NowFn {
+    fn resolve(&self, ctx: &mut Context) -> Resolved {
+        let nanos = match metadata(ctx, NOW) {
+            Some(Value::Integer(nanos)) => nanos,
+            _ => 0,
+        };
+        Ok(Value::Timestamp(time(nanos)))
+    }
+
+    fn type_def(&self, _state: &TypeState) -> TypeDef {
+        TypeDef::timestamp()
+    }
+}
+
+/// UTC nanoseconds as chrono has it.
+pub(super) fn time(nanos: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_nanos(nanos)
+}
+
+/// The functions of chance.
+#[derive(Clone, Copy, Debug)]
+enum Chance {
+    Bool,
+    Float,
+    Int,
+    Uuid,
+}
+
+impl Function for Chance {
+    fn identifier(&self) -> &'static str {
+        match self {
+            Self::Bool => "random_bool",
+            Self::Float => "random_float",
+            Self::Int => "random_int",
+            Self::Uuid => "uuid_v4",
+        }
+    }
+
+    fn usage(&self) -> &'static str {
+        "Derived from the place of the row in the journal: the same row gives the same value."
+    }
+
+    fn category(&self) -> &'static str {
+        Category::Random.as_ref()
+    }
+
+    fn return_kind(&self) -> u16 {
+        match self {
+            Self::Bool => kind::BOOLEAN,
+            Self::Float => kind::FLOAT,
+            Self::Int => kind::INTEGER,
+            Self::Uuid => kind::BYTES,
+        }
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        const INT: &[Parameter] = &[
+            Parameter::required("min", kind::INTEGER, "Minimum value (inclusive)."),
+            Parameter::required("max", kind::INTEGER, "Maximum value (exclusive)."),
+        ];
+        const FLOAT: &[Parameter] = &[
+            Parameter::required("min", kind::FLOAT, "Minimum value (inclusive)."),
+            Parameter::required("max", kind::FLOAT, "Maximum value (exclusive)."),
+        ];
+        match self {
+            Self::Int => INT,
+            Self::Float => FLOAT,
+            Self::Bool | Self::Uuid => &[],
+        }
+    }
+
+    fn examples(&self) -> &'static [Example] {
+        &[]
+    }
+
+    fn compile(
+        &self,
+        _state: &TypeState,
+        ctx: &mut FunctionCompileContext,
+        arguments: ArgumentList,
+    ) -> Compiled {
+        let bounds = match self {
+            Self::Int | Self::Float => {
+                Some((arguments.required("min"), arguments.required("max")))
+            }
+            Self::Bool | Self::Uuid => None,
+        };
+        let place = ctx.span().start() as u64;
+        Ok(ChanceFn { chance: *self, bounds, place }.as_expr())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct ChanceFn {
+    chance: Chance,
+    bounds: Option<(Box<dyn Expression>, Box<dyn Expression>)>,
+    /// Where the call stands, so that two calls of a row differ.
+    place: u64,
+}
+
+impl ChanceFn {
+    fn draw(&self, ctx: &Context, nth: u64) -> u64 {
+        let seed = match metadata(ctx, SEED) {
+            Some(Value::Bytes(bytes)) => bytes,
+            _ => Bytes::new(),
+        };
+        xxh3_64_with_seed(&seed, self.place.wrapping_mul(2).wrapping_add(nth))
+    }
+}
+
+/// 53 bits of a draw as a double in [0, 1).
+fn unit(draw: u64) -> f64 {
+    (draw >> 11) as f64 / (1u64 << 53) as f64
+}
+
+impl FunctionExpression for ChanceFn {
+    fn resolve(&self, ctx: &mut Context) -> Resolved {
+        let bounds = match &self.bounds {
+            Some((min, max)) => Some((min.resolve(ctx)?, max.resolve(ctx)?)),
+            None => None,
+        };
+        let draw = self.draw(ctx, 0);
+        match (self.chance, bounds) {
+            (Chance::Int, Some((Value::Integer(min), Value::Integer(max)))) if min < max => {
+                let span = (i128::from(max) - i128::from(min)) as u128;
+                // A draw of 64 bits scaled to the span: bias below 2^-64 of it.
+                let offset = (u128::from(draw) * span) >> 64;
+                Ok(Value::Integer((i128::from(min) + offset as i128) as i64))
+            }
+            (Chance::Float, Some((Value::Float(min), Value::Float(max)))) if min < max => {
+                let value = min.into_inner() + (max - min).into_inner() * unit(draw);
+                Ok(Value::from_f64_or_zero(value))
+            }
+            (Chance::Int | Chance::Float, _) => Err("max must be greater than min".into()),
+            (Chance::Bool, _) => Ok(Value::Boolean(draw & 1 == 1)),
+            (Chance::Uuid, _) => {
+                let bits = (u128::from(draw) << 64) | u128::from(self.draw(ctx, 1));
+                // RFC 9562, section 5.4: version 4, variant 10.
+                let bits = (bits & !(0xf << 76)) | (0x4 << 76);
+                let bits = (bits & !(0x3 << 62)) | (0x2 << 62);
+                let hex = format!("{bits:032x}");
+                let uuid = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+                Ok(Value::from(uuid.join("-")))
+            }
+        }
+    }
+
+    fn type_def(&self, _state: &TypeState) -> TypeDef {
+        match self.chance {
+            Chance::Bool => TypeDef::boolean(),
+            Chance::Float => TypeDef::float().fallible(),
+            Chance::Int => TypeDef::integer().fallible(),
+            Chance::Uuid => TypeDef::bytes(),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The plain run: row by row. It is the reference that faster ways are tested against.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::{Field, Schema};
+use vrl::compiler::state::RuntimeState;
+use vrl::value::{KeyString, ObjectMap, Value};
+use weir_pipeline::batch::{Batch, Keys, Run};
+use weir_pipeline::component::{OperatorError, Output};
+use weir_pipeline::signal::{ATTRIBUTES, META_JSON};
+
+use super::entities::{Entities, first_misfit};
+use super::functions::{NOW, SEED, time};
+use super::program::{Compiled, End};
+use super::row::{Changes, Result as Left, Row};
+use super::values::{Cell, Columns, column};
+
+/// One row of the output.
+struct OutRow {
+    /// The row it was made from.
+    from: usize,
+    changes: Changes,
+    /// Columns without a change are NULL, not as before.
+    cleared: bool,
+}
+
+/// Runs the program on every row of `batch`.
+pub(super) fn process(
+    program: &Compiled,
+    entities: &mut Entities,
+    batch: &Batch,
+    out: &mut Output,
+) -> Result<(), OperatorError> {
+    let columns = Columns::of_batch(batch);
+    let mut state = RuntimeState::default();
+    let mut kept = Vec::with_capacity(batch.num_rows());
+    let mut failed = vec![false; batch.num_rows()];
+    let mut errors = Vec::new();
+    let mut index = 0;
+    for run in batch.runs().iter() {
+        for in_run in 0..run.rows {
+            let metadata = metadata(program, batch, run, in_run, out.now);
+            let mut row = Row::new(&columns, index, &program.slots, metadata);
+            let result = match program.run(&mut row, &mut state) {
+                End::Done => rows_of(row.finish(), index, batch, &columns),
+                End::Aborted => {
+                    out.dropped += 1;
+                    Ok(Vec::new())
+                }
+                End::Failed(error) => Err(error),
+            };
+            match result {
+                Ok(rows) => kept.extend(rows),
+                Err(error) => {
+                    failed[index] = true;
+                    errors.push(error);
+                }
+            }
+            index += 1;
+        }
+    }
+    if !errors.is_empty() {
+        out.reject(batch.filter(&BooleanArray::from(failed))?, errors);
+    }
+    if !kept.is_empty() {
+        out.emit(build(batch, &columns, entities, &kept)?);
+    }
+    Ok(())
+}
+
+/// What stands under `%`, and what `now` and the functions of chance read.
+fn metadata(program: &Compiled, batch: &Batch, run: &Run, in_run: usize, now: i64) -> Value {
+    if !program.place_or_time {
+        return Value::Null;
+    }
+    let mut seed = run.offset.to_le_bytes().to_vec();
+    seed.extend((in_run as u64).to_le_bytes());
+    let fields = [
+        ("tenant", Value::from(&**batch.tenant())),
+        ("source", Value::from(&*run.source)),
+        ("received", Value::Timestamp(time(run.received))),
+        ("position", Value::Integer(i64::try_from(run.offset).unwrap_or(i64::MAX))),
+        (NOW, Value::Integer(now)),
+        (SEED, Value::Bytes(seed.into())),
+    ];
+    let fields = fields.into_iter().map(|(name, value)| (KeyString::from(name), value));
+    Value::Object(fields.collect::<ObjectMap>())
+}
+
+/// The rows that one row became: itself, or those of an array assigned to `.`.
+fn rows_of(
+    left: Left<'_>,
+    from: usize,
+    batch: &Batch,
+    columns: &Columns,
+) -> Result<Vec<OutRow>, OperatorError> {
+    let rows = match left {
+        Left::Changed { mut changes, cleared } => {
+            out_of_overflow(&mut changes, columns, from);
+            vec![OutRow { from, changes, cleared }]
+        }
+        Left::Root(Value::Array(items), _) => {
+            let row = |item| match item {
+                Value::Object(object) => {
+                    let mut changes = Changes::new();
+                    flatten("", object, &mut changes);
+                    Ok(OutRow { from, changes, cleared: true })
+                }
+                other => Err(not_a_row(&other)),
+            };
+            items.into_iter().map(row).collect::<Result<_, _>>()?
+        }
+        Left::Root(other, _) => return Err(not_a_row(&other)),
+    };
+    let misfit = rows.iter().find_map(|r| first_misfit(batch.signal(), &r.changes));
+    match misfit {
+        Some(reason) => Err(OperatorError::new(reason)),
+        None => Ok(rows),
+    }
+}
+
+fn not_a_row(value: &Value) -> OperatorError {
+    OperatorError::new(format!("a row is an object, not {}", value.kind_str()))
+}
+
+/// A name that stood only in the JSON column `attributes` and was set or deleted must not be read
+/// from there any more.
+fn out_of_overflow(changes: &mut Changes, columns: &Columns, row: usize) {
+    let moved: Vec<String> =
+        changes.keys().filter(|n| columns.in_overflow(n)).cloned().collect();
+    if moved.is_empty() || changes.contains_key(ATTRIBUTES) {
+        return;
+    }
+    if let Some(Value::Object(mut object)) = columns.value(ATTRIBUTES, row) {
+        moved.iter().for_each(|name| drop(object.remove(name.as_str())));
+        let rest = (!object.is_empty()).then_some(Value::Object(object));
+        changes.insert(ATTRIBUTES.to_owned(), rest);
+    }
+}
+
+fn flatten(prefix: &str, object: ObjectMap, changes: &mut Changes) {
+    for (key, value) in object {
+        let name = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Object(inner) => flatten(&name, inner, changes),
+            value => {
+                changes.insert(name, Some(value));
+            }
+        }
+    }
+}
+
+fn build(
+    batch: &Batch,
+    columns: &Columns,
+    entities: &mut Entities,
+    kept: &[OutRow],
+) -> Result<Batch, OperatorError> {
+    let touched = touched(batch, kept);
+    let same = kept.len() == batch.num_rows();
+    let indices = UInt32Array::from_iter_values(kept.iter().map(|r| r.from as u32));
+    let mut fields: Vec<Arc<Field>> = Vec::new();
+    let mut arrays: Vec<ArrayRef> = Vec::new();
+    let schema = batch.rows().schema();
+    for (field, array) in schema.fields().iter().zip(batch.rows().columns()) {
+        if !touched.contains(field.name()) {
+            fields.push(field.clone());
+            arrays.push(if same { array.clone() } else { take(array, &indices, None)? });
+        }
+    }
+    for name in &touched {
+        let cells: Vec<Cell<'_>> = kept
+            .iter()
+            .map(|row| match row.changes.get(name) {
+                Some(value) => Cell::Set(value.as_ref()),
+                None if row.cleared => Cell::Set(None),
+                None => Cell::Before(row.from),
+            })
+            .collect();
+        let before = batch.array(name);
+        let was_json = columns.is_json(name)
+            || schema.field_with_name(name).is_ok_and(|f| f.metadata().contains_key(META_JSON));
+        let (field, array) = column(batch.signal(), name, before.as_ref(), was_json, &cells);
+        // A column without a value is none; the time of a row is always there.
+        if array.null_count() < array.len() || name == "timestamp" {
+            fields.push(Arc::new(field));
+            arrays.push(array);
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(kept.len()));
+    let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
+    let keys = match batch.entities() {
+        None => None,
+        Some(keys) => Some(entities_of(keys, entities, &indices, &touched)?),
+    };
+    Ok(Batch::new(
+        batch.signal().clone(),
+        batch.tenant().clone(),
+        rows,
+        keys,
+        runs(batch, kept),
+    )?)
+}
+
+/// Names of the columns that change: those set or deleted, and all where a row was replaced.
+fn touched(batch: &Batch, kept: &[OutRow]) -> BTreeSet<String> {
+    let mut touched: BTreeSet<String> =
+        kept.iter().flat_map(|r| r.changes.keys().cloned()).collect();
+    if kept.iter().any(|r| r.cleared) {
+        touched.extend(batch.names().into_iter().map(|(name, _)| name.to_string()));
+    }
+    touched
+}
+
+/// Names that rows now say themselves leave their entities.
+fn entities_of(
+    keys: &Keys,
+    entities: &mut Entities,
+    indices: &UInt32Array,
+    touched: &BTreeSet<String>,
+) -> Result<Keys, OperatorError> {
+    let new = UInt32Array::from_iter_values(
+        indices.values().iter().map(|&i| keys.keys.value(i as usize)),
+    );
+    let keys = Keys { keys: new, table: keys.table.clone() };
+    let lost: Vec<String> = touched.iter().filter(|n| keys.table.has(n)).cloned().collect();
+    if lost.is_empty() { Ok(keys) } else { entities.without(&keys, &lost) }
+}
+
+fn runs(batch: &Batch, kept: &[OutRow]) -> Arc<[Run]> {
+    let mut rest = kept.iter().peekable();
+    let mut end = 0;
+    let mut runs = Vec::new();
+    for run in batch.runs().iter() {
+        end += run.rows;
+        let mut rows = 0;
+        while rest.next_if(|r| r.from < end).is_some() {
+            rows += 1;
+        }
+        if rows > 0 {
+            runs.push(Run { rows, ..run.clone() });
+        }
+    }
+    runs.into()
+}

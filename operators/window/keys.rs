@@ -1,0 +1,384 @@
+//! Group keys: values of the group columns as bytes that compare as the values do.
+//!
+//! The order is NULL, booleans, numbers, times, text; a whole number and a double of one value are
+//! one key. Keys stand in the state as these bytes.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray,
+    TimestampNanosecondArray, new_null_array,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampNanosecondType};
+use hashbrown::HashMap;
+use weir_pipeline::batch::Batch;
+use weir_pipeline::component::OperatorError;
+use weir_pipeline::entity::{EntityTable, Value, double_text};
+use weir_pipeline::expression::Expression;
+use weir_pipeline::signal;
+
+/// Values of all group columns of one group.
+pub(super) type Key = Arc<[u8]>;
+
+const NULL: u8 = 0;
+const BOOL: u8 = 1;
+const NUMBER: u8 = 2;
+const TIME: u8 = 3;
+const TEXT: u8 = 4;
+
+/// One decoded value.
+#[derive(Clone, Debug, PartialEq)]
+enum Part {
+    Null,
+    Bool(bool),
+    /// A double, and what a whole number is more than it.
+    Number(f64, i16),
+    Time(i64),
+    Text(String),
+}
+
+fn put_number(out: &mut Vec<u8>, double: f64, rest: i16) {
+    // One zero, one NaN (the largest).
+    let double = if double.is_nan() { f64::NAN.abs() } else { double + 0.0 };
+    let bits = double.to_bits();
+    let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
+    out.push(NUMBER);
+    out.extend(ordered.to_be_bytes());
+    out.extend(((rest as u16) ^ 0x8000).to_be_bytes());
+}
+
+fn put_int(out: &mut Vec<u8>, i: i64) {
+    let double = i as f64;
+    // At most half the distance of neighbouring doubles below 2^63, which is 512.
+    let rest = i128::from(i) - double as i128;
+    put_number(out, double, rest as i16);
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.push(TEXT);
+    for &byte in text.as_bytes() {
+        out.push(byte);
+        if byte == 0 {
+            out.push(0xff);
+        }
+    }
+    out.extend([0, 0]);
+}
+
+fn put_value(out: &mut Vec<u8>, value: Option<&Value>) {
+    match value {
+        None => out.push(NULL),
+        Some(Value::Bool(v)) => out.extend([BOOL, u8::from(*v)]),
+        Some(Value::Int(v)) => put_int(out, *v),
+        Some(Value::Double(v)) => put_number(out, *v, 0),
+        Some(Value::Text(v) | Value::Json(v)) => put_text(out, v),
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*first)
+}
+
+/// The next value of a key; `None` if the bytes are no key.
+fn part(bytes: &mut &[u8]) -> Option<Part> {
+    let [tag] = take::<1>(bytes)?;
+    Some(match tag {
+        NULL => Part::Null,
+        BOOL => Part::Bool(take::<1>(bytes)? == [1]),
+        NUMBER => {
+            let ordered = u64::from_be_bytes(take(bytes)?);
+            let bits = if ordered >> 63 == 1 { ordered & !(1 << 63) } else { !ordered };
+            let rest = (u16::from_be_bytes(take(bytes)?) ^ 0x8000) as i16;
+            Part::Number(f64::from_bits(bits), rest)
+        }
+        TIME => Part::Time((u64::from_be_bytes(take(bytes)?) ^ (1 << 63)) as i64),
+        TEXT => {
+            let mut text = Vec::new();
+            loop {
+                match take::<1>(bytes)? {
+                    [0] => match take::<1>(bytes)? {
+                        [0] => break,
+                        _ => text.push(0),
+                    },
+                    [byte] => text.push(byte),
+                }
+            }
+            Part::Text(String::from_utf8(text).ok()?)
+        }
+        _ => return None,
+    })
+}
+
+/// The whole number that a number is, if it is one of 64 bits.
+fn whole(double: f64, rest: i16) -> Option<i64> {
+    if double.fract() != 0.0 || double.abs() > 1e19 {
+        return None;
+    }
+    i64::try_from(double as i128 + i128::from(rest)).ok()
+}
+
+/// The column at `index` of the group columns of `keys`: as `known`, else the narrowest of bool,
+/// int, double, time and text that holds all of its values.
+pub(super) fn column(
+    keys: &[Key],
+    index: usize,
+    known: Option<&DataType>,
+) -> Result<ArrayRef, OperatorError> {
+    let decode = |key: &Key| {
+        let mut bytes = &key[..];
+        (0..index).try_for_each(|_| part(&mut bytes).map(drop))?;
+        part(&mut bytes)
+    };
+    let parts: Option<Vec<Part>> = keys.iter().map(decode).collect();
+    let parts = parts.ok_or_else(|| OperatorError::new("malformed group key"))?;
+    let all = |f: fn(&Part) -> bool| parts.iter().all(|p| *p == Part::Null || f(p));
+    let data_type = match known {
+        Some(
+            t @ (DataType::Boolean
+            | DataType::Int64
+            | DataType::Float64
+            | DataType::Utf8
+            | DataType::Timestamp(..)),
+        ) => t.clone(),
+        Some(_) => DataType::Utf8,
+        None if all(|_| false) => return Ok(new_null_array(&DataType::Utf8, keys.len())),
+        None if all(|p| matches!(p, Part::Bool(_))) => DataType::Boolean,
+        None if all(|p| matches!(p, Part::Number(d, r) if whole(*d, *r).is_some())) => {
+            DataType::Int64
+        }
+        None if all(|p| matches!(p, Part::Number(..))) => DataType::Float64,
+        None if all(|p| matches!(p, Part::Time(_))) => signal::timestamp(),
+        None => DataType::Utf8,
+    };
+    Ok(match data_type {
+        DataType::Boolean => Arc::new(BooleanArray::from_iter(parts.iter().map(|p| match p {
+            Part::Bool(v) => Some(*v),
+            _ => None,
+        }))),
+        DataType::Int64 => Arc::new(Int64Array::from_iter(parts.iter().map(|p| match p {
+            Part::Number(d, r) => whole(*d, *r),
+            _ => None,
+        }))),
+        DataType::Float64 => Arc::new(Float64Array::from_iter(parts.iter().map(|p| match p {
+            Part::Number(d, _) => Some(*d),
+            _ => None,
+        }))),
+        DataType::Timestamp(..) => {
+            let times = parts.iter().map(|p| match p {
+                Part::Time(t) => Some(*t),
+                _ => None,
+            });
+            Arc::new(TimestampNanosecondArray::from_iter(times).with_timezone("UTC"))
+        }
+        _ => Arc::new(StringArray::from_iter(parts.into_iter().map(text))),
+    })
+}
+
+fn text(part: Part) -> Option<String> {
+    Some(match part {
+        Part::Null => return None,
+        Part::Bool(v) => v.to_string(),
+        Part::Number(d, r) => whole(d, r).map_or_else(|| double_text(d), |i| i.to_string()),
+        Part::Time(t) => t.to_string(),
+        Part::Text(t) => t,
+    })
+}
+
+/// The groups of the rows of one batch.
+pub(super) struct Groups {
+    /// Index into `keys` of each row.
+    pub(super) rows: Vec<u32>,
+    /// The distinct keys, in order of first appearance.
+    pub(super) keys: Vec<Key>,
+}
+
+/// Finds the groups of batches, remembering those of entities.
+#[derive(Debug, Default)]
+pub(super) struct Grouper {
+    /// Keys by entity of a few tables, most recently used first.
+    tables: Vec<(u64, Vec<Key>)>,
+}
+
+/// Entity tables whose keys are remembered.
+const TABLES_MAX: usize = 8;
+
+impl Grouper {
+    /// The groups of `batch` by `expressions`; also the rows for which one fails (their group is
+    /// meaningless).
+    pub(super) fn groups(
+        &mut self,
+        expressions: &[Expression],
+        batch: &Batch,
+    ) -> Result<(Groups, Vec<(usize, OperatorError)>), OperatorError> {
+        let rows = batch.num_rows();
+        if expressions.is_empty() {
+            let key: Key = Arc::from([]);
+            return Ok((Groups { rows: vec![0; rows], keys: vec![key] }, Vec::new()));
+        }
+        if let Some(groups) = self.by_entity(expressions, batch) {
+            return Ok((groups, Vec::new()));
+        }
+        let mut errors = Vec::new();
+        let mut arrays = Vec::new();
+        for expression in expressions {
+            let evaluated = expression.evaluate_each(batch)?;
+            errors.extend(evaluated.errors);
+            arrays.push(Plain::new(&evaluated.values)?);
+        }
+        let mut known: HashMap<Key, u32> = HashMap::new();
+        let mut keys: Vec<Key> = Vec::new();
+        let mut bytes = Vec::new();
+        let rows = (0..rows)
+            .map(|row| {
+                bytes.clear();
+                arrays.iter().for_each(|a| a.put(&mut bytes, row));
+                if let Some(&group) = known.get(&bytes[..]) {
+                    return group;
+                }
+                let key: Key = Arc::from(&bytes[..]);
+                let group = keys.len() as u32;
+                keys.push(key.clone());
+                known.insert(key, group);
+                group
+            })
+            .collect();
+        Ok((Groups { rows, keys }, errors))
+    }
+
+    /// Groups by plain entity columns: made once per entity, from its own values.
+    fn by_entity(&mut self, expressions: &[Expression], batch: &Batch) -> Option<Groups> {
+        let names: Vec<&str> =
+            expressions.iter().map(Expression::as_column).collect::<Option<_>>()?;
+        if !expressions.iter().all(|e| e.by_entity(batch)) {
+            return None;
+        }
+        let entities = batch.entities()?;
+        let of_entity = self.of_table(&entities.table, &names);
+        let mut known: HashMap<Key, u32> = HashMap::new();
+        let mut by_entity: HashMap<u32, u32> = HashMap::new();
+        let mut keys: Vec<Key> = Vec::new();
+        let rows = entities.keys.values().iter().map(|entity| {
+            *by_entity.entry(*entity).or_insert_with(|| {
+                let key = &of_entity[*entity as usize];
+                *known.entry(key.clone()).or_insert_with(|| {
+                    keys.push(key.clone());
+                    keys.len() as u32 - 1
+                })
+            })
+        });
+        let rows = rows.collect();
+        Some(Groups { rows, keys })
+    }
+
+    fn of_table(&mut self, table: &EntityTable, names: &[&str]) -> &[Key] {
+        let place = self.tables.iter().position(|(id, _)| *id == table.id());
+        let mut keys = place.map_or_else(Vec::new, |i| self.tables.remove(i).1);
+        let mut bytes = Vec::new();
+        for entity in table.since(keys.len()) {
+            bytes.clear();
+            names.iter().for_each(|name| put_value(&mut bytes, entity.get(name)));
+            // Entities of one group mostly follow each other: then they share the key.
+            match keys.last() {
+                Some(last) if **last == bytes[..] => keys.push(last.clone()),
+                _ => keys.push(Arc::from(&bytes[..])),
+            }
+        }
+        self.tables.insert(0, (table.id(), keys));
+        self.tables.truncate(TABLES_MAX);
+        &self.tables[0].1
+    }
+}
+
+/// An array of one of the types that keys are made of.
+enum Plain {
+    Bool(BooleanArray),
+    Int(Int64Array),
+    Double(Float64Array),
+    Time(TimestampNanosecondArray),
+    Text(StringArray),
+}
+
+impl Plain {
+    fn new(values: &ArrayRef) -> Result<Self, OperatorError> {
+        Ok(match values.data_type() {
+            DataType::Boolean => Self::Bool(values.as_boolean().clone()),
+            DataType::Int64 => Self::Int(values.as_primitive::<Int64Type>().clone()),
+            DataType::Float64 => Self::Double(values.as_primitive::<Float64Type>().clone()),
+            t if *t == signal::timestamp() => {
+                Self::Time(values.as_primitive::<TimestampNanosecondType>().clone())
+            }
+            DataType::Utf8 => Self::Text(values.as_string::<i32>().clone()),
+            _ => Self::Text(cast(values, &DataType::Utf8)?.as_string::<i32>().clone()),
+        })
+    }
+
+    fn put(&self, out: &mut Vec<u8>, row: usize) {
+        match self {
+            Self::Bool(a) if a.is_valid(row) => out.extend([BOOL, u8::from(a.value(row))]),
+            Self::Int(a) if a.is_valid(row) => put_int(out, a.value(row)),
+            Self::Double(a) if a.is_valid(row) => put_number(out, a.value(row), 0),
+            Self::Time(a) if a.is_valid(row) => {
+                out.push(TIME);
+                out.extend((a.value(row) as u64 ^ (1 << 63)).to_be_bytes());
+            }
+            Self::Text(a) if a.is_valid(row) => put_text(out, a.value(row)),
+            _ => out.push(NULL),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes(value: &Option<Value>) -> Key {
+        let mut out = Vec::new();
+        put_value(&mut out, value.as_ref());
+        out.into()
+    }
+
+    #[test]
+    fn order() {
+        let texts = ["", "\0", "\0\0", "\0a", "a", "a\0", "ab", "b"];
+        let numbers = [f64::NEG_INFINITY, -1e300, -1.5, -1.0];
+        let mut values = vec![None, Some(Value::Bool(false)), Some(Value::Bool(true))];
+        values.extend(numbers.map(|d| Some(Value::Double(d))));
+        values.extend([0, 1, (1 << 53) - 1, 1 << 53, (1 << 53) + 1].map(|i| Some(Value::Int(i))));
+        values.extend([i64::MAX - 1, i64::MAX].map(|i| Some(Value::Int(i))));
+        values.extend([1e30, f64::INFINITY, f64::NAN].map(|d| Some(Value::Double(d))));
+        values.extend(texts.map(|t| Some(Value::Text(t.into()))));
+        for pair in values.windows(2) {
+            assert!(bytes(&pair[0]) < bytes(&pair[1]), "{pair:?}");
+        }
+        assert_eq!(bytes(&Some(Value::Int(1))), bytes(&Some(Value::Double(1.0))));
+        assert_eq!(bytes(&Some(Value::Double(0.0))), bytes(&Some(Value::Double(-0.0))));
+    }
+
+    proptest! {
+        #[test]
+        fn ints_and_texts_come_back(ints in proptest::collection::vec(any::<i64>(), 1..9),
+                                    text in "\\PC{0,9}\0?\\PC{0,3}") {
+            let keys: Vec<Key> = ints.iter().map(|i| {
+                let mut out = Vec::new();
+                put_text(&mut out, &text);
+                put_int(&mut out, *i);
+                out.into()
+            }).collect();
+            let back = column(&keys, 1, None).unwrap();
+            prop_assert_eq!(back.as_primitive::<Int64Type>().values().to_vec(), ints);
+            let back = column(&keys, 0, None).unwrap();
+            prop_assert!(back.as_string::<i32>().iter().all(|t| t == Some(text.as_str())));
+        }
+
+        #[test]
+        fn any_bytes(bytes in proptest::collection::vec(0u8..8, 0..30)) {
+            let _ = column(&[bytes.into()], 1, None);
+        }
+    }
+}

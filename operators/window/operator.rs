@@ -1,0 +1,397 @@
+//! The running window operator.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampNanosecondArray, UInt32Array,
+};
+use arrow::compute;
+use arrow::datatypes::{DataType, Field, Schema, TimestampNanosecondType};
+use weir_pipeline::batch::{Batch, Run, TENANT};
+use weir_pipeline::component::{Operator, OperatorError, Output, Tick};
+use weir_pipeline::expression::{Aggregate, Call, Expression};
+use weir_pipeline::signal::timestamp;
+
+use super::keys::{self, Grouper, Key};
+use super::state::{Input, Open, get, get_u64, put};
+use super::{END, START, Shape, TIMESTAMP};
+use crate::filter::only;
+
+/// Windows open at once, of all stretches of time that rows are stamped with.
+const OPEN_MAX: usize = 10_000;
+
+/// A row stamped later than this after it was received is in no window.
+const AHEAD_MAX: i64 = 600_000_000_000;
+
+/// Version of the state.
+const VERSION: u8 = 1;
+
+/// The type of a group column where planning knows it: what keys cannot hold becomes text.
+pub(super) fn group_type(expression: &Expression) -> Option<DataType> {
+    Some(match expression.data_type()? {
+        t @ (DataType::Boolean | DataType::Int64 | DataType::Float64 | DataType::Timestamp(..)) => {
+            t.clone()
+        }
+        _ => DataType::Utf8,
+    })
+}
+
+/// Open windows of all groups.
+pub(super) struct Window {
+    shape: Arc<Shape>,
+    group_by: Vec<Expression>,
+    grouper: Grouper,
+    /// Windows that end here or before are emitted.
+    closed: i64,
+    /// By start.
+    open: BTreeMap<i64, Open>,
+    /// Groups and the end of the last window in which they had rows, for `emit_empty`.
+    seen: BTreeMap<Key, i64>,
+}
+
+/// What became of a row.
+enum Place {
+    /// In the windows from this start on, backwards.
+    In(i64),
+    Late,
+    Wrong(&'static str),
+}
+
+impl Window {
+    pub(super) fn new(shape: Arc<Shape>) -> Self {
+        Self {
+            group_by: shape.group_by.iter().map(|(_, e)| e.clone()).collect(),
+            shape,
+            grouper: Grouper::default(),
+            closed: i64::MIN,
+            open: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    fn calls(shape: &Shape) -> Vec<&Call> {
+        shape.aggregates.iter().flat_map(|(_, a)| a.calls()).collect()
+    }
+
+    /// The last window that holds `time`.
+    fn place(&self, time: Option<i64>, received: i64) -> Place {
+        let Shape { every, over, .. } = *self.shape;
+        let Some(time) = time else { return Place::Wrong("the row has no timestamp") };
+        if time > received.saturating_add(AHEAD_MAX) {
+            return Place::Wrong("the row is stamped more than 10 minutes after it was received");
+        }
+        let start = time.checked_sub(time.rem_euclid(every));
+        let first = start.and_then(|s| s.checked_sub(over));
+        match (start, first, start.and_then(|s| s.checked_add(over))) {
+            (Some(_), Some(_), Some(end)) if end <= self.closed => Place::Late,
+            (Some(start), Some(_), Some(_)) => Place::In(start),
+            _ => Place::Wrong("the timestamp is out of range"),
+        }
+    }
+
+    /// Sends late and impossible rows on their way and gives back the others with their windows.
+    fn sort(&self, batch: Batch, out: &mut Output) -> Result<(Batch, Vec<i64>), OperatorError> {
+        let times = batch.array(TIMESTAMP).ok_or_else(|| OperatorError::new("no `timestamp`"))?;
+        let times = compute::cast(&times, &timestamp())?;
+        let times: &TimestampNanosecondArray = times.as_primitive::<TimestampNanosecondType>();
+        let received = batch.runs().iter().flat_map(|r| std::iter::repeat_n(r.received, r.rows));
+        let (mut good, mut late, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut starts, mut reasons) = (Vec::new(), Vec::new());
+        for (row, received) in received.enumerate() {
+            match self.place(times.is_valid(row).then(|| times.value(row)), received) {
+                Place::In(start) => {
+                    good.push(row);
+                    starts.push(start);
+                }
+                Place::Late => late.push(row),
+                Place::Wrong(reason) => {
+                    wrong.push(row);
+                    reasons.push(OperatorError::new(reason));
+                }
+            }
+        }
+        let rows = batch.num_rows();
+        if good.len() == rows {
+            return Ok((batch, starts));
+        }
+        out.emit_to("late", batch.filter(&only(&late, rows))?);
+        out.reject(batch.filter(&only(&wrong, rows))?, reasons);
+        Ok((batch.filter(&only(&good, rows))?, starts))
+    }
+
+    /// Takes rows that are in at least one open window.
+    fn take(
+        &mut self,
+        batch: Batch,
+        starts: Vec<i64>,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        let shape = self.shape.clone();
+        let calls = Self::calls(&shape);
+        let (groups, mut errors) = self.grouper.groups(&self.group_by, &batch)?;
+        let mut inputs = Vec::with_capacity(calls.len());
+        for call in &calls {
+            let evaluated = call.evaluate(&batch)?;
+            errors.extend(evaluated.errors);
+            let filter = call.filter(&batch)?.map(|(mask, failed)| {
+                errors.extend(failed);
+                mask
+            });
+            inputs.push(Input { values: evaluated.values, filter });
+        }
+        if !errors.is_empty() {
+            return self.without(batch, starts, errors, out);
+        }
+        let mut refused: BTreeMap<usize, &'static str> = BTreeMap::new();
+        let mut rows: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        for (row, &last) in starts.iter().enumerate() {
+            let mut start = last;
+            while start + shape.over > self.closed && start > last - shape.over {
+                if let Some(rows) = rows.get_mut(&start) {
+                    rows.push(row as u32);
+                } else if self.open.contains_key(&start) || self.open.len() < OPEN_MAX {
+                    self.open.entry(start).or_insert_with(|| Open::new(calls.len()));
+                    rows.insert(start, vec![row as u32]);
+                } else {
+                    refused.insert(row, "too many windows are open");
+                }
+                start -= shape.every;
+            }
+        }
+        for (start, rows) in rows {
+            let Some(window) = self.open.get_mut(&start) else { continue };
+            let mut indices: Vec<Option<Option<usize>>> = vec![None; groups.keys.len()];
+            let (mut kept, mut of) = (Vec::with_capacity(rows.len()), Vec::new());
+            for row in rows {
+                let group = groups.rows[row as usize] as usize;
+                let index = *indices[group]
+                    .get_or_insert_with(|| window.group(&groups.keys[group], shape.groups_max));
+                match index {
+                    Some(index) => {
+                        kept.push(row);
+                        of.push(index);
+                    }
+                    None => {
+                        refused.insert(row as usize, "the window has `max_groups` other groups");
+                    }
+                }
+            }
+            let full = window.update(&calls, &inputs, &UInt32Array::from(kept), &of)?;
+            for row in full {
+                refused.insert(row as usize, "the window holds too many distinct values");
+            }
+        }
+        let (rows, reasons): (Vec<usize>, Vec<&str>) = refused.into_iter().unzip();
+        let reasons = reasons.into_iter().map(OperatorError::new).collect();
+        if !rows.is_empty() {
+            out.reject(batch.filter(&only(&rows, batch.num_rows()))?, reasons);
+        }
+        Ok(())
+    }
+
+    /// Rejects the rows for which an expression failed, and takes the others.
+    fn without(
+        &mut self,
+        batch: Batch,
+        starts: Vec<i64>,
+        errors: Vec<(usize, OperatorError)>,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        let mut first: BTreeMap<usize, OperatorError> = BTreeMap::new();
+        for (row, e) in errors {
+            first.entry(row).or_insert(e);
+        }
+        let (bad, reasons): (Vec<usize>, Vec<OperatorError>) = first.into_iter().unzip();
+        let mask = only(&bad, batch.num_rows());
+        let good = BooleanArray::from_iter(mask.iter().map(|bad| Some(bad != Some(true))));
+        let starts = starts.into_iter().enumerate().filter(|(i, _)| good.value(*i));
+        let starts = starts.map(|(_, s)| s).collect();
+        let rest = batch.filter(&good)?;
+        out.reject(batch.filter(&mask)?, reasons);
+        self.take(rest, starts, out)
+    }
+
+    /// Emits the windows that end at `until` or before.
+    fn close(&mut self, until: i64, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
+        let Shape { every, over, .. } = *self.shape;
+        let mut from = self.closed;
+        self.closed = until;
+        loop {
+            let next = self.open.first_key_value().map(|(s, _)| *s);
+            // The first window that ends after what is emitted, for groups without rows.
+            let empty = (self.shape.idle.is_some() && !self.seen.is_empty() && from != i64::MIN)
+                .then(|| {
+                    let before = from.saturating_sub(over);
+                    before.saturating_sub(before.rem_euclid(every)).saturating_add(every)
+                });
+            let Some(start) = next.into_iter().chain(empty).min() else { return Ok(()) };
+            let end = start.saturating_add(over);
+            if end > until {
+                return Ok(());
+            }
+            let calls = Self::calls(&self.shape).len();
+            let mut window = self.open.remove(&start).unwrap_or_else(|| Open::new(calls));
+            if let Some(idle) = self.shape.idle {
+                self.remember(&mut window, end, idle);
+            }
+            from = end;
+            self.emit(window, start, end, tick, out)?;
+        }
+    }
+
+    /// Notes which groups had rows, adds those that had some within `idle`, forgets the others.
+    fn remember(&mut self, window: &mut Open, end: i64, idle: i64) {
+        for key in &window.keys {
+            if self.seen.contains_key(key) || self.seen.len() < self.shape.groups_max {
+                self.seen.insert(key.clone(), end);
+            }
+        }
+        self.seen.retain(|_, last| end.saturating_sub(*last) <= idle);
+        for key in self.seen.keys() {
+            if !window.has(key) {
+                window.group(key, self.shape.groups_max);
+            }
+        }
+    }
+
+    fn emit(
+        &self,
+        window: Open,
+        start: i64,
+        end: i64,
+        tick: Tick,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        let groups = window.keys.len();
+        if groups == 0 {
+            return Ok(());
+        }
+        let (keys, results) = window.results(&Self::calls(&self.shape))?;
+        let mut order: Vec<u32> = (0..groups as u32).collect();
+        order.sort_unstable_by(|a, b| keys[*a as usize].cmp(&keys[*b as usize]));
+        let sorted: Vec<Key> = order.iter().map(|&i| keys[i as usize].clone()).collect();
+        let order = UInt32Array::from(order);
+        let time = |t: i64| -> ArrayRef {
+            Arc::new(TimestampNanosecondArray::from(vec![t; groups]).with_timezone("UTC"))
+        };
+        let mut columns = vec![
+            (START.to_owned(), time(start)),
+            (END.to_owned(), time(end)),
+            (TIMESTAMP.to_owned(), time(end)),
+        ];
+        for (i, (name, expression)) in self.shape.group_by.iter().enumerate() {
+            let known = group_type(expression);
+            columns.push((name.clone(), keys::column(&sorted, i, known.as_ref())?));
+        }
+        let mut results = results.into_iter();
+        for (name, aggregate) in &self.shape.aggregates {
+            let of: Vec<ArrayRef> = results.by_ref().take(aggregate.calls().len()).collect();
+            columns.push((name.clone(), value(aggregate, &of, &order)?));
+        }
+        let fields: Vec<Field> =
+            columns.iter().map(|(n, a)| Field::new(n, a.data_type().clone(), true)).collect();
+        let arrays = columns.into_iter().map(|(_, a)| a).collect();
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?;
+        let run = Run { offset: tick.offset, received: tick.time, source: "".into(), rows: groups };
+        let signal = self.shape.output.signal.clone();
+        out.emit(Batch::new(signal, TENANT.into(), rows, None, [run].into())?);
+        Ok(())
+    }
+}
+
+fn value(
+    aggregate: &Aggregate,
+    results: &[ArrayRef],
+    order: &UInt32Array,
+) -> Result<ArrayRef, OperatorError> {
+    let values = aggregate.finish(results, order.len())?;
+    Ok(compute::take(&values, order, None)?)
+}
+
+impl Operator for Window {
+    fn process(
+        &mut self,
+        _input: usize,
+        batch: Batch,
+        out: &mut Output,
+    ) -> Result<(), OperatorError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let (batch, starts) = self.sort(batch, out)?;
+        if starts.is_empty() {
+            return Ok(());
+        }
+        self.take(batch, starts, out)
+    }
+
+    fn tick(&mut self, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
+        let until = self.watermark(tick.watermark);
+        if until <= self.closed {
+            return Ok(());
+        }
+        self.close(until, tick, out)
+    }
+
+    fn watermark(&self, inputs: i64) -> i64 {
+        match inputs {
+            i64::MIN => i64::MIN,
+            known => known.saturating_sub(self.shape.lateness),
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, OperatorError> {
+        let shape = self.shape.clone();
+        let calls = Self::calls(&shape);
+        let mut out = vec![VERSION];
+        out.extend(self.closed.to_le_bytes());
+        out.extend((self.seen.len() as u64).to_le_bytes());
+        for (key, last) in &self.seen {
+            put(&mut out, key);
+            out.extend(last.to_le_bytes());
+        }
+        out.extend((self.open.len() as u64).to_le_bytes());
+        for (start, window) in &mut self.open {
+            out.extend(start.to_le_bytes());
+            put(&mut out, &window.save(&calls)?);
+        }
+        Ok(out)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), OperatorError> {
+        let bad = || OperatorError::new("malformed state of a window operator");
+        let shape = self.shape.clone();
+        let calls = Self::calls(&shape);
+        let (version, mut bytes) = state.split_first().ok_or_else(bad)?;
+        if *version != VERSION {
+            let reason = format!("state of a window operator of version {version}, not {VERSION}");
+            return Err(OperatorError::new(reason));
+        }
+        let closed = get_u64(&mut bytes).ok_or_else(bad)? as i64;
+        let mut seen = BTreeMap::new();
+        for _ in 0..get_u64(&mut bytes).ok_or_else(bad)? {
+            let key: Key = get(&mut bytes).ok_or_else(bad)?.into();
+            seen.insert(key, get_u64(&mut bytes).ok_or_else(bad)? as i64);
+        }
+        let mut open = BTreeMap::new();
+        for _ in 0..get_u64(&mut bytes).ok_or_else(bad)? {
+            let start = get_u64(&mut bytes).ok_or_else(bad)? as i64;
+            open.insert(start, Open::load(get(&mut bytes).ok_or_else(bad)?, &calls)?);
+        }
+        if !bytes.is_empty() {
+            return Err(bad());
+        }
+        (self.closed, self.seen, self.open) = (closed, seen, open);
+        Ok(())
+    }
+
+    fn flush(&mut self, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
+        while let Some((start, window)) = self.open.pop_first() {
+            let end = start.saturating_add(self.shape.over);
+            self.closed = self.closed.max(end);
+            self.emit(window, start, end, tick, out)?;
+        }
+        Ok(())
+    }
+}

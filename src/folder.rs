@@ -1,0 +1,86 @@
+//! The data folder: one process at a time, and a version that says who may open it.
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+/// Version of the layout of the data folder. Files inside have versions of their own.
+const VERSION: u32 = 1;
+
+/// Holds the data folder as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if it is not there, locks it, and checks its version.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path)
+            .with_context(|| format!("data folder `{}` cannot be made", path.display()))?;
+        let lock_path = path.join("LOCK");
+        let mut lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .with_context(|| format!("`{}` cannot be opened", lock_path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(
+                "data folder is in use by another process: `{}` (its process id is in `{}`)",
+                path.display(),
+                lock_path.display()
+            ),
+            Err(TryLockError::Error(e)) => {
+                return Err(e).with_context(|| format!("`{}`", lock_path.display()));
+            }
+        }
+        lock.set_len(0)?;
+        writeln!(lock, "{}", std::process::id())?;
+        check_version(path)?;
+        Ok(Self { _lock: lock })
+    }
+}
+
+fn check_version(path: &Path) -> Result<()> {
+    let file = path.join("VERSION");
+    let found = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            fs::write(&file, format!("{VERSION}\n"))?;
+            return Ok(());
+        }
+        Err(e) => return Err(e).with_context(|| format!("`{}`", file.display())),
+    };
+    match found.trim().parse::<u32>() {
+        Ok(VERSION) => Ok(()),
+        Ok(other) => bail!(
+            "data folder `{}` has layout version {other}, this binary ({}) uses version {VERSION}: \
+             use the binary that wrote it, or a newer one",
+            path.display(),
+            env!("CARGO_PKG_VERSION")
+        ),
+        Err(_) => bail!("`{}` does not hold a version: `{}`", file.display(), found.trim()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time_and_only_a_known_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Folder::open(dir.path()).unwrap();
+        let second = Folder::open(dir.path()).unwrap_err().to_string();
+        assert!(second.contains("in use by another process"), "{second}");
+        drop(first);
+        fs::write(dir.path().join("VERSION"), "7\n").unwrap();
+        let version = Folder::open(dir.path()).unwrap_err().to_string();
+        assert!(version.contains("version 7") && version.contains("version 1"), "{version}");
+    }
+}
