@@ -1,0 +1,86 @@
+# make run    build (release, no link-time optimisation) and start Weir here
+# make test   formatting, lints, every test; installs what is missing on Debian
+# make bench  ingest through journal, window and store: samples per second, CPU per million
+# make dist   the binary that is shipped (thin link-time optimisation)
+# make docs   write docs/reference/ anew from the component tables
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PIPELINES ?= pipelines.d
+DATA ?= data
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+VENV := $(TARGET)/venv
+# What the end-to-end tests run the OpenTelemetry SDK with.
+export WEIR_PYTHON ?= $(VENV)/bin/python
+OTEL := opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc opentelemetry-exporter-otlp-proto-http
+
+.PHONY: help run test bench dist docs tools compiler
+
+help:
+	@grep '^# make' Makefile | cut -c3-
+
+run: compiler
+	@printf '%s\n' 'A first build takes about 18 minutes on two cores. Then Weir starts; where to look:' \
+		'  start page     http://127.0.0.1:9347/' \
+		'  OpenTelemetry  127.0.0.1:4317 (gRPC), http://127.0.0.1:4318 (HTTP)' \
+		'  syslog         127.0.0.1:5514 (UDP and TCP)' \
+		'  pipelines      $(PIPELINES)/*.toml: edit one, save it, and it is live'
+	cargo run --release --bin weir -- run --pipelines "$(PIPELINES)" --data "$(DATA)"
+
+test: compiler tools
+	export PATH="$$PATH:/usr/sbin:/sbin"
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace
+
+bench: compiler
+	cargo bench -p weir --bench ingest
+
+dist: compiler
+	cargo build --profile dist --bin weir
+	@echo "built: $(TARGET)/dist/weir"
+
+docs: compiler
+	cargo run --bin weir -- describe --all docs/reference
+
+# `packages NAMES` installs Debian packages; asked for only when something is not there.
+define packages
+packages() {
+	if ! command -v apt-get >/dev/null; then
+		echo "error: these are missing and there is no apt-get to install them: $$*" >&2
+		return 1
+	fi
+	local as_root=()
+	[ "$$(id -u)" = 0 ] || as_root=(sudo)
+	"$${as_root[@]}" apt-get update -q
+	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$$@"
+}
+endef
+
+# The C parts (ring, zstd) need a compiler.
+compiler:
+	@$(packages)
+	command -v cc >/dev/null || packages build-essential
+
+# Real senders for the end-to-end tests.
+tools:
+	@$(packages)
+	missing=()
+	export PATH="$$PATH:/usr/sbin:/sbin"
+	need() { command -v "$$1" >/dev/null || missing+=("$$2"); }
+	need curl curl
+	need logger bsdutils
+	need openssl openssl
+	need prometheus prometheus
+	need prometheus-node-exporter prometheus-node-exporter
+	need python3 python3
+	need rsyslogd rsyslog
+	compgen -G '/usr/lib/*/rsyslog/lmnsd_gtls.so' >/dev/null || missing+=(rsyslog-gnutls)
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+	[ $${#missing[@]} = 0 ] || packages "$${missing[@]}"
+	[ -x "$(WEIR_PYTHON)" ] || python3 -m venv "$(VENV)"
+	"$(WEIR_PYTHON)" -c 'import opentelemetry.sdk, opentelemetry.exporter.otlp.proto.grpc, opentelemetry.exporter.otlp.proto.http' 2>/dev/null \
+		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check $(OTEL)
