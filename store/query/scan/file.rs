@@ -1,0 +1,485 @@
+//! One file as a query reads it: prepared once, then read slice by slice.
+
+use std::fs::File;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute;
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use parking_lot::Mutex;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder, RowFilter, RowSelection,
+};
+use weir_pipeline::signal::ATTRIBUTES;
+
+use super::column::{Level, Source, from_chunk, from_file, mask};
+use super::exec::Shared;
+use super::prune;
+use crate::entity_log::EntityChunk;
+use crate::file::{ENTITY_COLUMN, FileEntry};
+
+/// Rows that are decoded at a time.
+pub(super) const BATCH_ROWS: usize = 8_192;
+
+/// Columns that are read together, and where the file has them.
+#[derive(Clone, Debug)]
+pub(super) struct Columns {
+    pub(super) schema: SchemaRef,
+    sources: Vec<Source>,
+}
+
+impl Columns {
+    fn new(file: &FileEntry, fields: Vec<FieldRef>) -> Self {
+        let sources = fields.iter().map(|f| Source::of(file, f.name())).collect();
+        Self { schema: Arc::new(Schema::new(fields)), sources }
+    }
+
+    /// Names of the file's own columns that it takes to build these.
+    fn stored(&self, with_entity: bool) -> Vec<&str> {
+        let mut names: Vec<&str> = self
+            .schema
+            .fields()
+            .iter()
+            .zip(&self.sources)
+            .filter(|(_, s)| s.level == Level::Row)
+            .map(|(f, _)| f.name().as_str())
+            .collect();
+        if self.sources.iter().any(|s| s.overflow) {
+            names.push(ATTRIBUTES);
+        }
+        if with_entity && self.sources.iter().any(|s| s.level == Level::Entity) {
+            names.push(ENTITY_COLUMN);
+        }
+        names
+    }
+}
+
+/// Conditions over the same columns, remapped to them.
+#[derive(Clone, Debug)]
+struct Conditions {
+    columns: Columns,
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+impl Conditions {
+    fn new(file: &FileEntry, table: &Schema, exprs: &[Arc<dyn PhysicalExpr>]) -> Result<Self> {
+        let mut fields: Vec<FieldRef> = Vec::new();
+        for expr in exprs {
+            let mut columns: Vec<_> = collect_columns(expr).into_iter().collect();
+            columns.sort_by_key(|c| c.index());
+            for column in columns {
+                let field = &table.fields()[column.index()];
+                if !fields.iter().any(|f| f.name() == field.name()) {
+                    fields.push(field.clone());
+                }
+            }
+        }
+        let columns = Columns::new(file, fields);
+        let exprs = exprs
+            .iter()
+            .map(|e| reassign_expr_columns(e.clone(), &columns.schema))
+            .collect::<Result<_>>()?;
+        Ok(Self { columns, exprs })
+    }
+
+    fn evaluate(&self, arrays: Vec<ArrayRef>, rows: usize) -> Result<BooleanArray> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch =
+            RecordBatch::try_new_with_options(self.columns.schema.clone(), arrays, &options)?;
+        evaluate_all(&self.exprs, &batch)
+    }
+}
+
+/// The rows of `batch` for which every condition is true.
+pub(super) fn evaluate_all(
+    exprs: &[Arc<dyn PhysicalExpr>],
+    batch: &RecordBatch,
+) -> Result<BooleanArray> {
+    let mut all: Option<BooleanArray> = None;
+    for expr in exprs {
+        let one = mask(expr.evaluate(batch)?.into_array(batch.num_rows())?)?;
+        let both = match all {
+            None => one,
+            Some(all) => compute::and(&all, &one)?,
+        };
+        if both.true_count() == 0 {
+            return Ok(both);
+        }
+        all = Some(both);
+    }
+    let rows = batch.num_rows();
+    Ok(all.unwrap_or_else(|| BooleanArray::new(BooleanBuffer::new_set(rows), None)))
+}
+
+/// Why a slice was not read to its end.
+pub(super) enum Stop {
+    /// The file does not hold what it should.
+    Damaged(String),
+    /// The query itself fails on its data.
+    Failed(DataFusionError),
+}
+
+/// A file that some slice of may be read.
+#[derive(Debug)]
+pub(super) struct FilePlan {
+    pub(super) entry: Arc<FileEntry>,
+    prepared: OnceLock<std::result::Result<Option<Arc<Prepared>>, Arc<str>>>,
+}
+
+/// What all slices of a file have in common.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    metadata: ArrowReaderMetadata,
+    chunks: Arc<Vec<Arc<EntityChunk>>>,
+    output: Columns,
+    rows: Option<Conditions>,
+    /// Rows to read of each slice, counted from its start; `None`: no row.
+    selected: Vec<Option<Vec<Range<usize>>>>,
+}
+
+impl FilePlan {
+    pub(super) fn new(entry: Arc<FileEntry>) -> Self {
+        Self { entry, prepared: OnceLock::new() }
+    }
+
+    /// Opens the file and decides what to read; once, whoever comes first.
+    ///
+    /// # Errors
+    /// As [`Stop`]; `Ok(None)` if no row of the file is wanted.
+    pub(super) fn prepare(
+        &self,
+        shared: &Shared,
+        output: &[FieldRef],
+    ) -> std::result::Result<Option<Arc<Prepared>>, Stop> {
+        let mut failed = None;
+        let prepared = self.prepared.get_or_init(|| {
+            let work = AssertUnwindSafe(|| Prepared::new(&self.entry, shared, output));
+            match catch_unwind(work) {
+                Ok(Ok(prepared)) => {
+                    if prepared.is_some() {
+                        shared.costs.file_read();
+                    }
+                    Ok(prepared.map(Arc::new))
+                }
+                Ok(Err(Stop::Damaged(why))) => Err(why.into()),
+                Ok(Err(Stop::Failed(e))) => {
+                    failed = Some(e);
+                    Ok(None)
+                }
+                Err(_) => Err("reading its footer failed".into()),
+            }
+        });
+        match (failed, prepared) {
+            (Some(e), _) => Err(Stop::Failed(e)),
+            (None, Ok(prepared)) => Ok(prepared.clone()),
+            (None, Err(why)) => Err(Stop::Damaged(why.to_string())),
+        }
+    }
+}
+
+impl From<DataFusionError> for Stop {
+    fn from(e: DataFusionError) -> Self {
+        Self::Failed(e)
+    }
+}
+
+fn damaged(e: impl std::fmt::Display) -> Stop {
+    Stop::Damaged(e.to_string())
+}
+
+impl Prepared {
+    fn new(
+        entry: &FileEntry,
+        shared: &Shared,
+        output: &[FieldRef],
+    ) -> std::result::Result<Option<Self>, Stop> {
+        let chunks = match entry.entities() {
+            Some(set) => set.load().map_err(damaged)?,
+            None => Vec::new(),
+        };
+        let (by_entity, by_row): (Vec<_>, Vec<_>) =
+            shared.filters.iter().cloned().partition(|filter| {
+                collect_columns(filter).iter().all(|c| Source::of(entry, c.name()).by_entity())
+            });
+        let keep = keep(entry, shared, &by_entity, &chunks)?;
+        if let Keep::Nothing = keep {
+            return Ok(None);
+        }
+        let metadata = footer(entry, shared)?;
+        if metadata.metadata().num_row_groups() != entry.meta().slices.len() {
+            return Err(damaged("its footer has another number of row groups than the manifest"));
+        }
+        let selected = select(entry, shared, &keep, &metadata)?;
+        if selected.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let rows = match by_row.as_slice() {
+            [] => None,
+            exprs => Some(Conditions::new(entry, &shared.schema, exprs)?),
+        };
+        Ok(Some(Self {
+            metadata,
+            chunks: Arc::new(chunks),
+            output: Columns::new(entry, output.to_vec()),
+            rows,
+            selected,
+        }))
+    }
+
+    /// Starts to read slice `slice`; `None` if no row of it is wanted.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        entry: &FileEntry,
+        shared: &Shared,
+        slice: usize,
+        limit: Option<usize>,
+    ) -> std::result::Result<Option<SliceReader>, Stop> {
+        let Some(ranges) = &self.selected[slice] else { return Ok(None) };
+        let total = entry.meta().slices[slice].rows as usize;
+        let rows: usize = ranges.iter().map(Range::len).sum();
+        let schema = self.metadata.parquet_schema();
+        let projection = ProjectionMask::columns_exact(&self.metadata, &self.output.stored(true));
+        let file = File::open(entry.path()).map_err(damaged)?;
+        let mut builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
+                .with_row_groups(vec![slice])
+                .with_batch_size(BATCH_ROWS)
+                .with_projection(projection.clone());
+        if rows < total {
+            let ranges = ranges.iter().cloned();
+            builder = builder
+                .with_row_selection(RowSelection::from_consecutive_ranges(ranges, total));
+        }
+        if let Some(limit) = limit {
+            builder = builder.with_limit(limit);
+        }
+        let failed: Arc<Mutex<Option<DataFusionError>>> = Arc::default();
+        let mut bytes = compressed(&self.metadata, &projection, slice);
+        if let Some(conditions) = &self.rows {
+            let mask = ProjectionMask::columns_exact(
+                &self.metadata,
+                &conditions.columns.stored(true),
+            );
+            bytes += compressed(&self.metadata, &mask, slice);
+            let (conditions, chunks) = (conditions.clone(), self.chunks.clone());
+            let failed = failed.clone();
+            let predicate = ArrowPredicateFn::new(mask, move |batch: RecordBatch| {
+                let columns = &conditions.columns;
+                let outcome = from_file(&batch, columns.schema.fields(), &columns.sources, &chunks)
+                    .map_err(DataFusionError::from)
+                    .and_then(|arrays| conditions.evaluate(arrays, batch.num_rows()));
+                outcome.map_err(|e| {
+                    *failed.lock() = Some(e);
+                    ArrowError::ComputeError("condition failed".into())
+                })
+            });
+            builder = builder.with_row_filter(RowFilter::new(vec![Box::new(predicate)]));
+        }
+        debug_assert!(schema.num_columns() > 0);
+        let reader = catch_unwind(AssertUnwindSafe(|| builder.build()));
+        let reader = match reader {
+            Ok(Ok(reader)) => reader,
+            Ok(Err(e)) => return Err(stop(&failed, e)),
+            Err(_) => return Err(damaged("decoding it failed")),
+        };
+        shared.costs.slice_read(rows as u64, bytes);
+        Ok(Some(SliceReader { prepared: self.clone(), reader, failed }))
+    }
+}
+
+fn stop(failed: &Mutex<Option<DataFusionError>>, e: impl std::fmt::Display) -> Stop {
+    match failed.lock().take() {
+        Some(e) => Stop::Failed(e),
+        None => damaged(e),
+    }
+}
+
+/// A slice that is being read.
+pub(super) struct SliceReader {
+    prepared: Arc<Prepared>,
+    reader: ParquetRecordBatchReader,
+    failed: Arc<Mutex<Option<DataFusionError>>>,
+}
+
+impl SliceReader {
+    /// The next rows that pass, as the columns of the answer; `None` at the end.
+    pub(super) fn next(&mut self) -> std::result::Result<Option<RecordBatch>, Stop> {
+        let batch = match catch_unwind(AssertUnwindSafe(|| self.reader.next())) {
+            Ok(None) => return Ok(None),
+            Ok(Some(Ok(batch))) => batch,
+            Ok(Some(Err(e))) => return Err(stop(&self.failed, e)),
+            Err(_) => return Err(damaged("decoding it failed")),
+        };
+        let columns = &self.prepared.output;
+        let fields = columns.schema.fields();
+        let arrays = from_file(&batch, fields, &columns.sources, &self.prepared.chunks)
+            .map_err(DataFusionError::from)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let batch = RecordBatch::try_new_with_options(columns.schema.clone(), arrays, &options)
+            .map_err(DataFusionError::from)?;
+        Ok(Some(batch))
+    }
+}
+
+/// Which entities the conditions leave.
+enum Keep {
+    All,
+    Nothing,
+    /// One mask per chunk.
+    Some(Vec<BooleanBuffer>),
+}
+
+/// Evaluates conditions that one value per entity decides.
+fn keep(
+    entry: &FileEntry,
+    shared: &Shared,
+    exprs: &[Arc<dyn PhysicalExpr>],
+    chunks: &[Arc<EntityChunk>],
+) -> Result<Keep> {
+    if exprs.is_empty() {
+        return Ok(Keep::All);
+    }
+    let conditions = Conditions::new(entry, &shared.schema, exprs)?;
+    let columns = &conditions.columns;
+    if columns.sources.iter().all(|s| s.level == Level::Absent) {
+        // No row of this file has any of the columns: one row stands for all.
+        let fields = columns.schema.fields();
+        let nulls = fields.iter().map(|f| arrow::array::new_null_array(f.data_type(), 1));
+        let one = conditions.evaluate(nulls.collect(), 1)?;
+        return Ok(if one.value(0) { Keep::All } else { Keep::Nothing });
+    }
+    let mut masks = Vec::with_capacity(chunks.len());
+    for chunk in chunks {
+        let arrays = from_chunk(chunk, columns.schema.fields(), &columns.sources)?;
+        masks.push(conditions.evaluate(arrays, chunk.len())?.values().clone());
+    }
+    Ok(if masks.iter().all(|m| m.count_set_bits() == 0) {
+        Keep::Nothing
+    } else if masks.iter().all(|m| m.count_set_bits() == m.len()) {
+        Keep::All
+    } else {
+        Keep::Some(masks)
+    })
+}
+
+/// The rows of each slice that entities, times and statistics leave.
+fn select(
+    entry: &FileEntry,
+    shared: &Shared,
+    keep: &Keep,
+    metadata: &ArrowReaderMetadata,
+) -> std::result::Result<Vec<Option<Vec<Range<usize>>>>, Stop> {
+    let slices = &entry.meta().slices;
+    let (low, high) = shared.range;
+    let mut wanted: Vec<bool> =
+        slices.iter().map(|s| s.rows > 0 && s.max_time >= low && s.min_time <= high).collect();
+    if let Some(predicate) = &shared.predicate {
+        let file_schema = entry.arrow_schema();
+        let statistics = prune::Slices {
+            file: entry,
+            footer: metadata.metadata(),
+            file_schema: &file_schema,
+            table_schema: &shared.schema,
+        };
+        if let Ok(left) = predicate.prune(&statistics) {
+            wanted.iter_mut().zip(left).for_each(|(w, l)| *w &= l);
+        }
+    }
+    let whole = |i: usize| 0..slices[i].rows as usize;
+    let runs = match keep {
+        Keep::Nothing => return Ok(vec![None; slices.len()]),
+        Keep::Some(_) => entry.runs().map_err(damaged)?,
+        // Reading the runs pays only where they cut something.
+        Keep::All if low > entry.meta().min_time || high < entry.meta().max_time => {
+            entry.runs().map_err(damaged)?
+        }
+        Keep::All => None,
+    };
+    let Some(runs) = runs else {
+        return Ok((0..slices.len()).map(|i| wanted[i].then(|| vec![whole(i)])).collect());
+    };
+    let chunks = match keep {
+        Keep::Some(_) => match entry.entities() {
+            Some(set) => set.load().map_err(damaged)?,
+            None => Vec::new(),
+        },
+        _ => Vec::new(),
+    };
+    let kept = |entity: u32| match keep {
+        Keep::Some(masks) => {
+            let after = chunks.partition_point(|c| c.first() <= entity);
+            after.checked_sub(1).is_some_and(|c| {
+                let index = (entity - chunks[c].first()) as usize;
+                index < masks[c].len() && masks[c].value(index)
+            })
+        }
+        _ => true,
+    };
+    let mut selected: Vec<Option<Vec<Range<usize>>>> = vec![None; slices.len()];
+    let (mut slice, mut start) = (0, 0_u64);
+    for run in runs.iter() {
+        while slice < slices.len() && run.first >= start + u64::from(slices[slice].rows) {
+            start += u64::from(slices[slice].rows);
+            slice += 1;
+        }
+        let Some(wanted) = wanted.get(slice) else { break };
+        if !wanted || run.max_time < low || run.min_time > high || !kept(run.entity) {
+            continue;
+        }
+        let first = (run.first - start) as usize;
+        let range = first..first + run.rows as usize;
+        let ranges = selected[slice].get_or_insert_default();
+        match ranges.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => ranges.push(range),
+        }
+    }
+    Ok(selected)
+}
+
+/// The footer of a file, read once and cached.
+fn footer(
+    entry: &FileEntry,
+    shared: &Shared,
+) -> std::result::Result<ArrowReaderMetadata, Stop> {
+    if let Some(found) = shared.footers.get::<ArrowReaderMetadata>(entry.id()) {
+        return Ok(found.as_ref().clone());
+    }
+    let file = File::open(entry.path()).map_err(damaged)?;
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(entry.arrow_schema()));
+    let metadata = ArrowReaderMetadata::load(&file, options).map_err(damaged)?;
+    let bytes = metadata.metadata().memory_size();
+    shared.footers.insert(entry.id(), Arc::new(metadata.clone()), bytes);
+    Ok(metadata)
+}
+
+/// Compressed bytes of the columns of a slice.
+fn compressed(metadata: &ArrowReaderMetadata, columns: &ProjectionMask, slice: usize) -> u64 {
+    let group = metadata.metadata().row_group(slice);
+    (0..group.num_columns())
+        .filter(|&i| columns.leaf_included(i))
+        .map(|i| u64::try_from(group.column(i).compressed_size()).unwrap_or(0))
+        .sum()
+}
+
+/// `ProjectionMask` by whole names: its own constructor splits names at dots.
+trait ColumnsExact {
+    fn columns_exact(metadata: &ArrowReaderMetadata, names: &[&str]) -> ProjectionMask;
+}
+
+impl ColumnsExact for ProjectionMask {
+    fn columns_exact(metadata: &ArrowReaderMetadata, names: &[&str]) -> Self {
+        let roots = metadata.parquet_schema().root_schema().get_fields();
+        let wanted = roots.iter().enumerate().filter(|(_, f)| names.contains(&f.name()));
+        Self::roots(metadata.parquet_schema(), wanted.map(|(i, _)| i).collect::<Vec<_>>())
+    }
+}

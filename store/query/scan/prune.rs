@@ -1,0 +1,181 @@
+//! Which slices cannot hold a row that is wanted.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, TimestampNanosecondArray, UInt64Array,
+};
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::pruning::PruningStatistics;
+use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn, Literal};
+use datafusion::physical_expr::utils::conjunction;
+use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::file::metadata::ParquetMetaData;
+
+use super::TIMESTAMP;
+use super::column::{Level, Source};
+use crate::file::FileEntry;
+use crate::layout::Slice;
+
+/// Earliest and latest `timestamp` (both inclusive) that the conditions leave.
+pub(super) fn time_range(filters: &[Arc<dyn PhysicalExpr>]) -> (i64, i64) {
+    let (mut low, mut high) = (i64::MIN, i64::MAX);
+    for filter in filters {
+        let Some(binary) = filter.downcast_ref::<BinaryExpr>() else { continue };
+        let (op, value) = match (time_of(binary.left()), time_of(binary.right())) {
+            (Some(Side::Column), Some(Side::Literal(v))) => (*binary.op(), v),
+            (Some(Side::Literal(v)), Some(Side::Column)) => match binary.op().swap() {
+                Some(op) => (op, v),
+                None => continue,
+            },
+            _ => continue,
+        };
+        match op {
+            Operator::Eq => {
+                low = low.max(value);
+                high = high.min(value);
+            }
+            Operator::GtEq => low = low.max(value),
+            Operator::Gt => low = low.max(value.saturating_add(1)),
+            Operator::LtEq => high = high.min(value),
+            Operator::Lt => high = high.min(value.saturating_sub(1)),
+            _ => {}
+        }
+    }
+    (low, high)
+}
+
+enum Side {
+    Column,
+    Literal(i64),
+}
+
+fn time_of(expr: &Arc<dyn PhysicalExpr>) -> Option<Side> {
+    if let Some(column) = expr.downcast_ref::<PhysicalColumn>() {
+        return (column.name() == TIMESTAMP).then_some(Side::Column);
+    }
+    match expr.downcast_ref::<Literal>()?.value() {
+        ScalarValue::TimestampNanosecond(Some(v), _) => Some(Side::Literal(*v)),
+        _ => None,
+    }
+}
+
+/// The conditions as a test of statistics; `None` if they say nothing about any.
+pub(super) fn predicate(
+    filters: &[Arc<dyn PhysicalExpr>],
+    schema: &SchemaRef,
+) -> Option<Arc<PruningPredicate>> {
+    if filters.is_empty() {
+        return None;
+    }
+    let all = conjunction(filters.iter().cloned());
+    PruningPredicateBuilder::new().with_file_schema(schema.clone()).build(all)
+}
+
+/// What is known of stretches of rows by their times alone.
+pub(super) struct Times<'a>(pub(super) &'a [Slice]);
+
+impl PruningStatistics for Times<'_> {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        (column.name == TIMESTAMP).then(|| times(self.0.iter().map(|s| s.min_time)))
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        (column.name == TIMESTAMP).then(|| times(self.0.iter().map(|s| s.max_time)))
+    }
+
+    fn num_containers(&self) -> usize {
+        self.0.len()
+    }
+
+    fn null_counts(&self, _column: &Column) -> Option<ArrayRef> {
+        None
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        None
+    }
+
+    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
+}
+
+fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(TimestampNanosecondArray::from_iter_values(values).with_timezone("UTC"))
+}
+
+/// What manifest and footer say of the slices of a file. Only columns that are stored in the
+/// type of the table, and have no value elsewhere, have statistics here.
+pub(super) struct Slices<'a> {
+    pub(super) file: &'a FileEntry,
+    pub(super) footer: &'a ParquetMetaData,
+    pub(super) file_schema: &'a Schema,
+    pub(super) table_schema: &'a Schema,
+}
+
+impl Slices<'_> {
+    fn converter<'s>(&'s self, column: &Column) -> Option<StatisticsConverter<'s>> {
+        let source = Source::of(self.file, &column.name);
+        if source.level != Level::Row || source.overflow {
+            return None;
+        }
+        let stored = self.file_schema.field_with_name(&column.name).ok()?.data_type();
+        let wanted = self.table_schema.field_with_name(&column.name).ok()?.data_type();
+        if stored != wanted || stored.is_nested() {
+            return None;
+        }
+        let schema = self.footer.file_metadata().schema_descr();
+        StatisticsConverter::try_new(&column.name, self.file_schema, schema).ok()
+    }
+
+    /// Whether no row of the file has the column.
+    fn absent(&self, column: &Column) -> bool {
+        let source = Source::of(self.file, &column.name);
+        source.level == Level::Absent && !source.overflow
+    }
+}
+
+impl PruningStatistics for Slices<'_> {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        if column.name == TIMESTAMP {
+            return Times(&self.file.meta().slices).min_values(column);
+        }
+        self.converter(column)?.row_group_mins(self.footer.row_groups()).ok()
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        if column.name == TIMESTAMP {
+            return Times(&self.file.meta().slices).max_values(column);
+        }
+        self.converter(column)?.row_group_maxes(self.footer.row_groups()).ok()
+    }
+
+    fn num_containers(&self) -> usize {
+        self.file.meta().slices.len()
+    }
+
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        if self.absent(column) {
+            return self.row_counts();
+        }
+        let converter = self.converter(column)?.with_missing_null_counts_as_zero(false);
+        let counts = converter.row_group_null_counts(self.footer.row_groups()).ok()?;
+        Some(Arc::new(counts))
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        let rows = self.file.meta().slices.iter().map(|s| u64::from(s.rows));
+        Some(Arc::new(UInt64Array::from_iter_values(rows)))
+    }
+
+    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
+}
+

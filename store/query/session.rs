@@ -1,0 +1,390 @@
+//! Runs queries: on threads of their own, within a memory and a time limit, a few at a time.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use datafusion::catalog::MemTable;
+use datafusion::common::{DataFusionError, TableReference};
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::SessionStateDefaults;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::optimizer::Analyzer;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement;
+use futures::StreamExt;
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use weir_pipeline::intake::now;
+
+use super::answer::Answer;
+use super::catalog::{COLUMNS, TABLES, TableInfo, Tables};
+use super::coerce::{TextAsNumber, TextAsNumberInLists};
+use super::cost::Costs;
+use super::names::{Resolved, resolve};
+use super::scan::ScanTable;
+use super::{QueryError, guard};
+use crate::cache::Cache;
+use crate::store::Store;
+
+/// Batches that wait for a slow client.
+const AHEAD_BATCHES: usize = 4;
+/// Footers kept, in bytes: some thousand files.
+const FOOTERS_BYTES: usize = 64 << 20;
+/// Largest consumers named when memory runs out.
+const CONSUMERS_NAMED: usize = 3;
+
+/// How queries run.
+#[derive(Clone, Debug)]
+pub struct QueryOptions {
+    /// Threads.
+    pub threads: usize,
+    /// Memory that all queries may hold together, in bytes.
+    pub memory_bytes: usize,
+    /// Folder for what does not fit; emptied of leftovers by whoever owns it.
+    pub spill: PathBuf,
+    /// Most bytes there.
+    pub spill_bytes: u64,
+    /// Longest time that one query may take, waiting included.
+    pub timeout: Duration,
+    /// Queries that run at a time.
+    pub running_max: usize,
+    /// Queries that wait; further ones are refused.
+    pub waiting_max: usize,
+    /// Most rows of an answer.
+    pub rows_max: u64,
+    /// Most bytes of an answer, as Arrow.
+    pub bytes_max: u64,
+}
+
+impl QueryOptions {
+    /// Defaults for a machine with `memory_bytes` for queries, spilling to `spill`.
+    pub fn new(memory_bytes: usize, spill: PathBuf) -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+            memory_bytes,
+            spill,
+            spill_bytes: 10 << 30,
+            timeout: Duration::from_secs(60),
+            running_max: 8,
+            waiting_max: 64,
+            rows_max: 10_000_000,
+            bytes_max: 4 << 30,
+        }
+    }
+}
+
+/// Answers queries over the tables of a store.
+pub struct Queries {
+    store: Arc<Store>,
+    options: QueryOptions,
+    /// Taken when this is dropped: a runtime must not be dropped by one of its own threads.
+    runtime: Option<Runtime>,
+    environment: Arc<RuntimeEnv>,
+    footers: Arc<Cache>,
+    running: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl std::fmt::Debug for Queries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Queries({} waiting)", self.waiting.load(Relaxed))
+    }
+}
+
+impl Drop for Queries {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Queries {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If threads cannot be started or the spill folder cannot be used.
+    pub fn new(store: Arc<Store>, options: QueryOptions) -> io::Result<Arc<Self>> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(options.threads.max(1))
+            .thread_name("query")
+            .enable_time()
+            .build()?;
+        std::fs::create_dir_all(&options.spill)?;
+        let top = std::num::NonZeroUsize::new(CONSUMERS_NAMED).unwrap_or(std::num::NonZeroUsize::MIN);
+        let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_bytes), top);
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![options.spill.clone()]))
+            .with_max_temp_directory_size(options.spill_bytes);
+        let environment = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .map_err(io::Error::other)?;
+        Ok(Arc::new(Self {
+            store,
+            runtime: Some(runtime),
+            environment,
+            footers: Arc::new(Cache::new(FOOTERS_BYTES)),
+            running: Arc::new(Semaphore::new(options.running_max.max(1))),
+            waiting: AtomicUsize::new(0),
+            options,
+        }))
+    }
+
+    /// Tables of a tenant, by name, with their columns.
+    pub fn tables(&self, tenant: &str) -> Vec<TableInfo> {
+        Tables::new(self.store.clone(), tenant).list()
+    }
+
+    /// Answers one read-only statement. Returns once the first rows are ready to be read or the
+    /// query has ended or failed before that.
+    ///
+    /// # Errors
+    /// As [`QueryError`]; errors after the first rows come as the last item of the answer.
+    pub async fn query(
+        self: &Arc<Self>,
+        tenant: &str,
+        sql: &str,
+    ) -> Result<Answer, QueryError> {
+        let deadline = Instant::now() + self.options.timeout;
+        let statement = guard::parse(sql)?;
+        let permit = self.admit(deadline).await?;
+        let (ready, started) = oneshot::channel();
+        let (sender, batches) = mpsc::channel(AHEAD_BATCHES);
+        let (this, tenant) = (self.clone(), tenant.to_owned());
+        let Some(runtime) = &self.runtime else {
+            return Err(QueryError::Failed("the server is stopping".into()));
+        };
+        let task = runtime.spawn(async move {
+            let _permit = permit;
+            this.run(tenant, statement, deadline, ready, sender).await;
+        });
+        let guard = AbortOnDrop { task: task.abort_handle(), armed: true };
+        let started = started.await.map_err(|_| {
+            QueryError::Failed("the query ended without an answer: it met a bug".into())
+        })??;
+        let task = guard.keep();
+        let Started { schema, warnings, costs } = started;
+        Ok(Answer { schema, warnings, costs, batches, task })
+    }
+
+    /// Waits for a place among the running queries.
+    async fn admit(
+        &self,
+        deadline: Instant,
+    ) -> Result<tokio::sync::OwnedSemaphorePermit, QueryError> {
+        if let Ok(permit) = self.running.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        let place = Waiting::take(&self.waiting, self.options.waiting_max).ok_or(
+            QueryError::Busy {
+                running: self.options.running_max,
+                waiting: self.options.waiting_max,
+            },
+        )?;
+        let permit = tokio::time::timeout_at(deadline, self.running.clone().acquire_owned()).await;
+        drop(place);
+        match permit {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(QueryError::Failed("the server is stopping".into())),
+            Err(_) => Err(QueryError::Timeout { limit: self.options.timeout }),
+        }
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        tenant: String,
+        statement: datafusion::sql::sqlparser::ast::Statement,
+        deadline: Instant,
+        ready: oneshot::Sender<Result<Started, QueryError>>,
+        sender: mpsc::Sender<Result<arrow::array::RecordBatch, QueryError>>,
+    ) {
+        let costs = Arc::new(Costs::default());
+        let late = || QueryError::Timeout { limit: self.options.timeout };
+        let planned = self.plan(&tenant, statement, &costs);
+        let planned = match tokio::time::timeout_at(deadline, planned).await {
+            Ok(planned) => planned,
+            Err(_) => Err(late()),
+        };
+        let (warnings, mut stream) = match planned {
+            Ok(planned) => planned,
+            Err(e) => return drop(ready.send(Err(e))),
+        };
+        let schema = stream.schema();
+        let mut ready = Some((ready, Started { schema, warnings, costs }));
+        let (mut rows, mut bytes) = (0_u64, 0_u64);
+        loop {
+            let next = match tokio::time::timeout_at(deadline, stream.next()).await {
+                Ok(next) => next.map(|b| b.map_err(failed)),
+                Err(_) => Some(Err(late())),
+            };
+            let mut item = next;
+            if let Some(Ok(batch)) = &item {
+                rows += batch.num_rows() as u64;
+                bytes += batch.get_array_memory_size() as u64;
+                if rows > self.options.rows_max {
+                    let limit = self.options.rows_max;
+                    item = Some(Err(QueryError::TooLarge { limit, unit: "rows" }));
+                } else if bytes > self.options.bytes_max {
+                    let limit = self.options.bytes_max;
+                    item = Some(Err(QueryError::TooLarge { limit, unit: "bytes" }));
+                }
+            }
+            // An error before the first row is the whole answer.
+            if let Some((ready, started)) = ready.take() {
+                let first = match item {
+                    Some(Err(e)) => return drop(ready.send(Err(e))),
+                    other => other,
+                };
+                if ready.send(Ok(started)).is_err() {
+                    return;
+                }
+                item = first;
+            }
+            let Some(item) = item else { return };
+            let last = item.is_err();
+            match tokio::time::timeout_at(deadline, sender.send(item)).await {
+                Ok(Ok(())) if !last => {}
+                // A client that reads too slowly keeps the place of others: it is cut off.
+                _ => return,
+            }
+        }
+    }
+
+    async fn plan(
+        &self,
+        tenant: &str,
+        statement: datafusion::sql::sqlparser::ast::Statement,
+        costs: &Arc<Costs>,
+    ) -> Result<(Vec<String>, datafusion::execution::SendableRecordBatchStream), QueryError> {
+        let tables = Tables::new(self.store.clone(), tenant);
+        let Resolved { statement, tables: used, warnings } = resolve(statement, &tables)?;
+        let context = SessionContext::new_with_state(self.state());
+        for (key, table) in used {
+            let reference = TableReference::bare(key.clone());
+            let provider: Arc<dyn datafusion::catalog::TableProvider> =
+                if key == TABLES || key == COLUMNS {
+                    let rows = tables.listing(&key).map_err(failed)?;
+                    Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).map_err(failed)?)
+                } else {
+                    let snapshot = tables.snapshot(&table.table).ok_or_else(|| {
+                        QueryError::Plan(format!("table `{}` is gone", table.table))
+                    })?;
+                    let (costs, footers) = (costs.clone(), self.footers.clone());
+                    Arc::new(ScanTable::new(snapshot, &table, now(), costs, footers))
+                };
+            context.register_table(reference, provider).map_err(failed)?;
+        }
+        let state = context.state();
+        let logical = state
+            .statement_to_plan(Statement::Statement(Box::new(statement)))
+            .await
+            .map_err(plan_error)?;
+        let physical = state.create_physical_plan(&logical).await.map_err(plan_error)?;
+        let stream = execute_stream(physical, context.task_ctx()).map_err(failed)?;
+        Ok((warnings, stream))
+    }
+
+    /// A session that knows no table yet.
+    fn state(&self) -> SessionState {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(self.options.threads.max(1))
+            .with_information_schema(false);
+        let options = config.options_mut();
+        options.sql_parser.enable_ident_normalization = false;
+        options.sql_parser.map_string_types_to_utf8view = false;
+        options.execution.time_zone = Some("UTC".into());
+        let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(TextAsNumber)];
+        planners.extend(SessionStateDefaults::default_expr_planners());
+        let mut analyzer = Analyzer::new().rules;
+        analyzer.insert(0, Arc::new(TextAsNumberInLists));
+        let mut scalars = SessionStateDefaults::default_scalar_functions();
+        scalars.extend(weir_udfs::all());
+        let mut aggregates = SessionStateDefaults::default_aggregate_functions();
+        aggregates.extend(weir_udfs::aggregates());
+        SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(self.environment.clone())
+            .with_default_features()
+            .with_scalar_functions(scalars)
+            .with_aggregate_functions(aggregates)
+            .with_expr_planners(planners)
+            .with_analyzer_rules(analyzer)
+            // No file format, no factory: nothing but registered tables can be read.
+            .with_file_formats(Vec::new())
+            .with_table_factories(std::collections::HashMap::new())
+            .build()
+    }
+}
+
+struct Started {
+    schema: arrow::datatypes::SchemaRef,
+    warnings: Vec<String>,
+    costs: Arc<Costs>,
+}
+
+/// Ends the query if whoever asked goes away before there is an answer.
+struct AbortOnDrop {
+    task: tokio::task::AbortHandle,
+    armed: bool,
+}
+
+impl AbortOnDrop {
+    fn keep(mut self) -> tokio::task::AbortHandle {
+        self.armed = false;
+        self.task.clone()
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if self.armed {
+            self.task.abort();
+        }
+    }
+}
+
+/// A place in the queue.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn take(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let taken = count.fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1));
+        taken.is_ok().then_some(Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+fn plan_error(e: DataFusionError) -> QueryError {
+    match e.find_root() {
+        DataFusionError::ResourcesExhausted(_) | DataFusionError::ArrowError(..) => failed(e),
+        root => QueryError::Plan(text(root)),
+    }
+}
+
+fn failed(e: DataFusionError) -> QueryError {
+    match e.find_root() {
+        DataFusionError::ResourcesExhausted(why) => QueryError::Memory(why.clone()),
+        root => QueryError::Failed(text(root)),
+    }
+}
+
+/// The error without the words that only name its class.
+fn text(e: &DataFusionError) -> String {
+    e.strip_backtrace().to_string()
+}

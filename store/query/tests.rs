@@ -1,0 +1,248 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod fixture;
+mod oracle;
+
+use std::time::Duration;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+
+use fixture::{Fixture, HOUR, Row, T0, rows, text};
+
+
+/// Runs `sql` over a small table and compares the rows, as text.
+async fn check(fixture: &Fixture, sql: &str, expect: &[&str]) {
+    let got = fixture.rows(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    assert_eq!(got, expect, "{sql}");
+}
+
+#[tokio::test]
+async fn reads_files_and_hot_rows_alike() {
+    let f = Fixture::new();
+    let all = rows(40);
+    f.write("logs", &all[..25], true);
+    f.write("logs", &all[25..], false);
+    check(&f, "SELECT count(*) FROM logs", &["40"]).await;
+    check(&f, "SELECT min(id), max(id), count(DISTINCT id) FROM logs", &["0|39|40"]).await;
+    check(&f, "SELECT id FROM logs WHERE id = 3", &["3"]).await;
+    check(&f, "SELECT id FROM logs ORDER BY timestamp DESC LIMIT 3", &["39", "38", "37"]).await;
+    let cart = "SELECT count(*) FROM logs WHERE service.name = 'cart' AND http.route IS NOT NULL";
+    let n = all.iter().filter(|r| r.service == "cart" && r.route.is_some()).count();
+    check(&f, cart, &[&n.to_string()]).await;
+}
+
+#[tokio::test]
+async fn text_compares_with_numbers() {
+    let f = Fixture::new();
+    let mut all = rows(6);
+    for (i, value) in ["200", "404", "x", "5e2", " 9 ", "1"].iter().enumerate() {
+        all[i].route = Some((*value).into());
+    }
+    f.write("logs", &all, true);
+    check(&f, "SELECT id FROM logs WHERE http.route >= 400 ORDER BY id", &["1", "3"]).await;
+    check(&f, "SELECT id FROM logs WHERE http.route = 200", &["0"]).await;
+    check(&f, "SELECT id FROM logs WHERE http.route IN (200, 404) ORDER BY id", &["0", "1"]).await;
+    check(&f, "SELECT id FROM logs WHERE http.route BETWEEN 100 AND 450 ORDER BY id", &["0", "1"])
+        .await;
+    check(&f, "SELECT id FROM logs WHERE id = '3'", &["3"]).await;
+    check(&f, "SELECT id FROM logs WHERE id = 'three'", &[]).await;
+    check(&f, "SELECT sum(http.route + 0) FROM logs WHERE id < 2", &["604.0"]).await;
+}
+
+#[tokio::test]
+async fn names_seen_nowhere_are_null_and_said() {
+    let f = Fixture::new();
+    f.write("logs", &rows(3), true);
+    let sql = "SELECT http.rout, count(*) AS n FROM logs WHERE nowhere IS NULL GROUP BY http.rout";
+    let mut answer = f.queries.query("default", sql).await.unwrap();
+    let batches = answer.collect().await.unwrap();
+    assert_eq!(text(&batches), ["|3"]);
+    let warnings = answer.warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings.iter().any(|w| w.contains("did you mean `http.route`?")), "{warnings:?}");
+    for sql in [
+        "SELECT upper(nowhere) FROM logs",
+        "SELECT nowhere LIKE 'a%', nowhere > 5, nowhere = 'x' FROM logs",
+        "SELECT coalesce(nowhere, 'x') FROM logs",
+        "SELECT max(nowhere), count(nowhere) FROM logs",
+        "SELECT DISTINCT nowhere FROM logs ORDER BY nowhere",
+    ] {
+        f.rows(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+}
+
+#[tokio::test]
+async fn one_metric() {
+    let f = Fixture::new();
+    f.write_metrics(&[("http.server.duration", 1.0), ("up", 2.0), ("up", 3.0)], true);
+    f.write_metrics(&[("up", 4.0)], false);
+    check(&f, "SELECT value FROM metrics.up ORDER BY value", &["2.0", "3.0", "4.0"]).await;
+    check(&f, "SELECT count(*) FROM metrics.http.server.duration", &["1"]).await;
+    check(&f, "SELECT count(*) FROM metrics", &["4"]).await;
+    let join = "SELECT count(*) FROM metrics.up a JOIN metrics.up b ON a.value = b.value";
+    check(&f, join, &["3"]).await;
+    let mut answer = f.queries.query("default", "SELECT * FROM metrics.upp").await.unwrap();
+    answer.collect().await.unwrap();
+    assert!(answer.warnings()[0].contains("did you mean `up`?"), "{:?}", answer.warnings());
+}
+
+#[tokio::test]
+async fn catalog_and_guard() {
+    let f = Fixture::new();
+    f.write("logs", &rows(5), true);
+    let tables = f.rows("SHOW TABLES").await.unwrap();
+    assert!(tables.iter().any(|t| t.starts_with("logs|")), "{tables:?}");
+    let columns = f.rows("DESCRIBE logs").await.unwrap();
+    assert!(columns.iter().any(|c| c == "service.name|Utf8|entity"), "{columns:?}");
+    assert!(columns.iter().any(|c| c == "id|Int64|row"), "{columns:?}");
+    let none = f.rows("SELECT * FROM information_schema.columns WHERE table_name = 'x'").await;
+    assert_eq!(none.unwrap(), Vec::<String>::new());
+    for (sql, code) in [
+        ("DROP TABLE logs", "refused"),
+        ("SELECT * FROM '/etc/passwd'", "refused"),
+        ("SELECT * FROM log", "name"),
+        ("SELECT * FROM other.logs", "name"),
+        ("SELEC 1", "syntax"),
+        ("SELECT nonsense(1) FROM logs", "plan"),
+        ("SELECT 1 / (id - id) FROM logs", "failed"),
+    ] {
+        let got = f.rows(sql).await.expect_err(sql);
+        assert_eq!(got.code(), code, "{sql}: {got}");
+    }
+    assert_eq!(f.rows("SELECT id FROM logs ORDER BY id LIMIT 1").await.unwrap(), ["0"]);
+    // Another tenant sees nothing of it.
+    let other = f.queries.query("other", "SELECT * FROM logs").await;
+    assert_eq!(other.err().map(|e| e.code()), Some("name"));
+}
+
+#[tokio::test]
+async fn reads_only_what_is_needed() {
+    let f = Fixture::new();
+    for hour in 0..6 {
+        let mut part = rows(30);
+        for row in &mut part {
+            row.time += hour * HOUR;
+        }
+        f.write("logs", &part, true);
+    }
+    let cost = |sql: &'static str| {
+        let f = &f;
+        async move {
+            let mut answer = f.queries.query("default", sql).await.unwrap();
+            let batches = answer.collect().await.unwrap();
+            (text(&batches), answer.cost())
+        }
+    };
+    let (all, cost_all) = cost("SELECT count(id) FROM logs WHERE id >= 0").await;
+    assert_eq!(all, ["180"]);
+    assert_eq!((cost_all.files, cost_all.files_read), (6, 6));
+    let (_, by_time) =
+        cost("SELECT body FROM logs WHERE timestamp >= '2026-01-01T05:00:00Z'").await;
+    assert_eq!(by_time.files_read, 1);
+    let (none, by_entity) = cost("SELECT body FROM logs WHERE service.name = 'nobody'").await;
+    assert!(none.is_empty());
+    assert_eq!((by_entity.files_read, by_entity.rows_read), (0, 0));
+    let (some, by_entity) = cost("SELECT id FROM logs WHERE service.name = 'cart'").await;
+    assert_eq!(by_entity.rows_read as usize, some.len(), "only the rows of the entity are read");
+    let (newest, top) = cost("SELECT body FROM logs ORDER BY timestamp DESC LIMIT 2").await;
+    assert_eq!(newest.len(), 2);
+    assert!(top.slices_read < 6, "newest first stops early: {top:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_left_out_and_named() {
+    let f = Fixture::new();
+    f.write("logs", &rows(10), true);
+    f.write("logs", &rows(10), true);
+    let snapshot = f.store.table("default", "logs").unwrap().snapshot();
+    let path = snapshot.files()[0].path().to_owned();
+    drop(snapshot);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let mut answer =
+        f.queries.query("default", "SELECT id FROM logs WHERE id >= 0").await.unwrap();
+    let batches = answer.collect().await.unwrap();
+    assert_eq!(text(&batches).len(), 10);
+    assert!(answer.warnings()[0].contains("damaged"), "{:?}", answer.warnings());
+    assert!(!f.store.table("default", "logs").unwrap().damaged().is_empty());
+}
+
+#[tokio::test]
+async fn limits() {
+    let f = Fixture::with(|o| {
+        o.rows_max = 1_000;
+        o.timeout = Duration::from_secs(20);
+    });
+    let mut answer = f.queries.query("default", "SELECT * FROM generate_series(1, 5000)").await;
+    let got = match &mut answer {
+        Ok(answer) => answer.collect().await.err().map(|e| e.code()),
+        Err(e) => Some(e.code()),
+    };
+    assert_eq!(got, Some("too_large"));
+    let f = Fixture::with(|o| o.timeout = Duration::from_millis(200));
+    let endless = "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) \
+                   SELECT max(n) FROM t";
+    let got = f.rows(endless).await.expect_err("it ends never");
+    assert_eq!(got.code(), "timeout", "{got}");
+    let f = Fixture::with(|o| o.memory_bytes = 1 << 20);
+    let hungry = "SELECT count(*) FROM (SELECT DISTINCT value, value || 'x' FROM \
+                  generate_series(1, 3000000))";
+    if let Err(e) = f.rows(hungry).await {
+        assert_eq!(e.code(), "memory", "{e}");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_answer_ends_its_query() {
+    let f = Fixture::with(|o| o.running_max = 1);
+    let endless = "SELECT a.value FROM generate_series(1, 100000000) a";
+    let mut answer = f.queries.query("default", endless).await.unwrap();
+    answer.next().await.unwrap().unwrap();
+    drop(answer);
+    // Its place is free again.
+    let next = f.queries.query("default", "SELECT 1 AS one");
+    let mut next = tokio::time::timeout(Duration::from_secs(5), next).await.unwrap().unwrap();
+    let batches = next.collect().await.unwrap();
+    assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), 1);
+}
+
+#[tokio::test]
+async fn too_many_queries_are_refused() {
+    let f = Fixture::with(|o| {
+        o.running_max = 1;
+        o.waiting_max = 0;
+    });
+    let running = f.queries.query("default", "SELECT * FROM generate_series(1, 100000000)").await;
+    assert!(running.is_ok());
+    let refused = f.rows("SELECT 1").await.expect_err("one runs already");
+    assert_eq!(refused.code(), "busy");
+}
+
+#[tokio::test]
+async fn widened_columns_and_attributes() {
+    let f = Fixture::new();
+    let mut first = rows(4);
+    let mut second = rows(4);
+    for (i, row) in first.iter_mut().enumerate() {
+        row.code = Some(fixture::Code::Int(i as i64));
+        row.spilled = Some(("rare.key".into(), serde_json::json!(i)));
+    }
+    for (i, row) in second.iter_mut().enumerate() {
+        row.id += 4;
+        row.code = Some(fixture::Code::Text(format!("t{i}")));
+        row.spilled = Some(("http.code".into(), serde_json::json!("never")));
+    }
+    f.write("logs", &first, true);
+    f.write("logs", &second, false);
+    check(
+        &f,
+        "SELECT http.code FROM logs ORDER BY id",
+        &["0", "1", "2", "3", "t0", "t1", "t2", "t3"],
+    )
+    .await;
+    check(&f, "SELECT id FROM logs WHERE http.code = 2", &["2"]).await;
+    check(&f, "SELECT id FROM logs WHERE rare.key >= 2 ORDER BY id", &["2", "3"]).await;
+    check(&f, "SELECT count(rare.key) FROM logs", &["4"]).await;
+    let _ = (T0, Row::default());
+}
