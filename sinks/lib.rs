@@ -1,1 +1,9 @@
-//! weir-sinks
+//! The table of sink types.
+
+mod console;
+mod store;
+
+use weir_pipeline::component::SinkKind;
+
+/// Every sink type, by name.
+pub const ALL: &[SinkKind] = &[console::KIND, store::KIND];

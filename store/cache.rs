@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 /// Bytes that a cache holds unless told otherwise: runs and entities of some hundred files.
-pub const CACHE_BYTES: usize = 256 << 20;
+pub(crate) const CACHE_BYTES: usize = 256 << 20;
 
 /// A number that nothing else of this process has.
 pub(crate) fn next_id() -> u64 {

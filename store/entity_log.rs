@@ -3,6 +3,11 @@
 
 mod chunk;
 mod chunk_file;
+mod codec;
+mod log;
 
-pub(crate) use chunk::{ChunkFile, ChunkMeta};
-pub use chunk::{EntityChunk, EntitySet};
+pub(crate) use chunk::ChunkFile;
+pub use chunk::{ChunkMeta, EntityChunk, EntitySet};
+pub(crate) use chunk_file::write_chunk;
+pub(crate) use codec::{decode_entity, encode_entity, sort_key};
+pub(crate) use log::EntityLog;

@@ -1,5 +1,8 @@
 //! Data files: what the manifest says of one, and what a reader may ask it.
 
+mod read;
+mod write;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,16 +11,19 @@ use serde::{Deserialize, Serialize};
 use weir_pipeline::signal::{META_JSON, META_ORIGIN};
 
 use crate::cache::Cache;
-use crate::entity_log::EntitySet;
+use crate::entity_log::{ChunkMeta, EntitySet};
 use crate::error::Result;
 use crate::layout::{Layout, Runs, Slice};
 use crate::types::ColumnType;
+
+pub(crate) use read::FileReader;
+pub(crate) use write::{FileSpec, rest_kind, write_file};
 
 /// The column of files that holds the entity id of each row. Never shown to queries.
 pub const ENTITY_COLUMN: &str = "weir.entity";
 
 /// Overflow keys that the manifest lists for one file; with more it says only that there are many.
-pub const OVERFLOW_KEYS_MAX: usize = 1_024;
+pub(crate) const OVERFLOW_KEYS_MAX: usize = 1_024;
 
 /// One row column of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -79,17 +85,8 @@ impl Overflow {
 pub enum EntityPlace {
     /// In the entity log of this day (days since the epoch).
     Log(i32),
-    /// In a file of its own beside the data.
-    Own {
-        /// File name.
-        file: Arc<str>,
-        /// Number of entities; their ids are 0 to this.
-        entities: u32,
-        /// Size in bytes.
-        bytes: u64,
-        /// CRC32C of the whole file.
-        crc: u32,
-    },
+    /// In a chunk of its own beside the data, with ids from 0.
+    Own(ChunkMeta),
 }
 
 /// What the manifest says of a file.
@@ -97,7 +94,7 @@ pub enum EntityPlace {
 pub struct FileMeta {
     /// File name in the table's `files` folder; never used twice.
     pub name: Arc<str>,
-    /// 0: written by a flush; 1: merged within an hour; 2: merged within a day.
+    /// 0: written by a flush; 1: merged by hour; 2: a whole hour; 3: a whole day.
     pub level: u8,
     /// How rows are ordered.
     pub layout: Layout,
@@ -105,8 +102,12 @@ pub struct FileMeta {
     pub rows: u64,
     /// Size in bytes.
     pub bytes: u64,
+    /// Approximate size in memory, in bytes.
+    pub raw_bytes: u64,
     /// CRC32C of the whole file.
     pub crc: u32,
+    /// Latest time of receipt of any row, UTC nanoseconds.
+    pub received: i64,
     /// Earliest `timestamp`, UTC nanoseconds.
     pub min_time: i64,
     /// Latest `timestamp`, UTC nanoseconds.
@@ -120,9 +121,6 @@ pub struct FileMeta {
     pub slices: Vec<Slice>,
     /// Where the entities are; `None` for streams without.
     pub entities: Option<EntityPlace>,
-    /// Names of the entity columns that the file's entities have, with the type.
-    #[serde(default)]
-    pub entity_columns: Arc<[FileColumn]>,
     /// Bytes from the start of the file, and length, of the encoded [`Runs`].
     pub runs: Option<(u64, u64)>,
 }
@@ -130,7 +128,7 @@ pub struct FileMeta {
 /// A file of a pinned version. Its bytes stay as long as anybody holds this.
 #[derive(Debug)]
 pub struct FileEntry {
-    pub(crate) meta: FileMeta,
+    pub(crate) meta: Arc<FileMeta>,
     pub(crate) path: PathBuf,
     pub(crate) set: Option<Arc<EntitySet>>,
     pub(crate) cache: Arc<Cache>,
@@ -162,6 +160,24 @@ impl FileEntry {
     /// The entities that the ids of this file point into; `None` for streams without.
     pub fn entities(&self) -> Option<&Arc<EntitySet>> {
         self.set.as_ref()
+    }
+
+    /// The file of its own entities, if it has one.
+    pub(crate) fn own_chunk(&self) -> Option<PathBuf> {
+        match (&self.meta.entities, &self.set) {
+            (Some(EntityPlace::Own(_)), Some(set)) => set.files().first().map(|c| c.path.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether an entity that the file may refer to has the attribute `name`. Read off the
+    /// manifest, so it may say yes where no row of the file has a value.
+    pub fn may_have_entity_column(&self, name: &str) -> bool {
+        let chunks = self.set.iter().flat_map(|set| set.files());
+        chunks.into_iter().any(|chunk| {
+            let columns = &chunk.meta.columns;
+            chunk.meta.more || columns.binary_search_by(|c| (*c.name).cmp(name)).is_ok()
+        })
     }
 
     /// The Arrow schema in the file: the row columns in order, then [`ENTITY_COLUMN`] if it has

@@ -1,35 +1,177 @@
 //! All tables of a data folder.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::Result;
-use crate::table::Table;
+use parking_lot::Mutex;
+use weir_pipeline::batch::TENANT;
+
+use crate::cache::{CACHE_BYTES, Cache};
+use crate::disk::make_folder;
+use crate::error::{Result, StoreError};
+use crate::manifest::WriterId;
+use crate::table::{LATE_SUFFIX, Table};
+use crate::writer::TableWriter;
 
 /// How a store works.
-#[derive(Clone, Debug, Default)]
-pub struct StoreOptions {}
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// How long rows of a table are kept, by table name. Others are kept for ever.
+    pub retention: BTreeMap<String, Duration>,
+    /// Bytes that caches of runs and entities hold.
+    pub cache_bytes: usize,
+    /// How long files stay after nothing lists or reads them.
+    pub grace: Duration,
+    /// How often maintenance looks for work.
+    pub maintenance_every: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            retention: BTreeMap::new(),
+            cache_bytes: CACHE_BYTES,
+            grace: Duration::from_secs(60),
+            maintenance_every: Duration::from_secs(10),
+        }
+    }
+}
+
+type Key = (Arc<str>, Arc<str>);
 
 /// All tables of a data folder.
 #[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    folder: PathBuf,
+    pub(crate) options: StoreOptions,
+    cache: Arc<Cache>,
+    tables: Mutex<BTreeMap<Key, Arc<Table>>>,
+    retention: Mutex<BTreeMap<String, Duration>>,
+}
 
 impl Store {
-    /// Opens or makes the store in `dir`.
+    /// Opens or makes the store in `dir`: `<dir>/<tenant>/<table>/`. A table that cannot be
+    /// opened is an error: going on without it would make it anew.
     ///
     /// # Errors
-    /// If the folder cannot be read or written, or a newer Weir wrote it.
-    pub fn open(_dir: &Path, _options: StoreOptions) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {}))
+    /// If a folder cannot be read or written, or a newer Weir wrote it.
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Arc<Self>> {
+        make_folder(dir)?;
+        let store = Arc::new(Self {
+            folder: dir.to_owned(),
+            cache: Arc::new(Cache::new(options.cache_bytes)),
+            tables: Mutex::default(),
+            retention: Mutex::new(options.retention.clone()),
+            options,
+        });
+        for tenant in folders(dir)? {
+            for table in folders(&dir.join(&tenant))? {
+                store.open_table(&tenant, &table)?;
+            }
+        }
+        Ok(store)
     }
 
     /// The tables of a tenant, by name.
-    pub fn tables(&self, _tenant: &str) -> Vec<Arc<Table>> {
-        Vec::new()
+    pub fn tables(&self, tenant: &str) -> Vec<Arc<Table>> {
+        let tables = self.tables.lock();
+        tables.iter().filter(|((t, _), _)| **t == *tenant).map(|(_, t)| t.clone()).collect()
     }
 
     /// The table `name` of a tenant.
-    pub fn table(&self, _tenant: &str, _name: &str) -> Option<Arc<Table>> {
-        None
+    pub fn table(&self, tenant: &str, name: &str) -> Option<Arc<Table>> {
+        self.tables.lock().get(&(tenant.into(), name.into())).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Table>> {
+        self.tables.lock().values().cloned().collect()
+    }
+
+    /// The table `name` of a tenant, made if it is not there.
+    ///
+    /// # Errors
+    /// If the name is not allowed, or the disk refuses.
+    pub fn open_table(&self, tenant: &str, name: &str) -> Result<Arc<Table>> {
+        check_name(name)?;
+        check_name(tenant)?;
+        let mut tables = self.tables.lock();
+        let key: Key = (tenant.into(), name.into());
+        if let Some(table) = tables.get(&key) {
+            return Ok(table.clone());
+        }
+        let tenant_folder = self.folder.join(tenant);
+        if !tenant_folder.is_dir() {
+            make_folder(&tenant_folder)?;
+        }
+        let folder = tenant_folder.join(name);
+        if !folder.is_dir() {
+            make_folder(&folder)?;
+        }
+        let keep =
+            self.retention.lock().get(name.strip_suffix(LATE_SUFFIX).unwrap_or(name)).copied();
+        let table = Table::open(&folder, tenant, name, self.cache.clone(), keep)?;
+        tables.insert(key, table.clone());
+        Ok(table)
+    }
+
+    /// The way into a table for one sink. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the name is not allowed, or the disk refuses.
+    pub fn writer(
+        self: &Arc<Self>,
+        tenant: &str,
+        table: &str,
+        id: WriterId,
+    ) -> Result<TableWriter> {
+        Ok(TableWriter::new(self.clone(), self.open_table(tenant, table)?, id))
+    }
+
+    /// Sets how long the rows of tables are kept; those not named are kept for ever.
+    pub fn set_retention(&self, retention: BTreeMap<String, Duration>) {
+        *self.retention.lock() = retention.clone();
+        for table in self.all() {
+            let name: &str = table.name();
+            let base = name.strip_suffix(LATE_SUFFIX).unwrap_or(name);
+            table.set_retention(retention.get(base).copied());
+        }
+    }
+
+    /// Hits and misses of the cache of runs and entities.
+    pub fn cache_statistics(&self) -> (u64, u64) {
+        self.cache.statistics()
     }
 }
+
+/// Whether `name` may name a table: lower-case letters, digits, `_` and single dots between, a
+/// letter first, at most 100 bytes.
+///
+/// # Errors
+/// [`StoreError::Name`] if not.
+pub fn check_name(name: &str) -> Result<()> {
+    let good = name.len() <= 100
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.".contains(&b))
+        && !name.contains("..")
+        && !name.ends_with('.');
+    if good { Ok(()) } else { Err(StoreError::Name(name.to_owned())) }
+}
+
+/// Folders in `path` whose names may be tenants or tables.
+fn folders(path: &Path) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(StoreError::io("cannot list", path))? {
+        let entry = entry.map_err(StoreError::io("cannot list", path))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() && check_name(&name).is_ok() {
+            out.push(name);
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// The tenant until tenancy is built.
+pub const DEFAULT_TENANT: &str = TENANT;

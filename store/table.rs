@@ -1,15 +1,85 @@
 //! One table: its manifest, its files, its hot rows.
+//!
+//! Changes of the manifest are serial, under one lock; readers and appends take another, briefly.
+//! Both are held together only to switch to a new version, so that a reader always finds hot rows
+//! and files that belong together.
 
+mod commit;
+mod folder;
+mod graves;
+mod state;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
-use crate::file::FileEntry;
-use crate::snapshot::{TableSchema, TableSnapshot};
+use parking_lot::{Mutex, RwLock};
+use weir_pipeline::batch::Batch;
+
+use crate::cache::{Cache, next_id};
+use crate::entity_log::{ChunkFile, EntityLog, EntitySet};
+use crate::file::{EntityPlace, FileEntry, FileMeta};
+use crate::manifest::Manifest;
+use crate::snapshot::TableSnapshot;
+
+pub(crate) use commit::{Change, StagedFile};
+pub(crate) use folder::Folders;
+use graves::Graves;
+use state::State;
+
+/// What the name of a table ends with that takes the rows which came too late or too early for
+/// the table before the dot.
+pub const LATE_SUFFIX: &str = ".late";
 
 /// A table of a tenant.
 #[derive(Debug)]
 pub struct Table {
     tenant: Arc<str>,
     name: Arc<str>,
+    folders: Folders,
+    cache: Arc<Cache>,
+    manifest: Mutex<Manifest>,
+    logs: Mutex<BTreeMap<i32, Arc<EntityLog>>>,
+    state: Mutex<State>,
+    graves: Graves,
+    retention: RwLock<Option<Duration>>,
+    damaged: Mutex<Vec<(Arc<str>, String)>>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    rows: AtomicU64,
+    bytes_flushed: AtomicU64,
+    bytes_merged: AtomicU64,
+}
+
+/// A table in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TableStats {
+    /// Listed files.
+    pub files: u64,
+    /// Of them, level-0 files.
+    pub files_level0: u64,
+    /// Rows in files.
+    pub rows: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Rows that no committed file holds yet.
+    pub rows_hot: u64,
+    /// Earliest time in files and hot rows, UTC nanoseconds.
+    pub min_time: Option<i64>,
+    /// Latest time in files and hot rows, UTC nanoseconds.
+    pub max_time: Option<i64>,
+    /// Rows appended since start.
+    pub rows_appended: u64,
+    /// Bytes that flushes wrote since start.
+    pub bytes_flushed: u64,
+    /// Bytes that merges wrote since start.
+    pub bytes_merged: u64,
+    /// Bytes appended to the manifest since start.
+    pub bytes_manifest: u64,
 }
 
 impl Table {
@@ -25,18 +95,129 @@ impl Table {
 
     /// The present version, pinned.
     pub fn snapshot(self: &Arc<Self>) -> Arc<TableSnapshot> {
+        let retention = if self.is_late() { None } else { *self.retention.read() };
+        let mut state = self.state.lock();
+        let schema = state.schema();
+        let mut files: Vec<Arc<FileEntry>> = state.files.values().cloned().collect();
+        let hot = state.hot.iter().map(|slot| slot.run.clone()).collect();
+        let (version, signal) = (state.version, state.signal.clone());
+        drop(state);
+        files.sort_by(|a, b| (a.meta.min_time, &a.meta.name).cmp(&(b.meta.min_time, &b.meta.name)));
         Arc::new(TableSnapshot {
             table: self.clone(),
-            version: 0,
-            signal: None,
-            schema: Arc::new(TableSchema::default()),
-            files: Vec::new(),
-            hot: Vec::new(),
-            retention: None,
+            version,
+            signal,
+            schema,
+            files,
+            hot,
+            retention,
         })
     }
 
-    /// A reader found that `file` cannot be read: it is set aside, named in the log and in
-    /// [`Table::damaged`], and left out of later versions.
-    pub fn report_damage(&self, _file: &FileEntry, _why: &str) {}
+    /// The table in numbers.
+    pub fn stats(&self) -> TableStats {
+        let bytes_manifest = self.manifest.lock().appended();
+        let state = self.state.lock();
+        let files = || state.files.values().map(|f| &f.meta);
+        let hot = || state.hot.iter().map(|h| &h.run);
+        let min = files().map(|f| f.min_time).chain(hot().map(|h| h.min_time)).min();
+        let max = files().map(|f| f.max_time).chain(hot().map(|h| h.max_time)).max();
+        TableStats {
+            files: state.files.len() as u64,
+            files_level0: files().filter(|f| f.level == 0).count() as u64,
+            rows: files().map(|f| f.rows).sum(),
+            bytes: files().map(|f| f.bytes).sum(),
+            rows_hot: hot().map(|h| h.batch.num_rows() as u64).sum(),
+            min_time: min,
+            max_time: max,
+            rows_appended: self.counters.rows.load(Relaxed),
+            bytes_flushed: self.counters.bytes_flushed.load(Relaxed),
+            bytes_merged: self.counters.bytes_merged.load(Relaxed),
+            bytes_manifest,
+        }
+    }
+
+    /// How long rows are kept; `None`: for ever.
+    pub fn retention(&self) -> Option<Duration> {
+        *self.retention.read()
+    }
+
+    pub(crate) fn set_retention(&self, keep: Option<Duration>) {
+        *self.retention.write() = keep;
+        self.state.lock().version += 1;
+    }
+
+    /// Whether this is the table of late rows of another.
+    pub fn is_late(&self) -> bool {
+        self.name.ends_with(LATE_SUFFIX)
+    }
+
+    /// Files that could not be read and were set aside, with what was wrong.
+    pub fn damaged(&self) -> Vec<(Arc<str>, String)> {
+        self.damaged.lock().clone()
+    }
+
+    pub(crate) fn note_damage(&self, file: &str, why: &str) {
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < 1_000 {
+            damaged.push((file.into(), why.to_owned()));
+        }
+    }
+
+    /// The rows of a writer become visible. `lane` tells instances of writers apart.
+    pub(crate) fn append_hot(&self, lane: u64, batch: Batch, min_time: i64, max_time: i64) {
+        self.counters.rows.fetch_add(batch.num_rows() as u64, Relaxed);
+        self.state.lock().append(lane, batch, min_time, max_time);
+    }
+
+    /// What a writer has appended and not staged.
+    pub(crate) fn unstaged(&self, lane: u64) -> Vec<(u64, Batch)> {
+        let state = self.state.lock();
+        let slots = state.hot.iter().filter(|s| s.lane == lane && s.staged.is_none());
+        slots.map(|s| (s.run.id, s.run.batch.clone())).collect()
+    }
+
+    /// The files of `mark` hold these hot rows.
+    pub(crate) fn mark_staged(&self, lane: u64, runs: &[u64], mark: u64) {
+        let mut state = self.state.lock();
+        for slot in state.hot.iter_mut().filter(|s| s.lane == lane && runs.contains(&s.run.id)) {
+            slot.staged = Some(mark);
+        }
+    }
+
+    /// A writer is gone: what it has not committed will be appended again by its successor.
+    pub(crate) fn drop_lane(&self, lane: u64) {
+        let mut state = self.state.lock();
+        state.hot.retain(|s| s.lane != lane);
+        state.hot_changed();
+    }
+
+    /// The entity log of a day.
+    pub(crate) fn log(&self, day: i32) -> Arc<EntityLog> {
+        let mut logs = self.logs.lock();
+        let new =
+            || Arc::new(EntityLog::new(&self.folders.entities, Vec::new(), self.cache.clone()));
+        logs.entry(day).or_insert_with(new).clone()
+    }
+
+    pub(crate) fn all_logs(&self) -> Vec<(i32, Arc<EntityLog>)> {
+        self.logs.lock().iter().map(|(day, log)| (*day, log.clone())).collect()
+    }
+
+    pub(crate) fn folders(&self) -> &Folders {
+        &self.folders
+    }
+
+    /// A file as readers see it.
+    pub(crate) fn entry(&self, meta: Arc<FileMeta>) -> Arc<FileEntry> {
+        let set = meta.entities.as_ref().map(|place| match place {
+            EntityPlace::Log(day) => self.log(*day).set().clone(),
+            EntityPlace::Own(chunk) => {
+                let file = Arc::new(ChunkFile::new(chunk.clone(), &self.folders.entities));
+                Arc::new(EntitySet::new(vec![file], self.cache.clone()))
+            }
+        });
+        let path = self.folders.files.join(&*meta.name);
+        Arc::new(FileEntry { meta, path, set, cache: self.cache.clone(), id: next_id() })
+    }
 }

@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 use weir_pipeline::signal;
 
@@ -34,6 +37,8 @@ pub enum ColumnType {
     Id8,
     /// At rest only: integers that are read as doubles.
     IntDouble,
+    /// At rest only: UTC milliseconds, read as nanoseconds.
+    TimeMs,
     /// At rest only: entity ids.
     EntityId,
 }
@@ -51,6 +56,7 @@ impl ColumnType {
             Self::TextList => DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))),
             Self::Id16 => DataType::FixedSizeBinary(16),
             Self::Id8 => DataType::FixedSizeBinary(8),
+            Self::TimeMs => DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())),
             Self::EntityId => DataType::UInt32,
         }
     }
@@ -60,6 +66,7 @@ impl ColumnType {
         match self {
             Self::Id16 | Self::Id8 => Self::Text,
             Self::IntDouble => Self::Double,
+            Self::TimeMs => Self::Time,
             Self::EntityId => Self::Int,
             other => other,
         }
@@ -92,4 +99,59 @@ impl ColumnType {
             _ => Self::Text,
         }
     }
+}
+
+/// A column as it comes out of a file, as queries see it: `kind` is what the file has it as.
+///
+/// # Errors
+/// If the array is not of the type that `kind` has at rest.
+pub fn to_surface(array: &ArrayRef, kind: ColumnType) -> Result<ArrayRef, ArrowError> {
+    match kind {
+        ColumnType::Id16 | ColumnType::Id8 => {
+            let Some(ids) = array.as_fixed_size_binary_opt() else {
+                return Err(ArrowError::SchemaError(format!(
+                    "ids at rest are fixed binary, not {}",
+                    array.data_type()
+                )));
+            };
+            let width = ids.value_size() * 2;
+            let mut out = StringBuilder::with_capacity(ids.len(), ids.len() * width);
+            let mut text = String::with_capacity(width);
+            for i in 0..ids.len() {
+                if ids.is_null(i) {
+                    out.append_null();
+                } else {
+                    text.clear();
+                    for byte in ids.value(i) {
+                        text.push(char::from(HEX[usize::from(byte >> 4)]));
+                        text.push(char::from(HEX[usize::from(byte & 15)]));
+                    }
+                    out.append_value(&text);
+                }
+            }
+            Ok(Arc::new(out.finish()))
+        }
+        kind if kind.surface() == kind => Ok(array.clone()),
+        kind => cast(array, &kind.surface_type()),
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// The `2 * N` lower-case hex digits of `text` as bytes, `None` if it is anything else.
+pub fn hex_bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let text = text.as_bytes();
+    if text.len() != N * 2 {
+        return None;
+    }
+    let digit = |b: u8| match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'a'..=b'f' => Some(b - b'a' + 10),
+        _ => None,
+    };
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(out)
 }

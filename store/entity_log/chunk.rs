@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
@@ -14,7 +15,8 @@ use weir_pipeline::signal::{META_JSON, META_ORIGIN};
 
 use super::chunk_file::read_chunk;
 use crate::cache::{Cache, next_id};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
+use crate::file::FileColumn;
 
 /// Entities `first..first + len()` of a set, as columns.
 #[derive(Debug)]
@@ -138,20 +140,31 @@ pub struct ChunkMeta {
     pub bytes: u64,
     /// CRC32C of the whole file.
     pub crc: u32,
+    /// Attributes, sorted by name, with the narrowest type that holds all values.
+    pub columns: Arc<[FileColumn]>,
+    /// There are attributes besides `columns`: too many names, or reserved ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
 }
 
 /// A chunk on disk.
 #[derive(Debug)]
-pub struct ChunkFile {
+pub(crate) struct ChunkFile {
     pub(crate) meta: ChunkMeta,
     pub(crate) path: PathBuf,
     pub(crate) id: u64,
+    pub(crate) damaged: AtomicBool,
 }
 
 impl ChunkFile {
     /// The chunk `meta` in `folder`.
     pub(crate) fn new(meta: ChunkMeta, folder: &Path) -> Self {
-        Self { path: folder.join(&*meta.file), meta, id: next_id() }
+        Self {
+            path: folder.join(&*meta.file),
+            meta,
+            id: next_id(),
+            damaged: AtomicBool::new(false),
+        }
     }
 }
 
@@ -167,14 +180,35 @@ impl EntitySet {
         Self { chunks: RwLock::new(chunks), cache }
     }
 
-    /// All chunks, in order of id, read from disk where the cache has them not. An id in no
-    /// chunk belongs to no row. A chunk never changes; further ones may come.
+    /// All chunks, in order of id, read from disk where the cache has them not. A chunk never
+    /// changes; further ones may come. One that is damaged is named in the log and left out: rows
+    /// whose id is in no chunk keep their row columns, and read NULL for entity columns.
     ///
     /// # Errors
-    /// If a chunk is damaged or gone.
+    /// If the disk refuses.
     pub fn load(&self) -> Result<Vec<Arc<EntityChunk>>> {
-        let chunks = self.chunks.read().clone();
-        chunks.iter().map(|file| self.load_chunk(file)).collect()
+        let mut out = Vec::new();
+        for file in self.files() {
+            match self.load_chunk(&file) {
+                Ok(chunk) => out.push(chunk),
+                Err(e @ StoreError::Damaged { .. }) => {
+                    if !file.damaged.swap(true, Relaxed) {
+                        tracing::error!(error = %e, "entities are damaged and left out");
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(out)
+    }
+
+    /// All chunks, or an error if one is damaged.
+    pub(crate) fn load_all(&self) -> Result<Vec<Arc<EntityChunk>>> {
+        self.files().iter().map(|file| self.load_chunk(file)).collect()
+    }
+
+    pub(crate) fn files(&self) -> Vec<Arc<ChunkFile>> {
+        self.chunks.read().clone()
     }
 
     pub(crate) fn load_chunk(&self, file: &ChunkFile) -> Result<Arc<EntityChunk>> {

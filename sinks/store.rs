@@ -1,0 +1,133 @@
+//! `store` sink: writes rows to a table, where SQL finds them.
+//!
+//! ```toml
+//! [sinks.logs]
+//! type = "store"
+//! inputs = ["otlp.logs"]
+//! table = "logs"
+//! ```
+//!
+//! Rows are there for queries at once. At each checkpoint they become files, or stay in the
+//! checkpoint while they are fewer than 1 MiB. A table is made when it is first written to; its
+//! columns follow from what arrives. Several sinks may write to one table.
+//!
+//! Delivery: exactly once, across crashes and reloads. Rows older than the table's retention, and
+//! rows stamped over an hour ahead of their receipt, go to the table `<table>.late` and are
+//! counted. A row without `timestamp` has the time of its receipt.
+//!
+//! Table names are lower-case letters, digits, `_` and `.`, a letter first, at most 100 bytes.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use weir_pipeline::batch::{Batch, TENANT};
+use weir_pipeline::component::{Sink, SinkContext, SinkError, SinkKind, SinkPlan, Staged};
+use weir_pipeline::config::{Scope, Section, Spanned};
+use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
+use weir_pipeline::telemetry::ComponentMetrics;
+use weir_store::{Store, StoreError, TableWriter, WriterId, check_name};
+
+/// The row of the table.
+pub(crate) const KIND: SinkKind = SinkKind {
+    name: "store",
+    about: "write rows to a table that SQL reads",
+    source: include_str!("store.rs"),
+    schema: || schemars::schema_for!(Config),
+    plan,
+};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// Name of the table.
+    table: Spanned<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct StorePlan {
+    table: String,
+}
+
+fn plan(section: &Section, _scope: &Scope) -> Result<Box<dyn SinkPlan>, Diagnostics> {
+    let config: Config = section.read()?;
+    let table = config.table.value.clone();
+    if check_name(&table).is_err() {
+        let wrong = Diagnostic::error("W080", format!("`{table}` is no table name"))
+            .at(&section.span(&config.table))
+            .label("lower-case letters, digits, `_` and `.`, a letter first");
+        return Err(wrong.into());
+    }
+    Ok(Box::new(StorePlan { table }))
+}
+
+impl SinkPlan for StorePlan {
+    fn build(&self, context: SinkContext) -> Result<Box<dyn Sink>, SinkError> {
+        let store = context
+            .services
+            .get::<Store>()
+            .ok_or_else(|| SinkError::permanent("there is no store in this process"))?;
+        let id = WriterId {
+            journal: context.journal,
+            pipeline: context.pipeline.clone(),
+            sink: context.sink.clone(),
+        };
+        let writer = store.writer(TENANT, &self.table, id).map_err(sink_error)?;
+        Ok(Box::new(StoreSink { writer: Arc::new(Mutex::new(writer)), metrics: context.metrics }))
+    }
+}
+
+/// The lock is never contended: calls of one sink follow each other.
+struct StoreSink {
+    writer: Arc<Mutex<TableWriter>>,
+    metrics: Arc<ComponentMetrics>,
+}
+
+impl StoreSink {
+    /// Runs what waits for the disk on a thread that may.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut TableWriter) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, SinkError>> {
+        let writer = self.writer.clone();
+        Box::pin(async move {
+            let done = tokio::task::spawn_blocking(move || work(&mut writer.lock())).await;
+            done.map_err(|e| SinkError::transient(e.to_string()))?.map_err(sink_error)
+        })
+    }
+}
+
+impl Sink for StoreSink {
+    fn write(&mut self, batch: Batch) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async move {
+            let appended = self.writer.lock().append(&batch).map_err(sink_error)?;
+            if appended.late > 0 {
+                self.metrics.late(appended.late);
+            }
+            Ok(())
+        })
+    }
+
+    fn stage(&mut self, mark: u64, last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {
+        self.blocking(move |writer| {
+            let staged = writer.stage(mark, last)?;
+            Ok(Staged { work: staged.work, carry: staged.carry })
+        })
+    }
+
+    fn commit(&mut self, mark: u64, work: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {
+        let work = work.to_vec();
+        self.blocking(move |writer| writer.commit(mark, &work))
+    }
+
+    fn restore(&mut self, carry: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {
+        let carry = carry.to_vec();
+        self.blocking(move |writer| writer.restore(&carry))
+    }
+}
+
+fn sink_error(e: StoreError) -> SinkError {
+    SinkError { message: e.to_string(), retry: e.is_transient() }
+}

@@ -1,0 +1,158 @@
+//! Ids for the entities of hot rows: one log per table and day, which grows by a chunk whenever a
+//! flush brings entities that it lacks.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+use weir_pipeline::entity::{Entity, EntityTable};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::chunk::{ChunkFile, ChunkMeta, EntitySet};
+use super::chunk_file::write_chunk;
+use super::codec::sort_key;
+use crate::cache::Cache;
+use crate::disk::{file_name, sync_folder};
+use crate::error::{Result, StoreError};
+
+/// Process tables whose ids are kept at hand.
+const TABLES_MAX: usize = 16;
+/// No id.
+const NONE: u32 = u32::MAX;
+
+/// The entity log of one table and day.
+#[derive(Debug)]
+pub(crate) struct EntityLog {
+    folder: PathBuf,
+    set: Arc<EntitySet>,
+    intern: Mutex<Option<Intern>>,
+}
+
+/// What is known of the ids in use; read from the chunks when the first flush needs it.
+#[derive(Debug, Default)]
+struct Intern {
+    /// By fingerprint: id, and hash of the sort key.
+    ids: HashMap<u128, (u32, u64)>,
+    next: u32,
+    /// Per process table: key to id, [`NONE`] where unknown. Newest use last.
+    tables: Vec<(u64, Vec<u32>)>,
+}
+
+impl EntityLog {
+    pub(crate) fn new(folder: &Path, chunks: Vec<ChunkMeta>, cache: Arc<Cache>) -> Self {
+        let chunks = chunks.into_iter().map(|m| Arc::new(ChunkFile::new(m, folder))).collect();
+        Self {
+            folder: folder.to_owned(),
+            set: Arc::new(EntitySet::new(chunks, cache)),
+            intern: Mutex::default(),
+        }
+    }
+
+    /// The entities.
+    pub(crate) fn set(&self) -> &Arc<EntitySet> {
+        &self.set
+    }
+
+    /// The id of every key that `keys` holds: `result[key]`, [`u32::MAX`] for other keys. New
+    /// entities are written and fsynced to a chunk, which `commit` adds to the manifest before
+    /// anything can refer to it.
+    pub(crate) fn ids(
+        &self,
+        table: &EntityTable,
+        keys: &[&[u32]],
+        commit: &mut dyn FnMut(&ChunkMeta) -> Result<()>,
+    ) -> Result<Vec<u32>> {
+        let mut intern = self.intern.lock();
+        let intern = match &mut *intern {
+            Some(intern) => intern,
+            empty => empty.insert(self.read_ids()?),
+        };
+        let mut map = match intern.tables.iter().position(|(id, _)| *id == table.id()) {
+            Some(i) => intern.tables.remove(i).1,
+            None => Vec::new(),
+        };
+        map.resize(table.len().max(map.len()), NONE);
+        let new = intern.look_up(table, keys, &mut map);
+        if !new.is_empty() {
+            let first = intern.next;
+            let full = StoreError::Full {
+                table: self.folder.display().to_string(),
+                why: "a day holds at most 2^32 - 1 entities",
+            };
+            let count = u32::try_from(new.len()).ok();
+            let next =
+                count.and_then(|n| first.checked_add(n)).filter(|n| *n < NONE).ok_or(full)?;
+            let entities: Vec<Arc<Entity>> = new.iter().map(|n| n.entity.clone()).collect();
+            let meta = write_chunk(&self.folder, &file_name("e"), first, &entities)?;
+            sync_folder(&self.folder)?;
+            commit(&meta)?;
+            self.set.chunks.write().push(Arc::new(ChunkFile::new(meta, &self.folder)));
+            intern.next = next;
+            for (id, new) in (first..).zip(new) {
+                map[new.key as usize] = id;
+                let print = new.entity.fingerprint();
+                intern.ids.entry(print).or_insert((id, new.check));
+            }
+        }
+        let ids = map.clone();
+        intern.tables.push((table.id(), map));
+        if intern.tables.len() > TABLES_MAX {
+            intern.tables.remove(0);
+        }
+        Ok(ids)
+    }
+
+    /// Holds off [`EntityLog::ids`] while `work` replaces chunks by equal ones.
+    pub(crate) fn exclusive<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _intern = self.intern.lock();
+        work()
+    }
+
+    fn read_ids(&self) -> Result<Intern> {
+        let mut intern = Intern::default();
+        for chunk in self.set.load()? {
+            for (i, print) in chunk.fingerprints().iter().enumerate() {
+                let id = chunk.first() + i as u32;
+                intern.ids.entry(*print).or_insert((id, xxh3_64(&chunk.sort_keys()[i])));
+            }
+        }
+        // Also past chunks that are damaged: their ids stay taken.
+        for file in self.set.files() {
+            intern.next = intern.next.max(file.meta.first + file.meta.entities);
+        }
+        Ok(intern)
+    }
+}
+
+/// An entity that the log lacks.
+struct New {
+    key: u32,
+    entity: Arc<Entity>,
+    sort_key: Box<[u8]>,
+    check: u64,
+}
+
+impl Intern {
+    /// Fills `map` for the keys whose entities are known; the others, sorted.
+    fn look_up(&self, table: &EntityTable, keys: &[&[u32]], map: &mut [u32]) -> Vec<New> {
+        let mut seen = HashSet::new();
+        let mut new = Vec::new();
+        for &key in keys.iter().copied().flatten() {
+            if map[key as usize] != NONE || !seen.insert(key) {
+                continue;
+            }
+            let entity = table.get(key);
+            let sort_key = sort_key(&entity);
+            let check = xxh3_64(&sort_key);
+            match self.ids.get(&entity.fingerprint()) {
+                // Two entities of one fingerprint have different keys; the later one gets an id
+                // of its own each time this process meets it first.
+                Some((id, known)) if *known == check => map[key as usize] = *id,
+                _ => new.push(New { key, entity, sort_key, check }),
+            }
+        }
+        new.sort_by(|a, b| a.sort_key.cmp(&b.sort_key));
+        new
+    }
+}

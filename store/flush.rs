@@ -1,0 +1,202 @@
+//! Turns hot rows into a level-0 file.
+
+mod columns;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::datatypes::TimestampNanosecondType;
+use hashbrown::HashMap;
+use weir_pipeline::batch::{Batch, Keys};
+use weir_pipeline::entity::{Entity, EntityTable};
+use weir_pipeline::signal::Signal;
+
+use crate::disk::{file_name, sync_folder};
+use crate::entity_log::{ChunkMeta, EntityLog, sort_key};
+use crate::error::{Result, StoreError};
+use crate::file::{EntityPlace, FileMeta, FileSpec, rest_kind, write_file};
+use crate::layout::Layout;
+use crate::normalise::TIMESTAMP;
+use crate::order::{RowKey, arrange};
+
+/// Decoded bytes that one file takes at most; more rows make several files.
+const FILE_RAW_BYTES: usize = 512 << 20;
+
+/// The layout that rows of `signal` have at rest.
+pub(crate) fn layout_of(signal: &Signal) -> Layout {
+    if *signal == Signal::Metrics { Layout::Series } else { Layout::Slices }
+}
+
+/// Size of the rows of a batch in memory: what belongs to them, not what they share.
+pub(crate) fn raw_bytes(rows: &RecordBatch) -> usize {
+    let columns = rows.columns().iter();
+    columns.map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum::<usize>()
+        + rows.num_rows() * 4
+}
+
+/// Where a flush writes to.
+pub(crate) struct Place<'a> {
+    /// Folder of data files.
+    pub(crate) files: &'a Path,
+    /// Starts the names of files.
+    pub(crate) prefix: &'a str,
+    /// Day of the entity log, and the log.
+    pub(crate) log: (i32, &'a EntityLog),
+    /// Adds a chunk of new entities to the manifest.
+    pub(crate) commit_chunk: &'a mut dyn FnMut(&ChunkMeta) -> Result<()>,
+}
+
+/// Writes normalised `batches` of one signal to files, fsynced, outside the manifest.
+pub(crate) fn flush(batches: &[Batch], place: &mut Place<'_>) -> Result<Vec<FileMeta>> {
+    let mut files = Vec::new();
+    let mut start = 0;
+    let mut bytes = 0;
+    for (i, batch) in batches.iter().enumerate() {
+        bytes += raw_bytes(batch.rows());
+        let cut = bytes >= FILE_RAW_BYTES || i + 1 == batches.len();
+        if cut {
+            files.extend(flush_one(&batches[start..=i], bytes, place)?);
+            start = i + 1;
+            bytes = 0;
+        }
+    }
+    if !files.is_empty() {
+        sync_folder(place.files)?;
+    }
+    Ok(files)
+}
+
+fn flush_one(batches: &[Batch], raw: usize, place: &mut Place<'_>) -> Result<Option<FileMeta>> {
+    let batches = with_entities(batches);
+    let rows: usize = batches.iter().map(Batch::num_rows).sum();
+    if rows == 0 {
+        return Ok(None);
+    }
+    if u32::try_from(rows).is_err() {
+        return Err(StoreError::Full {
+            table: place.files.display().to_string(),
+            why: "a file holds at most 2^32 rows",
+        });
+    }
+    let ids = entity_ids(&batches, place)?;
+    let ranks = ids.as_ref().map(|ids| entity_ranks(&batches, ids));
+    let mut keys = Vec::with_capacity(rows);
+    for (part, batch) in batches.iter().enumerate() {
+        let times = times_of(batch)?;
+        let ranks = ranks.as_ref().map(|r| &r[part]);
+        for row in 0..batch.num_rows() {
+            let rank = ranks.map_or(0, |r| r[row]);
+            let place = (part as u32, row as u32);
+            keys.push(RowKey { rank, time: times.value(row), place });
+        }
+    }
+    drop(ranks);
+    let layout = layout_of(batches[0].signal());
+    let groups: Vec<Range<usize>> = arrange(&mut keys, layout, raw / rows);
+    let order: Vec<(u32, u32)> = keys.iter().map(|k| k.place).collect();
+    let times: Vec<i64> = keys.iter().map(|k| k.time).collect();
+    drop(keys);
+    let row_ids: Option<Vec<u32>> =
+        ids.map(|ids| order.iter().map(|&(p, r)| ids[p as usize][r as usize]).collect());
+    let columns = columns::Columns::of(&batches)?;
+    let mut wanted = columns.columns();
+    for column in &mut wanted {
+        let parts = columns.parts(&column.name, column.kind)?;
+        column.kind = rest_kind(&column.name, column.kind, &parts);
+    }
+    let received = batches.iter().flat_map(|b| b.runs().iter().map(|r| r.received)).max();
+    let spec = FileSpec {
+        folder: place.files,
+        name: file_name(place.prefix),
+        level: 0,
+        layout,
+        columns: wanted,
+        overflow: columns.overflow(),
+        order: &order,
+        groups: &groups,
+        times: &times,
+        ids: row_ids.as_deref(),
+        entities: row_ids.is_some().then_some(EntityPlace::Log(place.log.0)),
+        raw_bytes: raw as u64,
+        received: received.unwrap_or_default(),
+    };
+    let meta = write_file(spec, &mut |c| columns.parts(&c.name, c.kind.surface()))?;
+    Ok(Some(meta))
+}
+
+/// Where some batches have entities, those that have none get the empty one.
+fn with_entities(batches: &[Batch]) -> Vec<Batch> {
+    let batches: Vec<Batch> = batches.iter().filter(|b| b.num_rows() > 0).cloned().collect();
+    if batches.iter().all(|b| b.entities().is_none()) {
+        return batches;
+    }
+    let empty = Arc::new(EntityTable::default());
+    let Ok(key) = empty.intern(Entity::new(Vec::new())) else { return batches };
+    let fill = |b: Batch| {
+        if b.entities().is_some() {
+            return b;
+        }
+        let keys = UInt32Array::from(vec![key; b.num_rows()]);
+        let keys = Keys { keys, table: empty.clone() };
+        let filled = Batch::new(
+            b.signal().clone(),
+            b.tenant().clone(),
+            b.rows().clone(),
+            Some(keys),
+            b.runs().clone(),
+        );
+        filled.unwrap_or(b)
+    };
+    batches.into_iter().map(fill).collect()
+}
+
+/// The entity id of each row of each batch, `None` for streams without entities.
+fn entity_ids(batches: &[Batch], place: &mut Place<'_>) -> Result<Option<Vec<Vec<u32>>>> {
+    if batches.iter().any(|b| b.entities().is_none()) {
+        return Ok(None);
+    }
+    let mut tables: Vec<(Arc<EntityTable>, Vec<&[u32]>)> = Vec::new();
+    for e in batches.iter().filter_map(Batch::entities) {
+        let keys: &[u32] = e.keys.values();
+        match tables.iter_mut().find(|(t, _)| t.id() == e.table.id()) {
+            Some((_, all)) => all.push(keys),
+            None => tables.push((e.table.clone(), vec![keys])),
+        }
+    }
+    let mut maps: HashMap<u64, Vec<u32>> = HashMap::new();
+    for (table, keys) in &tables {
+        maps.insert(table.id(), place.log.1.ids(table, keys, place.commit_chunk)?);
+    }
+    let ids = batches.iter().filter_map(Batch::entities).map(|e| {
+        let map = &maps[&e.table.id()];
+        e.keys.values().iter().map(|&k| map[k as usize]).collect()
+    });
+    Ok(Some(ids.collect()))
+}
+
+/// The place of each row's entity among all entities of these batches.
+fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    let mut sort_keys: HashMap<u32, Box<[u8]>> = HashMap::new();
+    for (batch, ids) in batches.iter().zip(ids) {
+        let Some(e) = batch.entities() else { continue };
+        for (&key, &id) in e.keys.values().iter().zip(ids) {
+            sort_keys.entry(id).or_insert_with(|| sort_key(&e.table.get(key)));
+        }
+    }
+    let mut sorted: Vec<(Box<[u8]>, u32)> = sort_keys.into_iter().map(|(id, k)| (k, id)).collect();
+    sorted.sort_unstable();
+    let ranks: HashMap<u32, u32> =
+        sorted.iter().enumerate().map(|(rank, (_, id))| (*id, rank as u32)).collect();
+    ids.iter().map(|ids| ids.iter().map(|id| ranks[id]).collect()).collect()
+}
+
+fn times_of(batch: &Batch) -> Result<arrow::array::TimestampNanosecondArray> {
+    let column: Option<&ArrayRef> = batch.rows().column_by_name(TIMESTAMP);
+    let times = column.and_then(|c| c.as_primitive_opt::<TimestampNanosecondType>());
+    times.filter(|t| t.null_count() == 0).cloned().ok_or_else(|| StoreError::Foreign {
+        what: "rows",
+        why: "they were not normalised".to_owned(),
+    })
+}

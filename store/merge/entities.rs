@@ -1,0 +1,169 @@
+//! Entities of merged files, and chunks of entity logs made into fewer.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
+use arrow::compute::{concat, take};
+use weir_pipeline::entity::Entity;
+
+use crate::disk::{file_name, sync_folder};
+use crate::entity_log::{EntityChunk, EntityLog, EntitySet, write_chunk};
+use crate::error::{Result, StoreError};
+use crate::normalise::{common_type, widen_array};
+use crate::table::Table;
+
+/// Chunks in a row, each of fewer entities than [`SMALL`], that are made into one.
+const CHUNKS: usize = 16;
+const SMALL: u32 = 16 << 10;
+
+/// The entities that the inputs of a merge refer to, in their order.
+#[derive(Default)]
+pub(super) struct Entities {
+    /// Per input: id of each row, and where ids are found.
+    inputs: Vec<(UInt32Array, Vec<Arc<EntityChunk>>, Vec<u32>)>,
+    /// Input, id, rank of each referred-to entity, sorted by input and id once ranked.
+    places: Vec<(u32, u32, u32)>,
+    /// Per rank: the chunk and index of one of its places.
+    ranked: Vec<(Arc<EntityChunk>, usize)>,
+}
+
+impl Entities {
+    /// Takes in the ids of the next input.
+    pub(super) fn add(&mut self, set: &EntitySet, ids: UInt32Array, path: &Path) -> Result<()> {
+        let chunks = set.load_all()?;
+        let mut used: Vec<u32> = ids.values().to_vec();
+        used.sort_unstable();
+        used.dedup();
+        if used.iter().any(|id| find(&chunks, *id).is_none()) {
+            return Err(StoreError::damaged(path, "it refers to entities that are not there"));
+        }
+        let input = self.inputs.len() as u32;
+        self.places.extend(used.iter().map(|id| (input, *id, 0)));
+        self.inputs.push((ids, chunks, used));
+        Ok(())
+    }
+
+    /// Orders all entities by their sort keys, which differ where they do.
+    pub(super) fn rank(&mut self) {
+        let key = |input: u32, id: u32| -> Option<(&Arc<EntityChunk>, usize)> {
+            find(&self.inputs[input as usize].1, id)
+        };
+        let mut order: Vec<(&[u8], usize)> = Vec::with_capacity(self.places.len());
+        for (i, (input, id, _)) in self.places.iter().enumerate() {
+            if let Some((chunk, index)) = key(*input, *id) {
+                order.push((&chunk.sort_keys()[index], i));
+            }
+        }
+        order.sort_unstable();
+        let mut ranks = vec![0_u32; self.places.len()];
+        let mut ranked = Vec::new();
+        for same in order.chunk_by(|a, b| a.0 == b.0) {
+            let (input, id, _) = self.places[same[0].1];
+            for (_, i) in same {
+                ranks[*i] = ranked.len() as u32;
+            }
+            if let Some((chunk, index)) = key(input, id) {
+                ranked.push((chunk.clone(), index));
+            }
+        }
+        for (place, rank) in self.places.iter_mut().zip(ranks) {
+            place.2 = rank;
+        }
+        self.ranked = ranked;
+    }
+
+    /// The rank of the entity of each row of an input.
+    pub(super) fn ranks(&self, input: usize) -> Result<Vec<u32>> {
+        let (ids, _, used) = &self.inputs[input];
+        let start = self.places.partition_point(|p| (p.0 as usize) < input);
+        let places = &self.places[start..start + used.len()];
+        let rank = |id: &u32| used.binary_search(id).ok().map(|i| places[i].2);
+        ids.values().iter().map(rank).collect::<Option<Vec<u32>>>().ok_or_else(|| {
+            StoreError::Foreign { what: "entity ids", why: "an id has no entity".to_owned() }
+        })
+    }
+
+    pub(super) fn entity(&self, rank: u32) -> Arc<Entity> {
+        let (chunk, index) = &self.ranked[rank as usize];
+        chunk.entity(*index)
+    }
+}
+
+/// The chunk of `id` and its index there.
+fn find(chunks: &[Arc<EntityChunk>], id: u32) -> Option<(&Arc<EntityChunk>, usize)> {
+    let i = chunks.partition_point(|c| c.first() <= id).checked_sub(1)?;
+    let index = (id - chunks[i].first()) as usize;
+    (index < chunks[i].len()).then_some((&chunks[i], index))
+}
+
+/// The entity column `name` of a set, one value per element of `ids`; `None` if no entity has it.
+pub(crate) fn expand(set: &EntitySet, name: &str, ids: &UInt32Array) -> Result<Option<ArrayRef>> {
+    let chunks = set.load()?;
+    let columns: Vec<Option<ArrayRef>> = chunks.iter().map(|c| c.column(name)).collect();
+    let present: Vec<&ArrayRef> = columns.iter().flatten().collect();
+    if present.is_empty() {
+        return Ok(None);
+    }
+    let kind = common_type(&present);
+    let mut starts = Vec::with_capacity(chunks.len());
+    let mut parts = Vec::with_capacity(chunks.len());
+    let mut start = 0;
+    for (chunk, column) in chunks.iter().zip(&columns) {
+        starts.push((chunk.first(), start, chunk.len() as u32));
+        start += chunk.len() as u32;
+        parts.push(match column {
+            Some(column) => widen_array(column, kind)?,
+            None => new_null_array(&kind.at_rest(), chunk.len()),
+        });
+    }
+    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+    let all = concat(&parts)?;
+    let place = |id: u32| {
+        let i = starts.partition_point(|(first, _, _)| *first <= id).checked_sub(1)?;
+        let (first, start, len) = starts[i];
+        (id - first < len).then(|| start + id - first)
+    };
+    let places: UInt32Array = ids.values().iter().map(|id| place(*id)).collect();
+    Ok(Some(take(&all, &places, None)?))
+}
+
+/// Makes one chunk of a row of small ones in the log of `day`; whether there was one to make.
+/// Flushes go on meanwhile: only the exchange holds them up.
+pub(crate) fn compact_log(table: &Arc<Table>, day: i32, log: &EntityLog) -> Result<bool> {
+    let files = log.set().files();
+    let Some(range) = small_row(&files) else { return Ok(false) };
+    let chunks = files[range.clone()]
+        .iter()
+        .map(|file| log.set().load_chunk(file))
+        .collect::<Result<Vec<_>>>()?;
+    let entities: Vec<Arc<Entity>> =
+        chunks.iter().flat_map(|c| (0..c.len()).map(|i| c.entity(i))).collect();
+    let folder = &table.folders().entities;
+    let merged = write_chunk(folder, &file_name("e"), files[range.start].meta.first, &entities)?;
+    sync_folder(folder)?;
+    log.exclusive(|| table.replace_chunks(day, log.set(), range, merged))?;
+    Ok(true)
+}
+
+/// The longest row of small chunks whose ids follow on, if it is long enough.
+fn small_row(files: &[Arc<crate::entity_log::ChunkFile>]) -> Option<std::ops::Range<usize>> {
+    let mut best = 0..0;
+    let mut start = 0;
+    for (i, file) in files.iter().enumerate() {
+        let small = file.meta.entities < SMALL;
+        let follows = i == start || {
+            let before = &files[i - 1].meta;
+            before.first + before.entities == file.meta.first
+        };
+        if !small {
+            start = i + 1;
+        } else if !follows {
+            start = i;
+        }
+        if small && i + 1 - start > best.len() {
+            best = start..i + 1;
+        }
+    }
+    (best.len() >= CHUNKS).then_some(best)
+}

@@ -1,0 +1,113 @@
+//! Which files to merge next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use weir_pipeline::signal::COLUMNS_MAX;
+
+use super::{DAY_NS, FAN_IN, HOUR_NS, INPUTS_MAX, RAW_BYTES_MAX, ROWS_MAX};
+use crate::file::FileEntry;
+use crate::layout::Layout;
+
+/// How long after its end an hour counts as over.
+const HOUR_CLOSED_NS: i64 = HOUR_NS / 4;
+/// How long after its end a day counts as over.
+const DAY_CLOSED_NS: i64 = HOUR_NS;
+/// Columns past which files are not merged: canonical ones besides the limit of attributes.
+const COLUMNS_UNION_MAX: usize = COLUMNS_MAX + 64;
+
+/// A merge to be done.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) inputs: Vec<Arc<FileEntry>>,
+    /// Level of the output.
+    pub(crate) level: u8,
+}
+
+/// What files must have in common to be merged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Group {
+    level: u8,
+    series: bool,
+    entities: bool,
+    /// The hour (level 1) or day (level 2) that all rows are in, `None` if they are in several.
+    window: Option<i64>,
+}
+
+/// The next merge at `now` (UTC nanoseconds), without the files named in `not`.
+pub(crate) fn pick(files: &[Arc<FileEntry>], not: &HashSet<Arc<str>>, now: i64) -> Option<Job> {
+    let mut groups: BTreeMap<Group, Vec<&Arc<FileEntry>>> = BTreeMap::new();
+    for file in files {
+        let meta = &file.meta;
+        let large = meta.rows > ROWS_MAX / 2 || meta.raw_bytes > RAW_BYTES_MAX / 2;
+        if meta.level < 3 && !large && !not.contains(&meta.name) {
+            groups.entry(group(file)).or_default().push(file);
+        }
+    }
+    groups.into_iter().find_map(|(group, mut members)| {
+        if members.len() < fan_in(group, files, now) {
+            return None;
+        }
+        members
+            .sort_by(|a, b| (a.meta.received, &a.meta.name).cmp(&(b.meta.received, &b.meta.name)));
+        let inputs = within_budget(&members);
+        (inputs.len() >= 2).then_some(Job { inputs, level: group.level + 1 })
+    })
+}
+
+fn group(file: &FileEntry) -> Group {
+    let meta = &file.meta;
+    let length = window_length(meta.level);
+    let window = length.and_then(|length| {
+        let (first, last) = (meta.min_time.div_euclid(length), meta.max_time.div_euclid(length));
+        (first == last).then_some(first)
+    });
+    let series = meta.layout == Layout::Series;
+    Group { level: meta.level, series, entities: meta.entities.is_some(), window }
+}
+
+/// The window that files of a level are gathered in.
+fn window_length(level: u8) -> Option<i64> {
+    match level {
+        1 => Some(HOUR_NS),
+        2 => Some(DAY_NS),
+        _ => None,
+    }
+}
+
+/// Files of a group that make a merge worth its while.
+fn fan_in(group: Group, files: &[Arc<FileEntry>], now: i64) -> usize {
+    let (Some(window), Some(length)) = (group.window, window_length(group.level)) else {
+        return FAN_IN;
+    };
+    let wait = if group.level == 1 { HOUR_CLOSED_NS } else { DAY_CLOSED_NS };
+    let start = window.saturating_mul(length);
+    let end = start.saturating_add(length);
+    let closed = now > end.saturating_add(wait);
+    // Rows that came after the window was merged wait until there are enough of them.
+    let merged = files
+        .iter()
+        .any(|f| f.meta.level > group.level && f.meta.min_time < end && f.meta.max_time >= start);
+    if closed && !merged { 2 } else { FAN_IN }
+}
+
+fn within_budget(members: &[&Arc<FileEntry>]) -> Vec<Arc<FileEntry>> {
+    let (mut rows, mut raw) = (0, 0);
+    let mut columns: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut inputs = Vec::new();
+    for file in members {
+        rows += file.meta.rows;
+        raw += file.meta.raw_bytes;
+        columns.extend(file.meta.columns.iter().map(|c| c.name.clone()));
+        if inputs.len() == INPUTS_MAX
+            || rows > ROWS_MAX
+            || raw > RAW_BYTES_MAX
+            || columns.len() > COLUMNS_UNION_MAX
+        {
+            break;
+        }
+        inputs.push((*file).clone());
+    }
+    inputs
+}
