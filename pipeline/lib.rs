@@ -4,15 +4,21 @@
 //! [`component::Components`] table by the program.
 
 pub mod batch;
+pub mod checkpoint;
 pub mod component;
 pub mod config;
 pub mod diagnostic;
 pub mod edge;
 pub mod entity;
 pub mod expression;
+pub mod graph;
 pub mod intake;
 pub mod journal;
 pub mod listen;
 pub mod plan;
+pub mod runtime;
 pub mod signal;
+pub mod tap;
 pub mod telemetry;
+pub mod testing;
+pub mod tls;

@@ -95,9 +95,11 @@ pub(crate) struct AttributeColumns {
     places: HashMap<String, Place>,
     /// Columns that still may be opened.
     room: usize,
-    /// Names that entities of this entry have: they are columns whatever the limit.
+    /// Names that entities of this entry have. They have room of their own.
     entity_names: HashSet<String>,
     shared: usize,
+    /// Names of entities for which there was no room.
+    hidden: HashSet<String>,
     overflow: Column,
     overflow_names: Vec<String>,
 }
@@ -115,6 +117,7 @@ impl AttributeColumns {
             room: COLUMNS_MAX.min(CELLS_MAX / rows.max(1)),
             entity_names,
             shared: 0,
+            hidden: HashSet::new(),
             overflow: Column::default(),
             overflow_names: Vec::new(),
         }
@@ -156,13 +159,19 @@ impl AttributeColumns {
             }
             return place;
         }
-        let shared = self.entity_names.contains(&*column);
-        if !shared && (self.room == 0 || column.len() > NAME_BYTES_MAX) {
+        if column.len() > NAME_BYTES_MAX {
             return Place::Overflow;
         }
-        if shared {
+        if self.entity_names.contains(&*column) {
+            if self.shared == COLUMNS_MAX {
+                self.hidden.insert(column.into_owned());
+                return Place::Overflow;
+            }
             self.shared += 1;
         } else {
+            if self.room == 0 {
+                return Place::Overflow;
+            }
             self.room -= 1;
         }
         let place = Place::Column(self.columns.len() as u32);
@@ -174,19 +183,16 @@ impl AttributeColumns {
         place
     }
 
-    /// Whether some row has a column `name`. After all rows are set: then the entities give up
-    /// that name (see [`EntityBuilder::build`]).
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.columns.iter().any(|c| c.name == name)
-    }
-
-    /// The names of all columns.
+    /// The names that stand at the row level: entities give them up (see
+    /// [`EntityBuilder::build`]).
     pub(crate) fn names(&self) -> HashSet<&str> {
-        self.columns.iter().map(|c| c.name.as_str()).collect()
+        let columns = self.columns.iter().map(|c| c.name.as_str());
+        columns.chain(self.hidden.iter().map(String::as_str)).collect()
     }
 
-    /// Fills names that stand at both levels: a row without a value of its own gets that of its
-    /// entity. `owner` is the index in `entities` of each row.
+    /// Fills columns whose names entities have too: a row without a value of its own gets that of
+    /// its entity. `owner` is the index in `entities` of each row. (Past the column limit such a
+    /// name is only in the rows that set it, and the entity's value under the prefixed name.)
     ///
     /// # Errors
     /// If the columns that this takes are too many.
@@ -209,12 +215,13 @@ impl AttributeColumns {
                 ),
             ));
         }
+        let plain: Vec<_> = entities.iter().map(EntityBuilder::plain).collect();
         for column in &mut self.columns {
             if !self.entity_names.contains(&column.name) {
                 continue;
             }
             let values: Vec<Option<&Value>> =
-                entities.iter().map(|e| e.get(&column.name)).collect();
+                plain.iter().map(|e| e.get(column.name.as_str()).copied()).collect();
             let old = std::mem::take(&mut column.rows);
             let (mut rows, mut order) = (Vec::new(), Vec::new());
             let mut own = 0;

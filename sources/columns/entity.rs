@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use weir_pipeline::entity::{Attribute, Entity, Origin, Value};
 use weir_pipeline::signal::{COLUMNS_MAX, Signal};
 
@@ -48,10 +48,16 @@ impl EntityBuilder {
         self.attributes.iter().map(|a| &*a.name)
     }
 
-    /// The value of the attribute `name`: the one that has the plain name unless a row has it.
-    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
-        let named = self.attributes.iter().filter(|a| *a.name == *name);
-        named.min_by_key(|a| a.origin).map(|a| &a.value)
+    /// The values that have their plain names unless a row has them.
+    pub(super) fn plain(&self) -> HashMap<&str, &Value> {
+        let mut plain: HashMap<&str, (Origin, &Value)> = HashMap::new();
+        for a in &self.attributes {
+            let known = plain.entry(&a.name).or_insert((a.origin, &a.value));
+            if a.origin < known.0 {
+                *known = (a.origin, &a.value);
+            }
+        }
+        plain.into_iter().map(|(name, (_, value))| (name, value)).collect()
     }
 
     /// The entity. `rows`: names that stand at the row level, which it gives up.

@@ -154,7 +154,7 @@ fn labels_go_before_resources() {
     e.attribute(Origin::Label, "host", Text("l"));
     e.attribute(Origin::Label, "value", Text("v"));
     e.attribute(Origin::Label, "metric.name", Text("n"));
-    assert_eq!(e.get("host"), Some(&Value::Text("l".into())));
+    assert_eq!(e.plain()["host"], &Value::Text("l".into()));
     assert_eq!(
         show(&e.build(&HashSet::new())),
         "host=l@label label.metric.name=n@label label.value=v@label metric.name=m@metric \

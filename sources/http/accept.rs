@@ -1,0 +1,144 @@
+//! Accepting connections, and the limits of each.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Server, Tls};
+
+/// Connections of one source at a time; further ones wait in the kernel. Well below the usual
+/// limit of 1,024 open files together with what the rest of the program has open.
+pub(super) const CONNECTIONS_MAX: usize = 512;
+/// A TLS handshake may take this long.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The first request of a connection has to be there after this long.
+const FIRST_REQUEST: Duration = Duration::from_secs(15);
+/// The head of a request may take this long; an idle HTTP/1 connection is closed after it.
+const HEAD: Duration = Duration::from_secs(30);
+/// HTTP/2 connections are asked for a sign of life this often, and have as long to give it.
+const ALIVE: Duration = Duration::from_secs(20);
+/// Requests of one HTTP/2 connection at a time.
+const STREAMS_MAX: u32 = 128;
+/// Bytes that an HTTP/2 sender may send ahead, per request and per connection.
+const WINDOW_BYTES: (u32, u32) = (1 << 20, 4 << 20);
+/// Pause after the system refused a connection (no file left, for instance).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Takes connections until `stop`.
+pub(super) async fn accept(
+    server: Server,
+    listener: Arc<TcpListener>,
+    tls: Tls,
+    stop: CancellationToken,
+) {
+    loop {
+        let permit = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            permit = server.connections.clone().acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (kill, tls) = (server.kill.clone(), tls.read().clone());
+                let connection = connection(server.clone(), stream, peer, tls, stop.clone());
+                server.tasks.spawn(async move {
+                    let _permit = permit;
+                    tokio::select! {
+                        () = kill.cancelled() => {}
+                        () = connection => {}
+                    }
+                });
+            }
+            Err(e) => {
+                tracing::warn!(source = %server.context.id, error = %e, "connection not accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    server: Server,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Arc<weir_pipeline::tls::ServerTls>>,
+    stop: CancellationToken,
+) {
+    // Answers are small; waiting for more would only delay them.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return requests(server, stream, peer, stop).await };
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.config());
+    match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => requests(server, stream, peer, stop).await,
+        Ok(Err(e)) => {
+            let message = format!("{peer}: {e}");
+            let metrics = server.context.intake.metrics();
+            metrics.rejected(1, "tls", &message, weir_pipeline::intake::now());
+        }
+        Err(_) => {}
+    }
+}
+
+async fn requests(
+    server: Server,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: SocketAddr,
+    stop: CancellationToken,
+) {
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (source, asked) = (server.source.clone(), asked.clone());
+        service_fn(move |request| {
+            asked.store(true, Relaxed);
+            let answer = source.clone().handle(request, peer);
+            async move { Ok::<_, Infallible>(answer.await) }
+        })
+    };
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(ALIVE)
+        .keep_alive_timeout(ALIVE)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES.0)
+        .initial_connection_window_size(WINDOW_BYTES.1)
+        .max_header_list_size(64 << 10);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut first = pin!(sleep(FIRST_REQUEST));
+    let (mut stopping, mut waited) = (false, false);
+    loop {
+        tokio::select! {
+            // What goes wrong with one connection is the sender's to see.
+            _ = connection.as_mut() => return,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = first.as_mut(), if !waited => {
+                waited = true;
+                if !asked.load(Relaxed) {
+                    return;
+                }
+            }
+        }
+    }
+}
