@@ -95,8 +95,7 @@ mod tests {
         check(&open, "bdy", "");
         check(&open, "severty", "W031: column `severty` may never come, did you mean `severity`?");
         let columns = ["window_start", "errors"].map(|n| (n.to_owned(), None));
-        let closed =
-            Edge { signal: Signal::named("errors"), columns: columns.into(), open: false };
+        let closed = Edge { signal: Signal::named("errors"), columns: columns.into(), open: false };
         check(&closed, "errors", "");
         check(&closed, "error", "W030: column `error` does not exist here, did you mean `errors`?");
         let expected = "expected `errors` or `window_start`";

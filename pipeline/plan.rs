@@ -157,6 +157,9 @@ impl InputPlan {
     }
 }
 
+/// Rows of a test, as JSON objects.
+pub type TestRows = Vec<serde_json::Map<String, serde_json::Value>>;
+
 /// One `[[tests]]` entry, as read: input rows, ticks, expected rows.
 #[derive(Clone, Debug)]
 pub struct TestPlan {
@@ -166,7 +169,7 @@ pub struct TestPlan {
     pub steps: Vec<TestStep>,
     /// Output (`id` or `id.output`) and the rows expected there after all steps, as JSON objects:
     /// each must be contained in the row that came out, in order, and no further row may come.
-    pub expect: Vec<(String, Span, Vec<serde_json::Map<String, serde_json::Value>>)>,
+    pub expect: Vec<(String, Span, TestRows)>,
     /// Where it stands.
     pub header: Span,
 }
@@ -181,7 +184,7 @@ pub enum TestStep {
         /// Receive time, UTC nanoseconds.
         at: i64,
         /// The rows.
-        rows: Vec<serde_json::Map<String, serde_json::Value>>,
+        rows: TestRows,
     },
     /// A tick at this time, UTC nanoseconds.
     Tick(i64),

@@ -571,7 +571,9 @@ pub(crate) fn redact(wrong: &mut Diagnostics, file: &Arc<SourceText>, secrets: &
     }
     let mut text: Vec<char> = Vec::with_capacity(file.text.len());
     for (i, c) in file.text.char_indices() {
-        let hidden = c != '\n' && secrets.iter().any(|r| r.contains(&i));
+        // Quotes and brackets stay, so that the line still reads as TOML.
+        let shape = matches!(c, '\n' | '"' | '\'' | '[' | ']' | '{' | '}');
+        let hidden = !shape && secrets.iter().any(|r| r.contains(&i));
         // As many bytes as before, so that places stay right.
         if hidden {
             text.extend(std::iter::repeat_n('*', c.len_utf8()));
@@ -586,7 +588,7 @@ pub(crate) fn redact(wrong: &mut Diagnostics, file: &Arc<SourceText>, secrets: &
         }
     };
     for diagnostic in &mut wrong.0 {
-        diagnostic.span.as_mut().map(swap);
-        diagnostic.related.as_mut().map(|(span, _)| swap(span));
+        let spans = diagnostic.span.iter_mut();
+        spans.chain(diagnostic.related.iter_mut().map(|(span, _)| span)).for_each(swap);
     }
 }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::value::{MapDeserializer, SeqDeserializer, StringDeserializer};
-use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, StringDeserializer};
+use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::section::Spanned;
-use super::tree::{Node, Table, Value};
+use super::tree::{Entry, Node, Table, Value};
 
 const SPANNED: &str = "$weir_spanned";
 const SPANNED_FIELDS: &[&str] = &["start", "end", "value"];
@@ -122,10 +122,8 @@ impl<'de> Deserializer<'de> for Node {
             Value::Integer(i) => visitor.visit_i64(i),
             Value::Float(f) => visitor.visit_f64(f),
             Value::Boolean(b) => visitor.visit_bool(b),
-            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.into_iter())),
-            Value::Table(table) => visitor.visit_map(MapDeserializer::new(
-                table.0.into_iter().map(|e| (Key(e.key, e.at), e.node)),
-            )),
+            Value::Array(items) => visitor.visit_seq(Items(items.into_iter())),
+            Value::Table(table) => visitor.visit_map(Entries::new(table)),
         }
         .map_err(|e: ReadError| e.at(&range))
     }
@@ -169,9 +167,9 @@ impl<'de> Deserializer<'de> for Node {
             Value::String(s) => {
                 visitor.visit_enum(IntoDeserializer::<ReadError>::into_deserializer(s))
             }
-            Value::Table(table) => visitor.visit_enum(de::value::MapAccessDeserializer::new(
-                MapDeserializer::new(table.0.into_iter().map(|e| (Key(e.key, e.at), e.node))),
-            )),
+            Value::Table(table) => {
+                visitor.visit_enum(MapAccessDeserializer::new(Entries::new(table)))
+            }
             other => Err(ReadError {
                 message: format!("expected text or a table, found {}", other.what()),
                 range: None,
@@ -184,6 +182,58 @@ impl<'de> Deserializer<'de> for Node {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string
         bytes byte_buf unit unit_struct seq tuple
         tuple_struct map identifier ignored_any
+    }
+}
+
+/// The entries of a table. A type with a parser of its own fails without a place; it gets that of
+/// the value.
+struct Entries {
+    rest: std::vec::IntoIter<Entry>,
+    next: Option<Node>,
+}
+
+impl Entries {
+    fn new(table: Table) -> Self {
+        Self { rest: table.0.into_iter(), next: None }
+    }
+}
+
+impl<'de> MapAccess<'de> for Entries {
+    type Error = ReadError;
+
+    fn next_key_seed<K: de::DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, ReadError> {
+        let Some(entry) = self.rest.next() else { return Ok(None) };
+        self.next = Some(entry.node);
+        let at = entry.at.clone();
+        seed.deserialize(Key(entry.key, entry.at)).map(Some).map_err(|e| e.at(&at))
+    }
+
+    fn next_value_seed<S: de::DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<S::Value, ReadError> {
+        let node = self.next.take().ok_or_else(|| de::Error::custom("value read twice"))?;
+        let range = node.range.clone();
+        seed.deserialize(node).map_err(|e: ReadError| e.at(&range))
+    }
+}
+
+/// The items of a list, likewise.
+struct Items(std::vec::IntoIter<Node>);
+
+impl<'de> SeqAccess<'de> for Items {
+    type Error = ReadError;
+
+    fn next_element_seed<S: de::DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, ReadError> {
+        let Some(node) = self.0.next() else { return Ok(None) };
+        let range = node.range.clone();
+        seed.deserialize(node).map(Some).map_err(|e: ReadError| e.at(&range))
     }
 }
 

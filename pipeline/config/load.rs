@@ -398,7 +398,8 @@ fn unread(
     let mut warnings = Vec::new();
     for part in file.parts.iter().filter(|p| p.group == Group::Source) {
         let id = &part.section.id;
-        let Some(outputs) = sources.get(id).and_then(|s| s.outputs.as_ref()) else { continue };
+        let info = sources.get(id).filter(|s| s.place == part.section.header);
+        let Some(outputs) = info.and_then(|s| s.outputs.as_ref()) else { continue };
         let unread: Vec<String> = outputs
             .iter()
             .filter(|o| o.name != ERRORS)

@@ -244,7 +244,8 @@ impl<'a> Planner<'a> {
             }
         }
         self.unread(&parts, &links, &outputs);
-        let tests = self.tests(&parts, sources, &outputs);
+        let unknown: Vec<String> = graph.planned.unknown.iter().map(|(id, _)| id.clone()).collect();
+        let tests = self.tests(&parts, sources, &outputs, &unknown);
         self.implicit(&mut nodes);
         let mut planned = graph.planned;
         if !self.wrong.has_errors() && !nodes.is_empty() {
@@ -346,7 +347,6 @@ impl<'a> Planner<'a> {
         self.wrong.push(Diagnostic::error("W024", message).at(&link.at).label(label));
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of a node, used at one place")]
     fn work(
         &mut self,
         part: &Part,
@@ -409,6 +409,7 @@ impl<'a> Planner<'a> {
         parts: &[&Part],
         sources: &BTreeMap<String, SourceInfo>,
         outputs: &BTreeMap<usize, Outputs>,
+        unknown: &[String],
     ) -> Vec<crate::plan::TestPlan> {
         let node = |id: &str, output: &str| -> Option<Result<(), Vec<String>>> {
             let index = parts.iter().position(|p| p.section.id == id)?;
@@ -436,6 +437,9 @@ impl<'a> Planner<'a> {
         };
         let input = |name: &str| {
             let (id, output) = split(name);
+            if unknown.iter().any(|u| u == id) {
+                return None; // said at the part that reads it
+            }
             let source = sources.get(id).map(|s| match &s.outputs {
                 None => Ok(()),
                 Some(listed) if listed.iter().any(|o| o.name == output) => Ok(()),

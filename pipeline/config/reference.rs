@@ -35,7 +35,8 @@ pub fn pipeline_schema(components: &Components) -> Json {
     };
     let on_error = json!({ "enum": ["reject", "keep"], "default": "reject" });
     let was = json!({ "type": "string" });
-    let operator = engine(&[("inputs", inputs.clone()), ("on_error", on_error), ("was", was.clone())]);
+    let operator =
+        engine(&[("inputs", inputs.clone()), ("on_error", on_error), ("was", was.clone())]);
     let sink = engine(&[("inputs", inputs), ("was", was)]);
     let sources: Vec<Json> =
         components.sources.iter().map(|k| with_keys(k, true, &Map::new(), &mut defs)).collect();

@@ -188,7 +188,8 @@ impl ServerConfig {
             environment: Some(environment.clone()),
             broken: Diagnostics::default(),
         };
-        let span = |range: &std::ops::Range<usize>| Span { file: text.clone(), range: range.clone() };
+        let span =
+            |range: &std::ops::Range<usize>| Span { file: text.clone(), range: range.clone() };
         // The router's parts are taken out, so that it alone reports what is in them.
         let mut receivers = Vec::new();
         let mut route = None;
@@ -222,15 +223,25 @@ impl ServerConfig {
         let start = span(&(0..0));
         let all = section("", "server file".into(), start, table);
         let file = wrong.ok(all.read::<File>()).unwrap_or_default();
-        let mut resolver =
-            Resolver { file: &text, environment, wrong, explained: Vec::new() };
+        let mut resolver = Resolver { file: &text, environment, wrong, explained: Vec::new() };
         let server = file.server;
         let r = &mut resolver;
-        let listen = r.parsed("server.listen", "WEIR_LISTEN", flags.listen.as_deref(), server.listen, LISTEN);
+        let listen = r.parsed(
+            "server.listen",
+            "WEIR_LISTEN",
+            flags.listen.as_deref(),
+            server.listen,
+            LISTEN,
+        );
         let data: Option<PathBuf> =
             r.parsed("server.data", "WEIR_DATA", flags.data.as_deref(), server.data, "data");
-        let pipelines: Option<PathBuf> =
-            r.parsed("pipelines", "WEIR_PIPELINES", flags.pipelines.as_deref(), None, "pipelines.d");
+        let pipelines: Option<PathBuf> = r.parsed(
+            "pipelines",
+            "WEIR_PIPELINES",
+            flags.pipelines.as_deref(),
+            None,
+            "pipelines.d",
+        );
         let memory = r.value("server.memory", "WEIR_MEMORY", server.memory, MEMORY);
         let hosts = r.hosts(server.hosts);
         let insecure = r.value("server.insecure", "WEIR_INSECURE", server.insecure, "false");
@@ -244,8 +255,14 @@ impl ServerConfig {
             format!("{names:?}")
         });
         let journal = file.journal;
-        let max = r.value("journal.max_bytes", "WEIR_JOURNAL_MAX_BYTES", journal.max_bytes, JOURNAL_MAX_BYTES);
-        let retain = r.value("journal.retain", "WEIR_JOURNAL_RETAIN", journal.retain, JOURNAL_RETAIN);
+        let max = r.value(
+            "journal.max_bytes",
+            "WEIR_JOURNAL_MAX_BYTES",
+            journal.max_bytes,
+            JOURNAL_MAX_BYTES,
+        );
+        let retain =
+            r.value("journal.retain", "WEIR_JOURNAL_RETAIN", journal.retain, JOURNAL_RETAIN);
         let mut tables = BTreeMap::new();
         for (name, table) in file.tables {
             let key = format!("tables.{name}.retention");
@@ -256,8 +273,15 @@ impl ServerConfig {
         }
         let Resolver { mut wrong, explained, .. } = resolver;
         let values = (listen, data, pipelines, memory, insecure, max, retain);
-        let (Some(listen), Some(data), Some(pipelines), Some(memory), Some(insecure), Some(max), Some(retain)) =
-            values
+        let (
+            Some(listen),
+            Some(data),
+            Some(pipelines),
+            Some(memory),
+            Some(insecure),
+            Some(max),
+            Some(retain),
+        ) = values
         else {
             return Err(wrong);
         };

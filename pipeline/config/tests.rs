@@ -85,6 +85,10 @@ fn input(input: &InputPlan, pipeline: &crate::plan::PipelinePlan) -> String {
 /// A case: the text of `shop.toml`, then files behind lines `#- name.toml`.
 fn write_case(folder: &Folder, text: &str) {
     folder.write("otlp.toml", OTLP);
+    folder.write(
+        "base.toml",
+        "[sinks.all]\ntype='store'\ntable='t'\ninputs=['otlp.logs', 'otlp.metrics']",
+    );
     let mut parts = text.split("#- ");
     folder.write("shop.toml", parts.next().unwrap());
     for part in parts {
@@ -96,8 +100,7 @@ fn write_case(folder: &Folder, text: &str) {
 #[test]
 fn broken_files() {
     let broken = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/broken");
-    let mut cases: Vec<_> =
-        std::fs::read_dir(broken).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut cases: Vec<_> = std::fs::read_dir(broken).unwrap().map(|e| e.unwrap().path()).collect();
     cases.sort();
     assert!(cases.len() >= 25);
     for case in cases {
@@ -165,7 +168,7 @@ fn a_pipeline_as_planned() {
     ---
     pipelines.d/otlp.toml Live
     pipelines.d/shop.toml Live
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, errors <- clean, burst <- errors, logs <- clean, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
     sources: otlp
     ");
     let loaded = folder.load();
@@ -237,12 +240,12 @@ fn a_broken_file_keeps_its_last_good_version() {
     // Also what the good version named is the version of then.
     folder.write("clean.sql", "???");
     insta::assert_snapshot!(folder.outcome(), @r"
-    W014 W051
+    W150 W014
     pipelines.d/otlp.toml Live
     pipelines.d/second.toml Live
     pipelines.d/shop.toml Kept
-    pipeline second: s <- otlp.logs, weir_errors <- 
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, errors <- clean, burst <- errors, logs <- clean, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline second: s <- otlp.logs
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
     sources: otlp
     ");
 }
@@ -251,7 +254,12 @@ fn a_broken_file_keeps_its_last_good_version() {
 fn a_broken_file_without_a_good_version_is_left_out() {
     let mut folder = shop();
     folder.write("shop.toml", "[[[");
-    insta::assert_snapshot!(folder.outcome(), @"");
+    insta::assert_snapshot!(folder.outcome(), @r"
+    W001 W003
+    pipelines.d/otlp.toml Live
+    pipelines.d/shop.toml LeftOut
+    sources: otlp
+    ");
 }
 
 #[test]
@@ -260,7 +268,13 @@ fn what_needs_the_broken_file_waits_with_it() {
     folder.load();
     folder.write("otlp.toml", &format!("{OTLP}x = 1\n[sources.new]\ntype='fake'\nlisten=':1'\n"));
     folder.write("shop.toml", &SHOP.replace("otlp.metrics", "new.metrics"));
-    insta::assert_snapshot!(folder.outcome(), @"");
+    insta::assert_snapshot!(folder.outcome(), @r"
+    W014 W015 W041
+    pipelines.d/otlp.toml Kept
+    pipelines.d/shop.toml Kept
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    sources: otlp
+    ");
 }
 
 #[test]
@@ -268,14 +282,46 @@ fn a_source_that_is_read_cannot_be_removed() {
     let mut folder = shop();
     folder.load();
     folder.write("otlp.toml", "");
-    insta::assert_snapshot!(folder.show(), @"");
+    insta::assert_snapshot!(folder.show(), @r#"
+    error[W042]: source `otlp` is removed, but `pipelines.d/shop.toml` reads it
+      --> pipelines.d/shop.toml:22:11
+       |
+    22 | inputs = ["otlp.logs", "otlp.metrics"]
+       |           ^^^^^^^^^^^ still read here
+       |
+    hint: `pipelines.d/otlp.toml` keeps its last good version, which defines it
+    
+    error[W042]: source `otlp` is removed, but `pipelines.d/shop.toml` reads it
+      --> pipelines.d/shop.toml:22:24
+       |
+    22 | inputs = ["otlp.logs", "otlp.metrics"]
+       |                        ^^^^^^^^^^^^^^ still read here
+       |
+    hint: `pipelines.d/otlp.toml` keeps its last good version, which defines it
+    ---
+    pipelines.d/otlp.toml Kept
+    pipelines.d/shop.toml Live
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    sources: otlp
+    "#);
     folder.remove("otlp.toml");
-    insta::assert_snapshot!(folder.outcome(), @"");
+    insta::assert_snapshot!(folder.outcome(), @r"
+    W042 W042
+    pipelines.d/otlp.toml Kept
+    pipelines.d/shop.toml Live
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    sources: otlp
+    ");
     // It may move to another file, and go with its last reader.
     folder.write("shop.toml", &format!("{SHOP}\n{OTLP}"));
-    insta::assert_snapshot!(folder.outcome(), @"");
+    insta::assert_snapshot!(folder.outcome(), @r"
+    
+    pipelines.d/shop.toml Live
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    sources: otlp
+    ");
     folder.remove("shop.toml");
-    insta::assert_snapshot!(folder.outcome(), @"");
+    insta::assert_snapshot!(folder.outcome(), @"sources: ");
 }
 
 #[test]
@@ -283,7 +329,14 @@ fn of_two_definitions_the_older_goes_on() {
     let mut folder = shop();
     folder.load();
     folder.write("first.toml", OTLP);
-    insta::assert_snapshot!(folder.outcome(), @"");
+    insta::assert_snapshot!(folder.outcome(), @r"
+    W021
+    pipelines.d/first.toml LeftOut
+    pipelines.d/otlp.toml Live
+    pipelines.d/shop.toml Live
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    sources: otlp
+    ");
 }
 
 #[test]

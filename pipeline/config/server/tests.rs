@@ -2,7 +2,11 @@
 
 use super::*;
 
-fn read(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<(ServerConfig, Diagnostics), Diagnostics> {
+fn read(
+    text: &str,
+    variables: &[(&str, &str)],
+    flags: &Flags,
+) -> Result<(ServerConfig, Diagnostics), Diagnostics> {
     let environment = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let text = Arc::new(SourceText { path: "weir.toml".into(), text: text.to_owned() });
     ServerConfig::from_text(text, &Environment::Fixed(environment), flags)
@@ -76,14 +80,29 @@ fn every_mistake_is_said() {
         "[server]\nlissten = ':1'\nlisten = 'here'\n[jurnal]\n[server.auth]\ntokens = ['hunter2']\n",
         &[("WEIR_JOURNAL_RETAIN", "long")],
         &Flags::default(),
-        r"
+        r#"
 error[W014]: server file: `server` has no field `lissten`
  --> weir.toml:2:1
   |
 2 | lissten = ':1'
   | ^^^^^^^ did you mean `listen`?
+
+error[W019]: server file: `server.auth.tokens[0]`: not a reference to a secret
+ --> weir.toml:6:11
   |
-",
+6 | tokens = ['*******']
+  |           ^^^^^^^^^ expected `env:NAME` or `file:PATH`
+  |
+hint: a secret never stands in the file itself: put it into a variable or a file
+
+error[W014]: server file has no field `jurnal`
+ --> weir.toml:4:2
+  |
+4 | [jurnal]
+  |  ^^^^^^ did you mean `journal`?
+
+error[W015]: variable `WEIR_JOURNAL_RETAIN` cannot be `long`: `long` is not a duration, expected a duration such as `"10s"` or `"1h30m"`
+"#,
     );
 }
 

@@ -112,7 +112,8 @@ mod tests {
     fn only_references() {
         for bad in ["hunter2", "env:", "file: ", "vault:x", ""] {
             let error = Secret::parse(bad).unwrap_err().to_string();
-            assert!(bad.is_empty() || !error.contains(bad), "{error}");
+            let reference = bad.starts_with("env:") || bad.starts_with("file:");
+            assert!(bad.is_empty() || reference || !error.contains(bad), "{error}");
         }
     }
 
