@@ -4,7 +4,7 @@
 //! It knows the part of JSON schema that `schemars` writes for configuration types, no more: what
 //! it does not know it lets pass, and the type's own `Deserialize` decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -173,7 +173,9 @@ impl<'a> Checker<'a> {
             unknown = unknown.label(format!("did you mean `{near}`?"));
             self.usable = false;
         } else if !known.is_empty() && known.len() <= 8 {
-            unknown = unknown.label(format!("expected {}", one_of(known.keys())));
+            // The order of a JSON object depends on how `serde_json` is built.
+            let names: BTreeSet<&String> = known.keys().collect();
+            unknown = unknown.label(format!("expected {}", one_of(names)));
         } else if known.is_empty() {
             unknown = unknown.label("it takes none");
         }

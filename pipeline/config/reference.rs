@@ -107,7 +107,9 @@ fn fields(root: &Json, schema: &Json, path: &str, depth: usize, rows: &mut Vec<[
         .flatten()
         .filter_map(Json::as_str)
         .collect();
-    for (name, field) in properties {
+    let mut ordered: Vec<(&String, &Json)> = properties.iter().collect();
+    ordered.sort_by_key(|(name, _)| (!required.contains(&name.as_str()), *name));
+    for (name, field) in ordered {
         let name_in = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let target = resolve(root, field);
         let about = field.get("description").or_else(|| target.get("description"));

@@ -174,7 +174,8 @@ impl FromStr for ByteSize {
 impl fmt::Display for ByteSize {
     /// In the form that [`ByteSize::from_str`] reads, in the largest unit that fits evenly.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let even = |(_, size): &&(&str, u64)| *size > 1 && self.0.is_multiple_of(*size) && self.0 > 0;
+        let even =
+            |(_, size): &&(&str, u64)| *size > 1 && self.0.is_multiple_of(*size) && self.0 > 0;
         match SIZE_UNITS.iter().filter(even).max_by_key(|(_, size)| *size) {
             Some((unit, size)) => write!(f, "{}{unit}", self.0 / size),
             None => write!(f, "{}B", self.0),
