@@ -12,7 +12,7 @@ mod log;
 mod matcher;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -192,6 +192,18 @@ impl Inner {
         Ok(taken)
     }
 
+    pub(crate) fn retain(
+        &mut self,
+        now: i64,
+        rules: BTreeSet<(String, String)>,
+    ) -> Result<usize, RouterError> {
+        let strays = self.core.strays(&rules).len();
+        if strays > 0 {
+            self.write(Record::Retain { now, rules })?;
+        }
+        Ok(strays)
+    }
+
     pub(crate) fn done(&mut self, now: i64, delivery: u64, outcome: Outcome) {
         self.force(Record::Done { now, delivery, outcome });
     }
@@ -266,6 +278,20 @@ impl Router {
         let result = self.with(move |inner| inner.reconfigure(now, config)).await?;
         self.wake.notify_one();
         result
+    }
+
+    /// Ends with reason `removed` what rules opened that do not run any more: `rules` are all
+    /// (pipeline, alert) that do. For a rule that was taken out of its file, and for pipelines
+    /// whose state was lost. To be called after a reload has gone live, with the plans that run;
+    /// gives the number of alerts ended.
+    ///
+    /// # Errors
+    /// If the log cannot be written: nothing has ended.
+    pub async fn retain(&self, rules: BTreeSet<(String, String)>) -> Result<usize, RouterError> {
+        let now = self.clock.now();
+        let ended = self.with(move |inner| inner.retain(now, rules)).await?;
+        self.wake.notify_one();
+        ended
     }
 
     /// Runs `work` off the asynchronous threads. It runs to its end even if the caller goes away:

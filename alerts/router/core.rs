@@ -58,6 +58,8 @@ pub(crate) enum Record {
     Tick { now: i64 },
     /// An attempt ended.
     Done { now: i64, delivery: u64, outcome: Outcome },
+    /// Only these rules (pipeline, alert) run: what others opened is over.
+    Retain { now: i64, rules: BTreeSet<(String, String)> },
     /// Receivers or routes changed.
     Config { now: i64, config: RouterConfig },
 }
@@ -95,8 +97,24 @@ impl Core {
             }
             Record::Tick { now } => self.tick(now),
             Record::Done { now, delivery, outcome } => self.done(now, delivery, outcome),
+            Record::Retain { now, rules } => {
+                for key in self.strays(&rules) {
+                    if let Some(alert) = self.state.alerts.get_mut(&key) {
+                        alert.end(now, "removed");
+                    }
+                }
+            }
             Record::Config { now, config } => self.reconfigure(now, config),
         }
+    }
+
+    /// Alerts that fire though their rule is not among `rules`.
+    pub(crate) fn strays(&self, rules: &BTreeSet<(String, String)>) -> Vec<AlertKey> {
+        let alerts = self.state.alerts.iter().filter(|(_, a)| a.is_firing()).map(|(k, _)| k);
+        alerts
+            .filter(|k| !rules.contains(&(k.pipeline.clone(), k.alert.clone())))
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn snapshot(&self) -> Record {
@@ -132,11 +150,7 @@ impl Core {
         };
         if t.state == AlertState::Resolved {
             if let Some(alert) = self.state.alerts.get_mut(&key) {
-                alert.transition.state = AlertState::Resolved;
-                alert.transition.ends_at = Some(t.ends_at.unwrap_or(t.time));
-                alert.transition.time = t.time;
-                alert.transition.reason = t.reason;
-                alert.hold_until = 0;
+                alert.end(t.ends_at.unwrap_or(t.time), &t.reason);
             }
             return;
         }
@@ -294,12 +308,14 @@ impl Core {
             Decision::Send { target, firing, resolved, reason } => {
                 let number = self.state.next_delivery;
                 self.state.next_delivery += 1;
-                let alerts: Vec<Notice> = firing
-                    .iter()
-                    .map(|k| (k, AlertState::Firing))
-                    .chain(resolved.iter().map(|k| (k, AlertState::Resolved)))
-                    .filter_map(|(k, state)| self.state.alerts.get(k).map(|a| a.notice(k, state)))
-                    .collect();
+                let notices = |keys: &BTreeSet<AlertKey>, state| {
+                    let alerts = keys.iter().filter_map(|k| Some((k, self.state.alerts.get(k)?)));
+                    let mut all: Vec<Notice> = alerts.map(|(k, a)| a.notice(k, state)).collect();
+                    all.sort_by(|a, b| (&a.labels, &a.pipeline).cmp(&(&b.labels, &b.pipeline)));
+                    all
+                };
+                let mut alerts = notices(&firing, AlertState::Firing);
+                alerts.extend(notices(&resolved, AlertState::Resolved));
                 let id =
                     crate::notify::sha256_hex(&format!("{key}\n{}\n{now}\n{number}", target.id));
                 let notification = Notification {

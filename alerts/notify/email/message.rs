@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Message, MultiPart, SinglePart};
+use lettre::message::{Message, MultiPart, MultiPartKind, SinglePart};
 
 use super::Email;
 use crate::notify::notification::rfc3339;
@@ -33,7 +33,10 @@ pub(super) fn build(email: &Email, n: &Notification) -> Result<Vec<u8>, SendErro
     for to in &email.to {
         builder = builder.to(to.0.clone());
     }
-    let body = MultiPart::alternative()
+    // Not a random one: a repeated attempt is the same message.
+    let body = MultiPart::builder()
+        .kind(MultiPartKind::Alternative)
+        .boundary(format!("weir-{}", n.id))
         .singlepart(SinglePart::plain(text(n)))
         .singlepart(SinglePart::html(html(n)));
     let mut message = builder.multipart(body).map_err(|e| SendError::permanent(e.to_string()))?;

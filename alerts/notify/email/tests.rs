@@ -224,7 +224,9 @@ async fn starttls_with_authentication() {
     }
     let head = message.split("\r\n\r\n").next().unwrap();
     assert!(!head.contains("Bcc"), "{head}");
-    assert!(!message.contains("<b>K"), "HTML is escaped");
+    let html = message.split("text/html").nth(1).unwrap();
+    assert!(html.contains("&lt;b&=") || html.contains("&lt;b&gt;"), "HTML is escaped: {html}");
+    assert!(!html.contains("<b>K"), "HTML is escaped: {html}");
 }
 
 #[tokio::test]

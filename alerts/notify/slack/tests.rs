@@ -63,7 +63,7 @@ async fn ok_false_is_an_error() {
             true,
             Some(11),
         ),
-        (429, "retry-after: 5\r\n", "slow down", true, Some(5)),
+        (429, "content-type: text/plain\r\nretry-after: 5\r\n", "slow down", true, Some(5)),
         (404, JSON, "{}", false, None),
         (500, JSON, "{}", true, None),
         (0, "", "", true, None),

@@ -40,6 +40,15 @@ impl Alert {
         self.transition.state == AlertState::Firing
     }
 
+    /// It is over.
+    pub(crate) fn end(&mut self, time: i64, reason: &str) {
+        self.transition.state = AlertState::Resolved;
+        self.transition.ends_at = Some(time);
+        self.transition.time = time;
+        reason.clone_into(&mut self.transition.reason);
+        self.hold_until = 0;
+    }
+
     /// As it is told, in the state that it had when its group was looked at.
     pub(crate) fn notice(&self, key: &AlertKey, state: AlertState) -> Notice {
         let t = &self.transition;
