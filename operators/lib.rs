@@ -1,7 +1,9 @@
 //! The table of operator types.
 
+mod codec;
 mod filter;
 mod inputs;
+mod staleness;
 #[cfg(test)]
 mod testing;
 mod vrl;
@@ -10,4 +12,4 @@ mod window;
 use weir_pipeline::component::OperatorKind;
 
 /// Every operator type, by name.
-pub const ALL: &[OperatorKind] = &[filter::KIND, vrl::KIND, window::KIND];
+pub const ALL: &[OperatorKind] = &[filter::KIND, staleness::KIND, vrl::KIND, window::KIND];

@@ -46,7 +46,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use weir_pipeline::component::{Operator, OperatorKind, OperatorPlan, OutputPlan};
 use weir_pipeline::config::{Duration, Scope, Section, Spanned};
-use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
+use weir_pipeline::diagnostic::{Diagnostic, Diagnostics, Span};
 use weir_pipeline::edge::Edge;
 use weir_pipeline::expression::{Aggregate, Expression};
 use weir_pipeline::signal::{Signal, timestamp};
@@ -159,7 +159,7 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
         wrong.push(d.at(&section.span(written)).label("expected at least 1"));
     }
     let mut names = vec![START.to_owned(), END.to_owned(), TIMESTAMP.to_owned()];
-    let mut taken = |name: &str, wrong: &mut Diagnostics, at| {
+    let mut taken = |name: &str, wrong: &mut Diagnostics, at: &Span| {
         if names.iter().any(|n| n == name) {
             let d = Diagnostic::error("W311", format!("two columns of one name: `{name}`"));
             wrong.push(d.at(at).label("the window has this column already"));

@@ -14,8 +14,9 @@ use weir_pipeline::expression::{Aggregate, Call, Expression};
 use weir_pipeline::signal::timestamp;
 
 use super::keys::{self, Grouper, Key};
-use super::state::{Input, Open, get, get_u64, put};
+use super::state::{Input, Open};
 use super::{END, START, Shape, TIMESTAMP};
+use crate::codec::{get, get_u64, put};
 use crate::filter::only;
 
 /// Windows open at once, of all stretches of time that rows are stamped with.

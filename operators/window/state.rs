@@ -19,6 +19,7 @@ use weir_pipeline::expression::{Accumulator, Call};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::keys::Key;
+use crate::codec::{get, get_u64, put};
 
 /// Distinct values that one call keeps in one window: 20 bytes each and the set's own.
 const DISTINCT_MAX: usize = 1_000_000;
@@ -314,25 +315,4 @@ fn read(bytes: &[u8]) -> Result<RecordBatch, OperatorError> {
     let mut reader = StreamReader::try_new(Cursor::new(bytes), None)?;
     let schema = reader.schema();
     Ok(reader.next().transpose()?.unwrap_or_else(|| RecordBatch::new_empty(schema)))
-}
-
-/// Appends bytes behind their length.
-pub(super) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend((bytes.len() as u64).to_le_bytes());
-    out.extend(bytes);
-}
-
-/// The inverse of [`put`].
-pub(super) fn get<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let len = usize::try_from(get_u64(bytes)?).ok()?;
-    let (first, rest) = bytes.split_at_checked(len)?;
-    *bytes = rest;
-    Some(first)
-}
-
-/// Takes a little-endian number off the front.
-pub(super) fn get_u64(bytes: &mut &[u8]) -> Option<u64> {
-    let (first, rest) = bytes.split_first_chunk::<8>()?;
-    *bytes = rest;
-    Some(u64::from_le_bytes(*first))
 }

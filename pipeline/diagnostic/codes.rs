@@ -63,6 +63,9 @@ pub const CODES: &[(&str, &str)] = &[
     ("W306", "the expression cannot be evaluated: types do not fit"),
     ("W307", "a condition is not true or false"),
     ("W308", "an aggregate that windows cannot run"),
+    // Windows and staleness.
+    ("W310", "an option of an operator is out of range"),
+    ("W311", "a window has two columns of one name"),
 ];
 
 /// What a code says.

@@ -253,20 +253,14 @@ impl Call {
     /// # Errors
     /// If the argument does not fit the types of this batch at all.
     pub fn evaluate(&self, batch: &Batch) -> Result<Evaluated, OperatorError> {
-        let rows = batch.num_rows();
-        let all = || BooleanBuffer::new_set(rows);
-        let mut evaluated = match &self.argument {
+        match &self.argument {
             None => {
-                let values: ArrayRef = Arc::new(BooleanArray::new(all(), None));
-                return Ok(Evaluated { values, errors: Vec::new() });
+                let all = BooleanBuffer::new_set(batch.num_rows());
+                let values = Arc::new(BooleanArray::new(all, None));
+                Ok(Evaluated { values, errors: Vec::new() })
             }
-            Some(argument) => argument.evaluate_each(batch)?,
-        };
-        if self.rule == Rule::Presence && !self.distinct {
-            let nulls = evaluated.values.logical_nulls();
-            evaluated.values = Arc::new(BooleanArray::new(all(), nulls));
+            Some(argument) => argument.evaluate_each(batch),
         }
-        Ok(evaluated)
     }
 
     /// The rows that it takes, and those for which that failed; `None` without a FILTER.
@@ -303,6 +297,18 @@ impl Call {
     /// The type to take values as if none ever came.
     pub fn settle_empty(&self) -> DataType {
         self.known.clone().unwrap_or(DataType::Float64)
+    }
+
+    /// Values as the accumulator for `to` takes them; what does not cast is NULL.
+    ///
+    /// # Errors
+    /// If there is no such cast.
+    pub fn take(&self, values: &ArrayRef, to: &DataType) -> Result<ArrayRef, OperatorError> {
+        if self.rule == Rule::Presence && values.data_type() != to {
+            let present = BooleanBuffer::new_set(values.len());
+            return Ok(Arc::new(BooleanArray::new(present, values.logical_nulls())));
+        }
+        Self::cast(values, to)
     }
 
     /// Values as `to`; what does not cast is NULL.

@@ -8,8 +8,8 @@ use std::ops::{ControlFlow, Range};
 
 use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr as SqlExpr, Function, FunctionArguments, Ident, Query, Subscript, Value,
-    VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, Expr as SqlExpr, Function, FunctionArguments, Ident, Query,
+    Subscript, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -23,11 +23,15 @@ use crate::config::Text;
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::edge::Edge;
 
-/// Most tokens of one expression: keeps the depth of the tree within what the stack holds.
+/// Most tokens of one expression: bounds the work of planning it.
 const TOKENS_MAX: usize = 4_000;
 
 /// Deepest nesting of parentheses and calls.
 const DEPTH_MAX: usize = 64;
+
+/// Deepest tree: copying and evaluating one recurses, and has to fit on a stack. Chains of AND
+/// and OR do not count, they are balanced; other chains (`a || b || ...`) do.
+const TREE_DEPTH_MAX: usize = 128;
 
 /// The text as one expression; names are still as written, dotted ones joined.
 pub(super) fn parse(text: &Text) -> Result<SqlExpr, Diagnostic> {
@@ -47,13 +51,90 @@ pub(super) fn parse(text: &Text) -> Result<SqlExpr, Diagnostic> {
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(DEPTH_MAX)
         .with_tokens_with_locations(join_names(tokens));
-    let expr = parser.parse_expr().map_err(|e| from_parser(text, &e))?;
+    let mut expr = parser.parse_expr().map_err(|e| from_parser(text, &e))?;
     let rest = parser.next_token();
     if rest.token != Token::EOF {
         let message = format!("expected the end of the expression, found: {}", rest.token);
         return Err(syntax(text, &message, Some(rest.span.start)));
     }
+    if expr.visit(&mut Balance { depth: 0 }).is_break() {
+        // Dropping it would recurse as deep as the tree is.
+        dismantle(expr);
+        return Err(syntax(text, "it is nested too deeply", None));
+    }
     Ok(expr)
+}
+
+/// Turns chains of AND and of OR, which parse as deep as they are long, into balanced trees.
+struct Balance {
+    depth: usize,
+}
+
+impl VisitorMut for Balance {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
+        if let SqlExpr::BinaryOp { op, .. } = expr
+            && matches!(op, BinaryOperator::And | BinaryOperator::Or)
+        {
+            let op = op.clone();
+            let whole = std::mem::replace(expr, SqlExpr::Value(Value::Null.into()));
+            *expr = balanced(chain(whole, &op), &op);
+        }
+        self.depth += 1;
+        if self.depth > TREE_DEPTH_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn post_visit_expr(&mut self, _: &mut SqlExpr) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+}
+
+/// The operands of a chain of `op`, from left to right.
+fn chain(expr: SqlExpr, op: &BinaryOperator) -> Vec<SqlExpr> {
+    let mut operands = Vec::new();
+    let mut todo = vec![expr];
+    while let Some(next) = todo.pop() {
+        match next {
+            SqlExpr::BinaryOp { left, op: other, right } if other == *op => {
+                todo.push(*right);
+                todo.push(*left);
+            }
+            operand => operands.push(operand),
+        }
+    }
+    operands
+}
+
+fn balanced(mut operands: Vec<SqlExpr>, op: &BinaryOperator) -> SqlExpr {
+    while operands.len() > 1 {
+        let mut level = Vec::with_capacity(operands.len().div_ceil(2));
+        let mut pairs = operands.into_iter();
+        while let Some(left) = pairs.next() {
+            level.push(match pairs.next() {
+                None => left,
+                Some(right) => SqlExpr::BinaryOp {
+                    left: Box::new(left),
+                    op: op.clone(),
+                    right: Box::new(right),
+                },
+            });
+        }
+        operands = level;
+    }
+    operands.pop().unwrap_or(SqlExpr::Value(Value::Null.into()))
+}
+
+/// Drops a tree whose depth comes from chains of binary operators.
+fn dismantle(expr: SqlExpr) {
+    let mut todo = vec![expr];
+    while let Some(next) = todo.pop() {
+        if let SqlExpr::BinaryOp { left, right, .. } = next {
+            todo.push(*left);
+            todo.push(*right);
+        }
+    }
 }
 
 /// Joins unquoted words that dots connect without space into one word.
@@ -193,6 +274,21 @@ impl VisitorMut for Resolver<'_> {
                 *expr = self.quoted(&parts);
             }
             SqlExpr::Function(function) => self.function(function),
+            SqlExpr::UnaryOp { op, expr: inner } => {
+                // What may arrive as text has no minus and no NOT of its own.
+                let unknown = |name| self.edge.column_type(name).is_none();
+                let number = Value::Number("-1".into(), false);
+                let (value, operator) = match op {
+                    UnaryOperator::Minus => (number, BinaryOperator::Multiply),
+                    UnaryOperator::Not => (Value::Boolean(false), BinaryOperator::Eq),
+                    _ => return ControlFlow::Continue(()),
+                };
+                if matches!(&**inner, SqlExpr::Identifier(i) if unknown(&i.value)) {
+                    let value = Box::new(SqlExpr::Value(value.into()));
+                    let column = std::mem::replace(inner, value.clone());
+                    *expr = SqlExpr::BinaryOp { left: value, op: operator, right: column };
+                }
+            }
             _ => {}
         }
         ControlFlow::Continue(())
