@@ -2,9 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Run, TENANT};
 use crate::component::{DecodeError, Decoded, Decoder, EntryHead, Rejected};
@@ -14,6 +15,9 @@ use crate::telemetry::ComponentMetrics;
 
 /// Payloads above this many bytes are decoded off the asynchronous threads' time slice.
 const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// First and longest pause of [`Intake::accept_patiently`] between two attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// What a payload was accepted as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +87,35 @@ impl Intake {
         payload: Bytes,
         cursor: Bytes,
     ) -> Result<Accepted, Refused> {
+        self.take_in(generation, decoder, envelope, payload, cursor, None).await
+    }
+
+    /// [`Intake::accept`] for senders that cannot be told to try again: what the journal cannot
+    /// take now is tried until `give_up` is cancelled. In the meantime the source reads no more.
+    ///
+    /// # Errors
+    /// As [`Intake::accept`]; [`Refused::NotKept`] only after `give_up`.
+    pub async fn accept_patiently(
+        &self,
+        generation: u32,
+        decoder: &dyn Decoder,
+        envelope: Envelope,
+        payload: Bytes,
+        give_up: &CancellationToken,
+    ) -> Result<Accepted, Refused> {
+        let cursor = Bytes::new();
+        self.take_in(generation, decoder, envelope, payload, cursor, Some(give_up)).await
+    }
+
+    async fn take_in(
+        &self,
+        generation: u32,
+        decoder: &dyn Decoder,
+        envelope: Envelope,
+        payload: Bytes,
+        cursor: Bytes,
+        give_up: Option<&CancellationToken>,
+    ) -> Result<Accepted, Refused> {
         let received = now();
         let decode = || {
             let head = EntryHead { received, envelope: &envelope };
@@ -117,7 +150,11 @@ impl Intake {
             payload,
             decoded: Some(batches),
         };
-        let offset = self.journal.append(entry).await.inspect_err(|e| {
+        let appended = match give_up {
+            None => self.journal.append(entry).await,
+            Some(give_up) => self.append_patiently(entry, give_up).await,
+        };
+        let offset = appended.inspect_err(|e| {
             let reason = match e {
                 AppendError::Full { .. } => "journal_full",
                 AppendError::Busy { .. } => "busy",
@@ -129,6 +166,27 @@ impl Intake {
         self.metrics.input(rows, bytes, received);
         self.metrics.output(rows, bytes);
         Ok(Accepted { offset: Some(offset), rows, rejected })
+    }
+
+    async fn append_patiently(
+        &self,
+        entry: NewEntry,
+        give_up: &CancellationToken,
+    ) -> Result<u64, AppendError> {
+        let mut pause = PAUSE.0;
+        loop {
+            let error = match self.journal.append(entry.clone()).await {
+                Ok(offset) => return Ok(offset),
+                Err(AppendError::Stopped) => return Err(AppendError::Stopped),
+                Err(error) => error,
+            };
+            tracing::warn!(source = %self.source, %error, "entry waits for the journal");
+            self.metrics.error(1, "waiting", &error.to_string(), now());
+            tokio::select! {
+                () = give_up.cancelled() => return Err(error),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+            }
+        }
     }
 }
 
