@@ -5,8 +5,15 @@ mod http;
 mod inflate;
 mod json;
 mod otlp;
+mod prometheus;
+mod prometheus_remote_write;
+mod prometheus_scrape;
+mod syslog;
+#[cfg(test)]
+mod testing;
 
 use weir_pipeline::component::SourceKind;
 
 /// Every source type.
-pub const ALL: &[SourceKind] = &[otlp::KIND];
+pub const ALL: &[SourceKind] =
+    &[otlp::KIND, prometheus_remote_write::KIND, prometheus_scrape::KIND, syslog::KIND];
