@@ -1,0 +1,353 @@
+//! `WriteRequest` as rows of metrics.
+//!
+//! Messages: <https://prometheus.io/docs/specs/prw/remote_write_spec/>. The request is walked in
+//! place; a series whose labels are known costs a hash of their bytes.
+
+use bytes::Bytes;
+use hashbrown::HashSet;
+use weir_pipeline::component::{DecodeError, Decoded, Decoder, EntryHead};
+use weir_pipeline::entity::{Entity, EntitySpace, Origin, Value as Attribute};
+use weir_pipeline::signal::Signal;
+
+use super::histogram::Native;
+use super::wire::{Fields, Malformed};
+use crate::columns::{Cell, EntityBuilder};
+use crate::json;
+use crate::prometheus::rows::MetricRows;
+use crate::prometheus::series::{BadSeries, Lookup, SeriesCache};
+use crate::prometheus::{Kind, Rejects, STALE_NAN, check_rows, is_time, write_exemplar};
+
+/// Reason of exemplars that came without a sample: not a mistake of the sender.
+pub(super) const EXEMPLAR: &str = "exemplar_without_sample";
+
+/// See [`super`].
+#[derive(Debug)]
+pub(super) struct RemoteWriteDecoder {
+    /// Longest request without compression.
+    pub(super) bytes_max: usize,
+    pub(super) cache: SeriesCache,
+}
+
+impl Decoder for RemoteWriteDecoder {
+    fn decode(
+        &self,
+        _: &EntryHead<'_>,
+        payload: &Bytes,
+        entities: &EntitySpace,
+    ) -> Result<Decoded, DecodeError> {
+        let request = decompress(payload, self.bytes_max)?;
+        let mut requested = Request {
+            lookup: self.cache.lookup(entities.table()),
+            rows: MetricRows::default(),
+            rejects: Rejects::default(),
+            name: Vec::new(),
+        };
+        let walked = requested.walk(&request);
+        // Also after a failure: entities that were made are known.
+        let table = requested.lookup.finish();
+        walked?;
+        let batch = requested.rows.finish(super::OUTPUT, table)?;
+        Ok(Decoded { batches: vec![batch], rejected: requested.rejects.into_list() })
+    }
+}
+
+/// Snappy block format, with a limit that is checked before anything is allocated.
+fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, DecodeError> {
+    let malformed =
+        |e: snap::Error| DecodeError::new("malformed", format!("the body is not snappy: {e}"));
+    let length = snap::raw::decompress_len(payload).map_err(malformed)?;
+    if length > limit {
+        let message = format!("the body is larger than {limit} bytes uncompressed");
+        return Err(DecodeError::new("too_large", message));
+    }
+    snap::raw::Decoder::new().decompress_vec(payload).map_err(malformed)
+}
+
+impl From<Malformed> for DecodeError {
+    fn from(_: Malformed) -> Self {
+        Self::new("malformed", "the body is not a protobuf `prometheus.WriteRequest`")
+    }
+}
+
+/// Why a series came to nothing.
+enum Bad {
+    Request(DecodeError),
+    Series(BadSeries),
+}
+
+impl From<Malformed> for Bad {
+    fn from(e: Malformed) -> Self {
+        Self::Request(e.into())
+    }
+}
+
+impl From<BadSeries> for Bad {
+    fn from(e: BadSeries) -> Self {
+        Self::Series(e)
+    }
+}
+
+struct Request<'a> {
+    lookup: Lookup<'a>,
+    rows: MetricRows,
+    rejects: Rejects,
+    /// Name of a series for the lookup: what it is, then its labels as they stand.
+    name: Vec<u8>,
+}
+
+/// A `TimeSeries`, its fields still unread.
+#[derive(Default)]
+struct TimeSeries<'a> {
+    samples: Vec<&'a [u8]>,
+    exemplars: Vec<&'a [u8]>,
+    histograms: Vec<&'a [u8]>,
+}
+
+impl Request<'_> {
+    fn walk(&mut self, request: &[u8]) -> Result<(), DecodeError> {
+        let mut series = TimeSeries::default();
+        for field in Fields(request) {
+            let field = field?;
+            // 3 is metadata: the type there is that of a family, which this sender says of no
+            // series. Anything else is not known.
+            if field.number == 1 {
+                self.series(field.value.bytes()?, &mut series)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn series<'a>(
+        &mut self,
+        message: &'a [u8],
+        parts: &mut TimeSeries<'a>,
+    ) -> Result<(), DecodeError> {
+        parts.samples.clear();
+        parts.exemplars.clear();
+        parts.histograms.clear();
+        self.name.clear();
+        self.name.push(0);
+        for field in Fields(message) {
+            let field = field?;
+            match field.number {
+                1 => {
+                    field.value.bytes()?;
+                    self.name.extend_from_slice(field.raw);
+                }
+                2 => parts.samples.push(field.value.bytes()?),
+                3 => parts.exemplars.push(field.value.bytes()?),
+                4 => parts.histograms.push(field.value.bytes()?),
+                _ => {}
+            }
+        }
+        check_rows(self.rows.len() + parts.samples.len() + parts.histograms.len())?;
+        let rows = self.rows.len();
+        self.samples(&parts.samples)?;
+        self.histograms(&parts.histograms)?;
+        self.exemplars(&parts.exemplars, self.rows.len() > rows)
+    }
+
+    /// The key of the series in `self.name`, which is a `kind` unless its name says more.
+    fn key(&mut self, kind: Kind, bounds: &[f64]) -> Result<u32, BadSeries> {
+        self.name[0] = kind as u8;
+        let labels = self.name.len();
+        for bound in bounds {
+            self.name.extend(bound.to_bits().to_le_bytes());
+        }
+        let raw = &self.name[1..labels];
+        let key = self.lookup.key(&self.name, || entity(raw, kind, bounds));
+        self.name.truncate(labels);
+        key
+    }
+
+    fn samples(&mut self, samples: &[&[u8]]) -> Result<(), DecodeError> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        let key = match self.key(Kind::Unknown, &[]) {
+            Ok(key) => Some(key),
+            Err(bad) => {
+                self.rejects.add(samples.len() as u64, bad.reason, || bad.message);
+                None
+            }
+        };
+        for sample in samples {
+            let (mut value, mut time) = (0.0, 0);
+            for field in Fields(sample) {
+                let field = field?;
+                match field.number {
+                    1 => value = field.value.double()?,
+                    2 => time = field.value.varint()? as i64,
+                    _ => {}
+                }
+            }
+            match key {
+                Some(key) if is_time(time) => self.rows.sample(key, time, value),
+                Some(_) => self.rejects.add(1, "bad_time", || bad_time(time)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn histograms(&mut self, histograms: &[&[u8]]) -> Result<(), DecodeError> {
+        for message in histograms {
+            let native = Native::read(message)?;
+            match self.histogram(&native) {
+                Ok(()) => {}
+                Err(Bad::Series(bad)) => self.rejects.add(1, bad.reason, || bad.message),
+                Err(Bad::Request(e)) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn histogram(&mut self, native: &Native) -> Result<(), Bad> {
+        if !is_time(native.time) {
+            return Err(BadSeries::new("bad_time", bad_time(native.time)).into());
+        }
+        let kind = match (native.is_custom(), native.gauge) {
+            (false, false) => Kind::Exponential,
+            (false, true) => Kind::GaugeExponential,
+            (true, false) => Kind::Histogram,
+            (true, true) => Kind::GaugeHistogram,
+        };
+        let bounds = if native.is_custom() { native.bounds.as_slice() } else { &[] };
+        if native.sum.to_bits() == STALE_NAN {
+            let key = self.key(kind, bounds)?;
+            self.rows.stale(key, native.time);
+            return Ok(());
+        }
+        let histogram = native.to_histogram()?;
+        let key = self.key(kind, bounds)?;
+        self.rows.histogram(key, native.time, histogram);
+        Ok(())
+    }
+
+    /// Exemplars belong to the last row of their series.
+    fn exemplars(&mut self, exemplars: &[&[u8]], has_rows: bool) -> Result<(), DecodeError> {
+        if exemplars.is_empty() {
+            return Ok(());
+        }
+        let mut list = String::from("[");
+        for message in exemplars {
+            if list.len() > 1 {
+                list.push(',');
+            }
+            if let Err(bad) = exemplar(message, &mut list)? {
+                self.rejects.add(exemplars.len() as u64, bad.reason, || bad.message);
+                return Ok(());
+            }
+        }
+        list.push(']');
+        if has_rows {
+            self.rows.last_exemplars(list);
+        } else {
+            let message = || "exemplars of a series without samples are not kept".to_owned();
+            self.rejects.add(exemplars.len() as u64, EXEMPLAR, message);
+        }
+        Ok(())
+    }
+}
+
+fn bad_time(time: i64) -> String {
+    format!("time {time} ms is outside the years 1677 to 2262")
+}
+
+/// Writes an exemplar as JSON.
+fn exemplar(message: &[u8], out: &mut String) -> Result<Result<(), BadSeries>, Malformed> {
+    let (mut value, mut time) = (0.0, 0);
+    let mut labels = Vec::new();
+    for field in Fields(message) {
+        let field = field?;
+        match field.number {
+            1 => match label(field.value.bytes()?)? {
+                Ok(label) => labels.push(label),
+                Err(bad) => return Ok(Err(bad)),
+            },
+            2 => value = field.value.double()?,
+            3 => time = field.value.varint()? as i64,
+            _ => {}
+        }
+    }
+    write_exemplar(value, Some(time), labels.iter().copied(), out);
+    Ok(Ok(()))
+}
+
+/// Name and value of a `Label`.
+fn label(message: &[u8]) -> Result<Result<(&str, &str), BadSeries>, Malformed> {
+    let (mut name, mut value): (&[u8], &[u8]) = (b"", b"");
+    for field in Fields(message) {
+        let field = field?;
+        match field.number {
+            1 => name = field.value.bytes()?,
+            2 => value = field.value.bytes()?,
+            _ => {}
+        }
+    }
+    let text = |bytes| {
+        std::str::from_utf8(bytes).map_err(|_| {
+            let text = String::from_utf8_lossy(bytes);
+            let sample = crate::prometheus::text::sample(&text);
+            BadSeries::new("bad_utf8", format!("label is not UTF-8: {sample}"))
+        })
+    };
+    Ok(text(name).and_then(|name| Ok((name, text(value)?))))
+}
+
+/// The entity of a series with these labels, as they stand.
+fn entity(raw: &[u8], kind: Kind, bounds: &[f64]) -> Result<Entity, BadSeries> {
+    let malformed = |_| BadSeries::new("malformed", "a label is not a protobuf message");
+    let mut labels = Vec::new();
+    for field in Fields(raw) {
+        let message = field.and_then(|f| f.value.bytes()).map_err(malformed)?;
+        labels.push(label(message).map_err(malformed)??);
+    }
+    let mut name = "";
+    let mut builder = EntityBuilder::new(Signal::Metrics);
+    for (label, value) in &labels {
+        match *label {
+            "" => return Err(BadSeries::new("bad_label", "a label has no name")),
+            "__name__" => name = value,
+            // An empty value is no label.
+            _ if value.is_empty() => {}
+            label => builder.attribute(Origin::Label, label, Cell::Text(value)),
+        }
+    }
+    let described = || crate::prometheus::text::sample(name);
+    if name.is_empty() {
+        return Err(BadSeries::new("no_name", "a series has no label `__name__`"));
+    }
+    // The specification wants them sorted, but not every sender does so; the order says nothing.
+    labels.sort_unstable();
+    if let Some(twice) = labels.windows(2).find(|w| w[0].0 == w[1].0) {
+        let message = format!("label `{}` comes twice in {}", twice[0].0, described());
+        return Err(BadSeries::new("duplicate_label", message));
+    }
+    let bucket = || name.ends_with("_bucket") && labels.iter().any(|(name, _)| *name == "le");
+    let kind = match kind {
+        Kind::Unknown if name.ends_with("_total") || bucket() => Kind::Counter,
+        kind => kind,
+    };
+    let text = |text: &str| Attribute::Text(text.into());
+    builder.field("metric.name", text(name), Origin::Metric);
+    builder.field("metric.type", text(kind.as_str()), Origin::Metric);
+    if matches!(kind, Kind::Exponential | Kind::Histogram) {
+        builder.field("metric.temporality", text("cumulative"), Origin::Metric);
+    }
+    if matches!(kind, Kind::Histogram | Kind::GaugeHistogram) {
+        let mut list = String::from("[");
+        for bound in bounds {
+            if list.len() > 1 {
+                list.push(',');
+            }
+            json::double(*bound, &mut list);
+        }
+        list.push(']');
+        builder.field("metric.bounds", Attribute::Json(list.into()), Origin::Metric);
+    }
+    Ok(builder.build(&HashSet::new()))
+}
+
+#[cfg(test)]
+mod tests;

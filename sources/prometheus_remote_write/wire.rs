@@ -1,0 +1,154 @@
+//! Walks protobuf messages in place: nothing is copied or allocated.
+//!
+//! Encoding: <https://protobuf.dev/programming-guides/encoding/>. Groups, which are deprecated
+//! and not in remote write, are malformed.
+
+/// The value of a field.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Value<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32(u32),
+}
+
+/// Bytes that are not a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+/// One field of a message.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Field<'a> {
+    pub(super) number: u32,
+    pub(super) value: Value<'a>,
+    /// The field as it stands, with its tag and length.
+    pub(super) raw: &'a [u8],
+}
+
+/// The fields of a message, one by one.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<Field<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let start = self.0;
+        let field = self.field().map(|(number, value)| Field {
+            number,
+            value,
+            raw: &start[..start.len() - self.0.len()],
+        });
+        if field.is_none() {
+            self.0 = &[];
+        }
+        Some(field.ok_or(Malformed))
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn field(&mut self) -> Option<(u32, Value<'a>)> {
+        let tag = varint(&mut self.0)?;
+        let number = u32::try_from(tag >> 3).ok().filter(|n| *n > 0)?;
+        let value = match tag & 7 {
+            0 => Value::Varint(varint(&mut self.0)?),
+            1 => Value::Fixed64(u64::from_le_bytes(self.array()?)),
+            2 => {
+                let length = usize::try_from(varint(&mut self.0)?).ok()?;
+                let (bytes, rest) = self.0.split_at_checked(length)?;
+                self.0 = rest;
+                Value::Bytes(bytes)
+            }
+            5 => Value::Fixed32(u32::from_le_bytes(self.array()?)),
+            _ => return None,
+        };
+        Some((number, value))
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+}
+
+/// Takes a varint of at most ten bytes off the front.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let (&first, rest) = bytes.split_first()?;
+    if first < 0x80 {
+        *bytes = rest;
+        return Some(first.into());
+    }
+    let mut value = 0_u64;
+    for (i, &byte) in bytes.iter().take(10).enumerate() {
+        value |= u64::from(byte & 0x7f).checked_shl(7 * i as u32).unwrap_or(0);
+        if byte < 0x80 {
+            *bytes = &bytes[i + 1..];
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// A `sint32` or `sint64`.
+pub(super) fn zigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
+impl<'a> Value<'a> {
+    /// A `double`.
+    pub(super) fn double(self) -> Result<f64, Malformed> {
+        match self {
+            Self::Fixed64(bits) => Ok(f64::from_bits(bits)),
+            _ => Err(Malformed),
+        }
+    }
+
+    /// An `int64`, `uint64` or enumeration.
+    pub(super) fn varint(self) -> Result<u64, Malformed> {
+        match self {
+            Self::Varint(value) => Ok(value),
+            _ => Err(Malformed),
+        }
+    }
+
+    /// A message, text or packed list.
+    pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            _ => Err(Malformed),
+        }
+    }
+
+    /// Adds a repeated varint, packed or not.
+    pub(super) fn varints(self, out: &mut Vec<u64>) -> Result<(), Malformed> {
+        match self {
+            Self::Varint(value) => out.push(value),
+            Self::Bytes(mut bytes) => {
+                while !bytes.is_empty() {
+                    out.push(varint(&mut bytes).ok_or(Malformed)?);
+                }
+            }
+            _ => return Err(Malformed),
+        }
+        Ok(())
+    }
+
+    /// Adds a repeated double, packed or not.
+    pub(super) fn doubles(self, out: &mut Vec<f64>) -> Result<(), Malformed> {
+        match self {
+            Self::Fixed64(bits) => out.push(f64::from_bits(bits)),
+            Self::Bytes(bytes) => {
+                let (doubles, rest) = bytes.as_chunks::<8>();
+                if !rest.is_empty() {
+                    return Err(Malformed);
+                }
+                out.extend(doubles.iter().map(|b| f64::from_le_bytes(*b)));
+            }
+            _ => return Err(Malformed),
+        }
+        Ok(())
+    }
+}
