@@ -38,10 +38,7 @@ enum Command {
     /// List every source, operator and sink
     List,
     /// Print the reference of a component type
-    Describe {
-        /// Type, as in `type = "window"`
-        name: String,
-    },
+    Describe(Describe),
     /// Write a table to plain wide Parquet
     Export(Export),
 }
@@ -81,9 +78,22 @@ pub(crate) struct Remote {
     /// Bearer token, as `env:NAME` or `file:PATH`
     #[arg(long, env = "WEIR_TOKEN")]
     pub(crate) token: Option<String>,
+    /// Certificates (PEM) to trust for https in place of those of the system
+    #[arg(long, env = "WEIR_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// Print the server's JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    /// Type, as in `type = "window"`; `alert` for alerts
+    #[arg(required_unless_present = "all")]
+    pub(crate) name: Option<String>,
+    /// Write the pages of all types into this folder
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) all: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -156,7 +166,7 @@ impl Cli {
             Command::Tap(args) => crate::tap::run(&args),
             Command::Notify(args) => crate::notify::run(&args),
             Command::List => Ok(crate::describe::list()),
-            Command::Describe { name } => Ok(crate::describe::describe(&name)),
+            Command::Describe(args) => crate::describe::run(&args),
             Command::Export(args) => crate::export::run(&args),
         }
     }

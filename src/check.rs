@@ -1,0 +1,73 @@
+//! `weir check`: everything that is wrong with the files. Needs no server, network or secret.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use weir_alerts::RouterConfig;
+use weir_pipeline::config::{Environment, LastGood, Loaded, ServerConfig, load};
+use weir_pipeline::diagnostic::{Diagnostics, Severity};
+
+use crate::cli::{Check, Local};
+use crate::client::{DEGRADED, out};
+use crate::components::ALL;
+
+/// Prints every mistake of all files, and how many there are.
+pub(crate) fn run(args: &Check) -> Result<ExitCode> {
+    let mut found = server(&args.local);
+    let loaded = pipelines(&args.local);
+    found.0.extend(loaded.diagnostics.0.iter().cloned());
+    let (errors, warnings) = print(&found);
+    let files = loaded.files.len();
+    let plan = &loaded.plan;
+    out(&format!(
+        "{}: {}, {}, {}; {}, {}",
+        args.local.pipelines.display(),
+        count(files, "file"),
+        count(plan.sources.len(), "good source"),
+        count(plan.pipelines.len(), "good pipeline"),
+        count(errors, "error"),
+        count(warnings, "warning"),
+    ));
+    let bad = errors > 0 || (args.strict && warnings > 0);
+    Ok(if bad { ExitCode::from(DEGRADED) } else { ExitCode::SUCCESS })
+}
+
+/// What is wrong with the server file, receivers and routes included.
+pub(crate) fn server(local: &Local) -> Diagnostics {
+    let loaded = ServerConfig::load(
+        &local.file(),
+        local.config.is_some(),
+        &Environment::Process,
+        &local.flags(),
+    );
+    match loaded {
+        Err(wrong) => wrong,
+        Ok((config, mut warnings)) => {
+            if let Err(wrong) = RouterConfig::plan(&config.receivers, config.route.as_ref()) {
+                warnings.0.extend(wrong.0);
+            }
+            warnings
+        }
+    }
+}
+
+/// The pipeline files, planned.
+pub(crate) fn pipelines(local: &Local) -> Loaded {
+    let environment = Environment::Process;
+    load(&local.pipelines, &ALL, &environment, &LastGood::new(), &BTreeMap::new())
+}
+
+/// Prints diagnostics with a blank line after each; counts errors and warnings.
+pub(crate) fn print(found: &Diagnostics) -> (usize, usize) {
+    for diagnostic in &found.0 {
+        out(&format!("{diagnostic}\n"));
+    }
+    let errors = found.0.iter().filter(|d| d.severity == Severity::Error).count();
+    (errors, found.0.len() - errors)
+}
+
+/// "1 file", "2 files".
+pub(crate) fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
