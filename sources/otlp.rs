@@ -18,8 +18,8 @@
 //! A request is answered once its data is on disk: at least once from the sender's view. Records
 //! that alone are bad (an id of a wrong length, a time past 2262) are left out and reported as
 //! partial success; a request that does not decode is refused whole. Limits per request: a
-//! million rows, 1,000 attribute columns (further ones go to `attributes`), nesting of about 50
-//! levels. Descriptions and metadata of metrics are not kept.
+//! million rows, 16 MiB per record, metric or resource, 1,000 attribute columns (further ones go to
+//! `attributes`), nesting of about 50 levels. Descriptions and metadata of metrics are not kept.
 
 mod decode;
 mod grpc;
@@ -110,7 +110,7 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn SourcePlan>, Diagnos
             let at = (value, address);
             http::exposed(section, scope, key, at, secure, config.insecure).map(|()| address)
         });
-        wrong.ok(checked.map_err(Diagnostics::from))
+        wrong.ok(checked)
     };
     let grpc = listen("grpc", config.grpc.as_ref());
     let http = listen("http", config.http.as_ref());

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use weir_pipeline::config::{Scope, Section, ServerAuth, Spanned, TlsServer};
-use weir_pipeline::diagnostic::Diagnostic;
+use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 
 /// The address in `value`: `127.0.0.1:4318`, `[::1]:4318`, `localhost:4318`.
 ///
@@ -13,7 +13,7 @@ pub(crate) fn address(
     section: &Section,
     key: &str,
     value: &Spanned<String>,
-) -> Result<SocketAddr, Diagnostic> {
+) -> Result<SocketAddr, Diagnostics> {
     let text = value.value.trim();
     let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     let local = local.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
@@ -21,10 +21,11 @@ pub(crate) fn address(
         let message = format!("`{key}` is not an address: `{text}`");
         let wrong = Diagnostic::error("W015", message).at(&section.span(value));
         let wrong = wrong.label("expected an IP address and a port");
-        match text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
-            Ok(port) => wrong.hint(format!("write `{key} = \"127.0.0.1:{port}\"`")),
-            Err(_) => wrong.hint(format!("for example `{key} = \"127.0.0.1:4318\"`")),
-        }
+        let hint = match text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
+            Ok(port) => format!("write `{key} = \"127.0.0.1:{port}\"`"),
+            Err(_) => format!("for example `{key} = \"127.0.0.1:4318\"`"),
+        };
+        wrong.hint(hint).into()
     })
 }
 
@@ -40,7 +41,7 @@ pub(crate) fn exposed(
     (value, address): (&Spanned<String>, SocketAddr),
     (tls, auth): (bool, &ServerAuth),
     insecure: bool,
-) -> Result<(), Diagnostic> {
+) -> Result<(), Diagnostics> {
     let open = auth.bearer.is_empty() && auth.basic.is_empty();
     if address.ip().to_canonical().is_loopback() || tls && !open {
         return Ok(());
@@ -59,7 +60,8 @@ pub(crate) fn exposed(
     Err(Diagnostic::error("W060", message)
         .at(&span)
         .label("not a loopback address")
-        .hint(format!("set {missing}, or `insecure = true` if the network keeps others out")))
+        .hint(format!("set {missing}, or `insecure = true` if the network keeps others out"))
+        .into())
 }
 
 /// `tls` with its paths relative to the folder of the file.

@@ -87,18 +87,18 @@ fn count(count: u64) -> Result<i64, Bad> {
 }
 
 /// The column; NULL for rows without a histogram.
-pub(super) fn column(rows: &[Option<Histogram>]) -> Result<ArrayRef, DecodeError> {
-    let some = |row: &Option<Histogram>| row.is_some();
+pub(super) fn column(rows: &[Option<Box<Histogram>>]) -> Result<ArrayRef, DecodeError> {
+    let some = |row: &Option<Box<Histogram>>| row.is_some();
     let int = |f: fn(&Histogram) -> Option<i64>| -> ArrayRef {
-        Arc::new(Int64Array::from_iter(rows.iter().map(|r| r.as_ref().and_then(f))))
+        Arc::new(Int64Array::from_iter(rows.iter().map(|r| r.as_deref().and_then(f))))
     };
     let double = |f: fn(&Histogram) -> Option<f64>| -> ArrayRef {
-        Arc::new(Float64Array::from_iter(rows.iter().map(|r| r.as_ref().and_then(f))))
+        Arc::new(Float64Array::from_iter(rows.iter().map(|r| r.as_deref().and_then(f))))
     };
     let ints = |f: fn(&Histogram) -> Option<&Vec<i64>>| -> ArrayRef {
         let mut b = ListBuilder::new(Int64Builder::new());
         for row in rows {
-            let list = row.as_ref().and_then(f);
+            let list = row.as_deref().and_then(f);
             if let Some(list) = list {
                 b.values().append_slice(list);
             }

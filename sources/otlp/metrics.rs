@@ -36,7 +36,7 @@ struct Columns<'a> {
     value: Float64Builder,
     value_int: Int64Builder,
     stale: Vec<Option<bool>>,
-    histograms: Vec<Option<Histogram>>,
+    histograms: Vec<Option<Box<Histogram>>>,
     exemplars: TextColumn,
     rejects: Rejects,
     at_entity: HashSet<&'static str>,
@@ -58,7 +58,7 @@ enum Sample {
     None,
     Double(f64),
     Int(i64),
-    Histogram(Result<Histogram, Bad>),
+    Histogram(Result<Box<Histogram>, Bad>),
 }
 
 pub(super) fn decode(
@@ -239,7 +239,7 @@ fn explicit(p: &pb::HistogramDataPoint) -> Point<'_> {
         time: p.time_unix_nano,
         flags: p.flags,
         exemplars: &p.exemplars,
-        value: Sample::Histogram(Histogram::explicit(p)),
+        value: Sample::Histogram(Histogram::explicit(p).map(Box::new)),
         bounds: Some(numbers(p.explicit_bounds.iter().copied())),
     }
 }
@@ -251,7 +251,7 @@ fn exponential(p: &pb::ExponentialHistogramDataPoint) -> Point<'_> {
         time: p.time_unix_nano,
         flags: p.flags,
         exemplars: &p.exemplars,
-        value: Sample::Histogram(Histogram::exponential(p)),
+        value: Sample::Histogram(Histogram::exponential(p).map(Box::new)),
         bounds: None,
     }
 }
@@ -263,7 +263,7 @@ fn summary(p: &pb::SummaryDataPoint) -> Point<'_> {
         time: p.time_unix_nano,
         flags: p.flags,
         exemplars: &[],
-        value: Sample::Histogram(Histogram::summary(p)),
+        value: Sample::Histogram(Histogram::summary(p).map(Box::new)),
         bounds: Some(numbers(p.quantile_values.iter().map(|q| q.quantile))),
     }
 }

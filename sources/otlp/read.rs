@@ -265,12 +265,9 @@ fn any(value: &Json<'_>) -> Read<AnyValue> {
         Some(Any::BytesValue(v))
     } else if let Some(values) = o.get("arrayValue", |v| Object::of(v)?.list("values", any))? {
         Some(Any::ArrayValue(ArrayValue { values }))
-    } else if let Some(values) =
-        o.get("kvlistValue", |v| Object::of(v)?.list("values", key_value))?
-    {
-        Some(Any::KvlistValue(KeyValueList { values }))
     } else {
-        None
+        let values = o.get("kvlistValue", |v| Object::of(v)?.list("values", key_value))?;
+        values.map(|values| Any::KvlistValue(KeyValueList { values }))
     };
     Ok(AnyValue { value })
 }

@@ -20,6 +20,10 @@ pub(super) const ROWS_MAX: usize = 1_000_000;
 /// Most resources and scopes of one request, for the same reason.
 const ENTITIES_MAX: usize = 100_000;
 
+/// Longest message that is decoded as a whole (a record, a metric, a resource), in bytes: decoded
+/// it may take forty times as much memory.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
 /// A request with its outer levels resolved.
 pub(super) struct Request<'a, T> {
     /// One per scope of each resource.
@@ -39,7 +43,7 @@ pub(super) enum Record<'a, T> {
 impl<T: Message + Default> Record<'_, T> {
     pub(super) fn decode(self) -> Result<T, DecodeError> {
         match self {
-            Self::Wire(bytes) => T::decode(bytes).map_err(|e| malformed(&e)),
+            Self::Wire(bytes) => T::decode(limited(bytes)?).map_err(|e| malformed(&e)),
             Self::Owned(record) => Ok(*record),
         }
     }
@@ -126,7 +130,15 @@ fn messages(body: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], Deco
 
 /// Merges every occurrence of a message field, as the protobuf specification asks.
 fn merge<M: Message>(into: &mut M, body: &[u8], number: u32) -> Result<(), DecodeError> {
-    messages(body, number).try_for_each(|m| into.merge(m?).map_err(|e| malformed(&e)))
+    messages(body, number).try_for_each(|m| into.merge(limited(m?)?).map_err(|e| malformed(&e)))
+}
+
+fn limited(message: &[u8]) -> Result<&[u8], DecodeError> {
+    if message.len() > MESSAGE_BYTES_MAX {
+        let message = format!("a record or resource is larger than {MESSAGE_BYTES_MAX} bytes");
+        return Err(DecodeError::new("too_large", message));
+    }
+    Ok(message)
 }
 
 /// The last occurrence of a string field.

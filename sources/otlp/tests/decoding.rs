@@ -209,6 +209,14 @@ fn more_rows_than_a_request_may_have() {
 }
 
 #[test]
+fn a_record_of_many_megabytes() {
+    let long = "x".repeat(17 << 20);
+    let request = logs(vec![(vec![], vec![record(vec![kv("a", Any::StringValue(long))])])]);
+    let error = protobuf("/v1/logs", &request).unwrap_err();
+    assert_eq!(error.to_string(), "a record or resource is larger than 16777216 bytes");
+}
+
+#[test]
 fn nesting() {
     let nest = |levels: usize| {
         (0..levels).fold(kv("leaf", Any::IntValue(1)), |inner, _| {
