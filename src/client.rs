@@ -74,10 +74,8 @@ impl Client {
     /// Nothing is sent yet.
     pub(crate) fn new(remote: &Remote) -> Result<Self, Failure> {
         let usage = |message: String| Failure::Usage(message);
-        let base: reqwest::Url = remote
-            .url
-            .parse()
-            .map_err(|e| usage(format!("not a URL: `{}`: {e}", remote.url)))?;
+        let base: reqwest::Url =
+            remote.url.parse().map_err(|e| usage(format!("not a URL: `{}`: {e}", remote.url)))?;
         if base.cannot_be_a_base() || !matches!(base.scheme(), "http" | "https") {
             return Err(usage(format!("not an http or https URL: `{}`", remote.url)));
         }
@@ -122,7 +120,9 @@ impl Client {
         let mut url = self.base.clone();
         match url.path_segments_mut() {
             Ok(mut segments) => segments.pop_if_empty().extend(path),
-            Err(()) => return Err(Failure::Usage(format!("not a URL with paths: `{}`", self.base))),
+            Err(()) => {
+                return Err(Failure::Usage(format!("not a URL with paths: `{}`", self.base)));
+            }
         };
         let request = self.http.request(method, url);
         Ok(match &self.token {

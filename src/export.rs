@@ -30,8 +30,8 @@ pub(crate) fn run(args: &Export) -> Result<ExitCode> {
     if !args.data.is_dir() {
         bail!("there is no data folder: `{}`", args.data.display());
     }
-    let _folder = Folder::open(&args.data)
-        .context("export reads the folder of a server that is stopped")?;
+    let _folder =
+        Folder::open(&args.data).context("export reads the folder of a server that is stopped")?;
     let store = Store::open(&args.data.join("tables"), StoreOptions::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // They hold the rows that their checkpoints carry.

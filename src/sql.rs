@@ -129,7 +129,8 @@ mod tests {
             "columns": [{"name": "service.name"}, {"name": "n"}],
             "rows": [{"service.name": "a\u{1b}b", "n": 7}, {"service.name": null, "n": 12}],
         });
-        let expected = "service.name   n\n------------  --\na\\u{1b}b       7\n              12\n2 rows";
+        let expected =
+            "service.name   n\n------------  --\na\\u{1b}b       7\n              12\n2 rows";
         assert_eq!(table(&answer, 80), expected);
     }
 

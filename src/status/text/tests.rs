@@ -36,10 +36,7 @@ fn stop(components: &[Value]) -> Vec<String> {
 #[test]
 fn marks_the_first_place_where_flow_stops() {
     let silent: [Value; 0] = [];
-    assert_eq!(
-        stop(&silent),
-        ["no entry yet <-- stops here: nothing was sent to 127.0.0.1:4317"]
-    );
+    assert_eq!(stop(&silent), ["no entry yet <-- stops here: nothing was sent to 127.0.0.1:4317"]);
     let flows = [
         component("", "otlp", 9, 9),
         component("shop", "clean", 9, 9),
