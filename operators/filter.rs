@@ -28,7 +28,7 @@ use weir_pipeline::expression::Expression;
 use crate::inputs;
 
 /// The row of the table.
-pub const KIND: OperatorKind = OperatorKind {
+pub(crate) const KIND: OperatorKind = OperatorKind {
     name: "filter",
     about: "keep the rows for which a SQL expression is true",
     source: include_str!("filter.rs"),

@@ -34,7 +34,7 @@ use weir_pipeline::edge::Edge;
 use crate::inputs;
 
 /// The row of the table.
-pub const KIND: OperatorKind = OperatorKind {
+pub(crate) const KIND: OperatorKind = OperatorKind {
     name: "staleness",
     about: "mark scraped series that are no more",
     source: include_str!("staleness.rs"),

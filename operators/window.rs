@@ -54,7 +54,7 @@ use weir_pipeline::signal::{Signal, timestamp};
 use crate::inputs;
 
 /// The row of the table.
-pub const KIND: OperatorKind = OperatorKind {
+pub(crate) const KIND: OperatorKind = OperatorKind {
     name: "window",
     about: "aggregate over tumbling or hopping windows of event time",
     source: include_str!("window.rs"),

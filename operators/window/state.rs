@@ -7,6 +7,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, RecordBatchOptions,
     StringArray, UInt32Array,
 };
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, cast};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use arrow::ipc::reader::StreamReader;
@@ -116,9 +117,7 @@ impl Open {
             };
             let accumulator = held.take_as(call, wanted)?;
             let values = call.take(&values, &accumulator.argument)?;
-            let arguments = accumulator.arguments(values).map_err(error)?;
-            let filter = filter.as_ref();
-            accumulator.groups.update_batch(&arguments, groups, filter, total).map_err(error)?;
+            update(accumulator, values, groups, filter, total)?;
         }
         full.sort_unstable();
         full.dedup();
@@ -139,8 +138,7 @@ impl Open {
             };
             let accumulator = held.take_as(call, wanted)?;
             let none = arrow::array::new_empty_array(&accumulator.argument);
-            let arguments = accumulator.arguments(none).map_err(error)?;
-            accumulator.groups.update_batch(&arguments, &[], None, total).map_err(error)?;
+            update(accumulator, none, &[], None, total)?;
             results.push(accumulator.groups.evaluate(EmitTo::All).map_err(error)?);
         }
         Ok((self.keys, results))
@@ -157,8 +155,7 @@ impl Open {
             let Some(accumulator) = &mut held.accumulator else { continue };
             types.push(Field::new(i.to_string(), accumulator.argument.clone(), true));
             let none = arrow::array::new_empty_array(&accumulator.argument);
-            let arguments = accumulator.arguments(none).map_err(error)?;
-            accumulator.groups.update_batch(&arguments, &[], None, total).map_err(error)?;
+            update(accumulator, none, &[], None, total)?;
             let state = accumulator.groups.state(EmitTo::All).map_err(error)?;
             for (j, column) in state.iter().enumerate() {
                 fields.push(Field::new(format!("{i}.{j}"), column.data_type().clone(), true));
@@ -295,6 +292,22 @@ fn texts(values: &ArrayRef) -> Result<StringArray, OperatorError> {
         return Ok(doubles.map(|d| d.map(text)).collect());
     }
     Ok(cast(values, &DataType::Utf8)?.as_string::<i32>().clone())
+}
+
+/// Takes values; `total` groups are there afterwards, with or without a value.
+fn update(
+    accumulator: &mut Accumulator,
+    values: ArrayRef,
+    groups: &[usize],
+    filter: Option<BooleanArray>,
+    total: usize,
+) -> Result<(), OperatorError> {
+    // Without a filter DataFusion takes every group to have had a value: in its plans a group
+    // comes with its first row, here it may have come with a row that this call did not see.
+    let filter =
+        filter.unwrap_or_else(|| BooleanArray::new(BooleanBuffer::new_set(values.len()), None));
+    let arguments = accumulator.arguments(values).map_err(error)?;
+    accumulator.groups.update_batch(&arguments, groups, Some(&filter), total).map_err(error)
 }
 
 fn merge(into: &mut Accumulator, state: &[ArrayRef], total: usize) -> Result<(), OperatorError> {
