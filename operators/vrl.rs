@@ -51,7 +51,7 @@ use self::entities::Entities;
 use self::program::Compiled;
 
 /// The row of `operators/lib.rs`.
-pub const KIND: OperatorKind = OperatorKind {
+pub(crate) const KIND: OperatorKind = OperatorKind {
     name: "vrl",
     about: "run a VRL program on every row",
     source: include_str!("vrl.rs"),

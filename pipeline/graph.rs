@@ -11,15 +11,10 @@ use arrow::datatypes::{DataType, Field, Schema};
 
 use crate::batch::Batch;
 use crate::component::{Operator, OperatorError, Output, Tick};
+use crate::edge::{ERROR_COLUMNS, ERRORS};
 use crate::plan::{InputPlan, NodePlan, OnError, PipelinePlan, Work};
 use crate::tap::Taps;
 use crate::telemetry::{ComponentLabels, ComponentMetrics, Telemetry};
-
-/// Name of the output that takes rows that an operator could not process.
-pub const ERRORS: &str = "errors";
-
-/// Columns added to rows on [`ERRORS`].
-const ERROR_COLUMNS: [&str; 3] = ["weir.error", "weir.place", "weir.component"];
 
 /// State of every operator of a graph, by node id.
 pub type States = BTreeMap<String, NodeState>;

@@ -275,6 +275,11 @@ impl Runtime {
         for running in all.values() {
             running.cancel.cancel();
         }
+        let threads: Vec<_> = all.values().filter_map(|r| r.thread.lock().take()).collect();
+        let join = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|t| drop(t.join())));
+        if tokio::time::timeout(Duration::from_secs(1), join).await.is_err() {
+            tracing::warn!("a pipeline is still busy");
+        }
         self.shared.journal.close().await;
     }
 

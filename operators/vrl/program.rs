@@ -170,8 +170,8 @@ fn diagnostics(list: &DiagnosticList, text: &Text) -> Vec<Diagnostic> {
     let mut all = Vec::new();
     for d in list.iter() {
         let mut out = match d.severity {
-            Severity::Warning | Severity::Note => Diagnostic::warning("W061", d.message.clone()),
-            Severity::Error | Severity::Bug => Diagnostic::error("W060", d.message.clone()),
+            Severity::Warning | Severity::Note => Diagnostic::warning("W081", d.message.clone()),
+            Severity::Error | Severity::Bug => Diagnostic::error("W080", d.message.clone()),
         };
         let primary = d.labels.iter().find(|l| l.primary).or(d.labels.first());
         if let Some(label) = primary {

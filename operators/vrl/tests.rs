@@ -108,7 +108,7 @@ fn time_and_chance_come_from_the_journal() {
 fn mistakes_point_into_the_file() {
     let message = |program: &str| planned(Signal::Logs, program).unwrap_err().to_string();
     let text = message(".x = upcase(.body)\n");
-    assert!(text.contains("W060") && text.contains(":2:"), "{text}");
+    assert!(text.contains("W080") && text.contains(":2:"), "{text}");
     let text = message(".x = http_request!(\"http://x\")\n");
     assert!(text.contains("cannot reach the network"), "{text}");
     let text = message("%tenant = \"x\"\n");

@@ -127,7 +127,7 @@ fn to_value(array: &ArrayRef, i: usize) -> Option<Value> {
     match array.data_type() {
         DataType::Utf8 => Some(Value::from(array.as_string::<i32>().value(i))),
         DataType::Int64 => Some(Value::Integer(array.as_primitive::<Int64Type>().value(i))),
-        DataType::Float64 => Value::from_f64(array.as_primitive::<Float64Type>().value(i)),
+        DataType::Float64 => from_double(array.as_primitive::<Float64Type>().value(i)),
         DataType::Boolean => Some(Value::Boolean(array.as_boolean().value(i))),
         DataType::Timestamp(..) => {
             let array = array.as_primitive_opt::<TimestampNanosecondType>()?;
@@ -152,11 +152,15 @@ fn to_value(array: &ArrayRef, i: usize) -> Option<Value> {
     }
 }
 
+fn from_double(v: f64) -> Option<Value> {
+    (!v.is_nan()).then(|| Value::from_f64_or_zero(v))
+}
+
 fn from_attribute(value: &entity::Value) -> Value {
     match value {
         entity::Value::Bool(v) => Value::Boolean(*v),
         entity::Value::Int(v) => Value::Integer(*v),
-        entity::Value::Double(v) => Value::from_f64(*v).unwrap_or(Value::Null),
+        entity::Value::Double(v) => from_double(*v).unwrap_or(Value::Null),
         entity::Value::Text(v) => Value::from(&**v),
         entity::Value::Json(v) => parse(v).unwrap_or(Value::Null),
     }

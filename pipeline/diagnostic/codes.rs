@@ -41,6 +41,8 @@ pub const CODES: &[(&str, &str)] = &[
     ("W061", "the same, allowed by `insecure` (warning)"),
     ("W070", "a test could not run"),
     ("W071", "a test does not give what it expects"),
+    ("W080", "a VRL program does not compile"),
+    ("W081", "a VRL program compiles with a warning"),
     // Receivers, routes, alerts.
     ("W150", "a receiver is not well formed"),
     ("W151", "a webhook is not well formed"),

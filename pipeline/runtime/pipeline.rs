@@ -32,8 +32,6 @@ const JOIN_ROWS: usize = 8_192;
 
 /// What shall happen at a mark.
 pub(super) enum Change {
-    /// Save a checkpoint and go on.
-    Checkpoint,
     /// Save, rebuild as this plan, take over the state, go on.
     Swap(Arc<PipelinePlan>),
     /// Flush everything, save, end.
@@ -419,13 +417,15 @@ impl Loop {
         };
         self.finish_checkpoint().await?;
         let (result, end) = match change {
-            Change::Checkpoint => (self.checkpoint_now(&[], false).await.map(|_| vec![]), false),
+            // It ends even if its checkpoint failed: the journal has everything.
             Change::Stop => (self.checkpoint_now(&[], false).await.map(|_| vec![]), true),
-            Change::Remove => (self.remove().await, true),
+            Change::Remove => {
+                let result = self.remove().await;
+                let end = result.is_ok();
+                (result, end)
+            }
             Change::Swap(plan) => (self.swap(plan).await, false),
         };
-        // A stop ends the loop even if its checkpoint failed: the journal has everything.
-        let end = end && (result.is_ok() || matches!(self.waiting.len(), 0));
         let _ = reply.send(result);
         if end { Err(End::Done) } else { Ok(true) }
     }

@@ -1,0 +1,201 @@
+//! `weir run`: starts the server and stops it in good order.
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use weir_alerts::{Router, RouterConfig, RouterOptions};
+use weir_pipeline::checkpoint::Checkpoints;
+use weir_pipeline::component::Services;
+use weir_pipeline::config::{Environment, Flags, ServerConfig};
+use weir_pipeline::intake::now;
+use weir_pipeline::journal::Journal;
+use weir_pipeline::runtime::{Options, Runtime};
+use weir_pipeline::telemetry::Telemetry;
+use weir_pipeline::tls::ServerTls;
+use weir_store::query::{Queries, QueryOptions};
+use weir_store::{Store, StoreOptions};
+use weir_web::{Access, Engine, ServeOptions, Web};
+
+use crate::cli::Local;
+use crate::components;
+use crate::engine::{Server, journal_options, retention};
+use crate::folder::Folder;
+
+/// A stop takes at most ten seconds in all; this is the pipelines' part.
+const STOP: Duration = Duration::from_secs(8);
+/// How long running answers may take after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How often the server file is looked at.
+const SERVER_FILE_POLL: Duration = Duration::from_secs(2);
+/// Shares of `server.memory`: an eighth for caches of the store, half for queries.
+const CACHE_SHARE: u64 = 8;
+const QUERY_SHARE: u64 = 2;
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(args: &Local) -> Result<ExitCode> {
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(args))
+}
+
+impl Local {
+    /// The server file.
+    pub(crate) fn file(&self) -> std::path::PathBuf {
+        match &self.config {
+            Some(file) => file.clone(),
+            None => self.pipelines.parent().unwrap_or("".as_ref()).join("weir.toml"),
+        }
+    }
+
+    /// What the command line says, for [`ServerConfig::load`].
+    pub(crate) fn flags(&self) -> Flags {
+        let text = |p: &std::path::PathBuf| p.display().to_string();
+        Flags {
+            listen: self.listen.clone(),
+            data: self.data.as_ref().map(text),
+            pipelines: Some(text(&self.pipelines)),
+        }
+    }
+}
+
+async fn serve(args: &Local) -> Result<ExitCode> {
+    let (file, flags) = (args.file(), args.flags());
+    let loaded =
+        ServerConfig::load(&file, args.config.is_some(), &Environment::Process, &flags);
+    let (config, warnings) = loaded.map_err(|wrong| anyhow!("{wrong}"))?;
+    for warning in &warnings.0 {
+        tracing::warn!("{warning}");
+    }
+    let router_config = RouterConfig::plan(&config.receivers, config.route.as_ref())
+        .map_err(|wrong| anyhow!("{wrong}"))?;
+    let _folder = Folder::open(&config.data)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("the API cannot listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
+
+    let checkpoints = Checkpoints::open(&config.data)?;
+    let memory = config.memory.0;
+    let options = StoreOptions {
+        retention: retention(&config),
+        cache_bytes: usize::try_from(memory / CACHE_SHARE)?,
+        ..StoreOptions::default()
+    };
+    let store = Store::open(&config.data.join("tables"), options)?;
+    let spill = config.data.join("spill");
+    // What an earlier process left there is nobody's.
+    let _ = std::fs::remove_dir_all(&spill);
+    let queries = QueryOptions::new(usize::try_from(memory / QUERY_SHARE)?, spill);
+    let queries = Queries::new(store.clone(), queries)?;
+    let floor = checkpoints.highest_position()?;
+    let journal = Journal::open(&config.data.join("journal"), journal_options(&config), floor)?;
+    let router = RouterOptions::new(config.data.join("router"), url.clone());
+    let router = Router::open(router, router_config)?;
+    let telemetry = Arc::new(Telemetry::default());
+    let server = Arc::new(Server {
+        runtime: OnceLock::new(),
+        telemetry: telemetry.clone(),
+        journal: journal.clone(),
+        store: store.clone(),
+        router: router.clone(),
+        started: now(),
+        file,
+        flags,
+        config: Mutex::new(config.clone()),
+    });
+
+    let stop = CancellationToken::new();
+    let routing = tokio::spawn(router.clone().run(stop.clone()));
+    let maintaining = tokio::spawn(store.clone().run_maintenance(stop.clone()));
+    let web = Web {
+        engine: server.clone(),
+        queries,
+        access: Arc::new(Access::new(config.hosts.clone(), config.tokens.clone())),
+    };
+    let tls = match &config.tls {
+        Some(tls) => Some(Arc::new(ServerTls::load(tls, &[b"h2", b"http/1.1"])?)),
+        None => None,
+    };
+    let serving = ServeOptions { tls, stop: stop.clone(), drain: DRAIN };
+    let serving = tokio::spawn(weir_web::serve(listener, weir_web::router(web), serving));
+
+    let runtime = Runtime::start(Options {
+        data: config.data.clone(),
+        pipelines: config.pipelines.clone(),
+        components: components::ALL,
+        services: Services::default().with(store).with(router),
+        environment: Environment::Process,
+        telemetry,
+        journal,
+        checkpoints,
+    })
+    .await?;
+    if server.runtime.set(runtime.clone()).is_err() {
+        return Err(anyhow!("the runtime was started twice"));
+    }
+    tracing::info!("Weir is up: {url} (pipelines in {})", config.pipelines.display());
+    tokio::spawn(watch_server_file(server.clone(), stop.clone()));
+
+    wait_for_stop(&server).await?;
+    tracing::info!("stopping");
+    runtime.stop(STOP).await;
+    stop.cancel();
+    // Each of these ends by itself; what hangs is cut off with the process.
+    let rest = async {
+        let _ = tokio::join!(routing, maintaining, serving);
+    };
+    if tokio::time::timeout(Duration::from_secs(1), rest).await.is_err() {
+        tracing::warn!("some work was cut off by the stop");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns at SIGTERM or SIGINT; SIGHUP reloads.
+async fn wait_for_stop(server: &Arc<Server>) -> Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => {
+                let server = server.clone();
+                tokio::spawn(async move { drop(server.reload().await) });
+            }
+        }
+    }
+}
+
+/// Applies the server file whenever its content changes.
+async fn watch_server_file(server: Arc<Server>, stop: CancellationToken) {
+    let read = || std::fs::read(&server.file).ok();
+    let mut seen = read();
+    loop {
+        let pause = tokio::time::sleep(SERVER_FILE_POLL);
+        if stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+        let content = read();
+        if content == seen {
+            continue;
+        }
+        seen = content;
+        let (ok, notes) = server.apply().await;
+        for note in notes {
+            tracing::warn!("{note}");
+        }
+        if ok {
+            tracing::info!("server file applied");
+        }
+    }
+}
