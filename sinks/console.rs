@@ -107,3 +107,6 @@ impl Sink for Console {
         Box::pin(async { Ok(()) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,3 +131,6 @@ impl Sink for StoreSink {
 fn sink_error(e: StoreError) -> SinkError {
     SinkError { message: e.to_string(), retry: e.is_transient() }
 }
+
+#[cfg(test)]
+mod tests;

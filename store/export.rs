@@ -118,7 +118,7 @@ fn write_range(
     Ok(batch.num_rows() as u64)
 }
 
-fn wide_file(
+pub(crate) fn wide_file(
     file: &FileEntry,
     snapshot: &TableSnapshot,
     schema: &SchemaRef,
@@ -144,7 +144,7 @@ fn wide_file(
     batch_of(schema, arrays, rows)
 }
 
-fn wide_run(run: &HotRun, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(crate) fn wide_run(run: &HotRun, schema: &SchemaRef) -> Result<RecordBatch> {
     let rows = run.batch.num_rows();
     let arrays = schema.fields().iter().map(|field| {
         let kind = ColumnType::from_arrow(field.data_type()).unwrap_or(ColumnType::Text);
@@ -168,4 +168,46 @@ fn to_kind(array: Option<ArrayRef>, kind: ColumnType, rows: usize) -> Result<Arr
 fn batch_of(schema: &SchemaRef, arrays: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+    use crate::testing::{SECOND, START, logs, open, writer};
+
+    #[test]
+    fn a_range_of_files_and_hot_rows_is_one_plain_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir.path().join("store"));
+        let mut w = writer(&store, "logs");
+        w.append(&logs(100, START, SECOND, 3)).unwrap();
+        let staged = w.stage(1, true).unwrap();
+        w.commit(1, &staged.work).unwrap();
+        w.append(&logs(50, START, SECOND, 2)).unwrap();
+        let path = dir.path().join("out.parquet");
+        let (from, to) = (START + 10 * SECOND, START + 60 * SECOND);
+        let snapshot = w.table().snapshot();
+        let exported = export(&snapshot, from, to, START, &path).unwrap();
+        assert_eq!((exported.rows, exported.damaged), (50 + 40, 0));
+        let file = std::fs::File::open(&path).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), exported.bytes);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        let batches: Vec<RecordBatch> = reader.map(|b| b.unwrap()).collect();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 90);
+        let names: Vec<&str> =
+            batches[0].schema_ref().fields().iter().map(|f| f.name().as_str()).collect();
+        let expected = ["body", "service.name", "severity", "shard", "timestamp", "trace_id"];
+        assert_eq!(names, expected);
+        let ids = batches[0].column_by_name("trace_id").unwrap().as_string::<i32>();
+        assert!(ids.iter().all(|id| id.unwrap().len() == 32));
+        let times = batches[0].column_by_name("timestamp").unwrap();
+        let times = times.as_primitive::<TimestampNanosecondType>();
+        assert!(times.values().iter().all(|t| (from..to).contains(t)));
+        // Never over something that is there, and nothing half-made stays.
+        assert!(export(&snapshot, from, to, START, &path).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 }

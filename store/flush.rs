@@ -200,3 +200,6 @@ fn times_of(batch: &Batch) -> Result<arrow::array::TimestampNanosecondArray> {
         why: "they were not normalised".to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests;

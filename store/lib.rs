@@ -20,6 +20,8 @@ pub mod query;
 mod snapshot;
 mod store;
 mod table;
+#[cfg(test)]
+mod testing;
 mod types;
 mod writer;
 

@@ -328,3 +328,6 @@ fn set_aside_copy(path: &Path) -> Result<String> {
     std::fs::copy(path, &aside).map_err(StoreError::io("cannot set aside", path))?;
     Ok(format!("a copy was set aside as `{}`", aside.display()))
 }
+
+#[cfg(test)]
+mod tests;

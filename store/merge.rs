@@ -10,6 +10,8 @@ mod pick;
 mod run;
 
 pub(crate) use entities::{compact_log, expand};
+#[cfg(test)]
+pub(crate) use pick::Job;
 pub(crate) use pick::pick;
 pub(crate) use run::{Outcome, run};
 
@@ -27,3 +29,6 @@ const WINDOWS_MAX: usize = 8;
 
 const HOUR_NS: i64 = 3_600_000_000_000;
 const DAY_NS: i64 = 24 * HOUR_NS;
+
+#[cfg(test)]
+mod tests;

@@ -268,3 +268,6 @@ fn flush_lane(
     }
     Ok(out.into_iter().map(|meta| StagedFile { mark, meta }).collect())
 }
+
+#[cfg(test)]
+mod tests;

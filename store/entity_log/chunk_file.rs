@@ -55,9 +55,7 @@ impl Shape {
 }
 
 /// The columns of a chunk, and whether some name has none.
-fn shapes<'a>(
-    entities: &mut dyn Iterator<Item = &'a Arc<Entity>>,
-) -> (BTreeMap<Arc<str>, Shape>, bool) {
+fn shapes(entities: &[Arc<Entity>]) -> (BTreeMap<Arc<str>, Shape>, bool) {
     let mut shapes: BTreeMap<Arc<str>, Shape> = BTreeMap::new();
     let mut own = false;
     for entity in entities {
@@ -106,7 +104,7 @@ pub(crate) fn write_chunk(
 }
 
 fn write_to(folder: &Path, name: &str, first: u32, entities: &[Arc<Entity>]) -> Result<ChunkMeta> {
-    let (shapes, more) = shapes(&mut entities.iter());
+    let (shapes, more) = shapes(entities);
     let columns: Vec<FileColumn> = shapes
         .iter()
         .map(|(name, s)| FileColumn {

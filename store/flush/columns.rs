@@ -100,7 +100,7 @@ impl<'a> Columns<'a> {
     }
 
     fn move_to_attributes(&mut self, moved: &[Arc<str>]) -> Result<()> {
-        let given = self.batches.iter().any(|b| b.overflow().is_some_and(|a| has_values(a)));
+        let given = self.batches.iter().any(|b| b.overflow().is_some_and(has_values));
         if moved.is_empty() && !given {
             return Ok(());
         }

@@ -45,6 +45,7 @@ pub(crate) fn pick(files: &[Arc<FileEntry>], not: &HashSet<Arc<str>>, now: i64) 
             groups.entry(group(file)).or_default().push(file);
         }
     }
+    promote_lone(&mut groups, now);
     groups.into_iter().find_map(|(group, mut members)| {
         if members.len() < fan_in(group, files, now) {
             return None;
@@ -67,6 +68,31 @@ fn group(file: &FileEntry) -> Group {
     Group { level: meta.level, series, entities: meta.entities.is_some(), window }
 }
 
+/// The only file of an hour that is over goes with the whole hours, as it is.
+fn promote_lone(groups: &mut BTreeMap<Group, Vec<&Arc<FileEntry>>>, now: i64) {
+    let lone: Vec<Group> = groups
+        .iter()
+        .filter(|(g, members)| {
+            g.level == 1 && members.len() == 1 && g.window.is_some_and(|w| is_over(1, w, now))
+        })
+        .map(|(g, _)| *g)
+        .collect();
+    for group in lone {
+        let day = group.window.map(|hour| hour.div_euclid(DAY_NS / HOUR_NS));
+        for file in groups.remove(&group).unwrap_or_default() {
+            groups.entry(Group { level: 2, window: day, ..group }).or_default().push(file);
+        }
+    }
+}
+
+/// Whether `window` of a level is over at `now`, and some time besides.
+fn is_over(level: u8, window: i64, now: i64) -> bool {
+    let Some(length) = window_length(level) else { return false };
+    let wait = if level == 1 { HOUR_CLOSED_NS } else { DAY_CLOSED_NS };
+    let end = window.saturating_add(1).saturating_mul(length);
+    now > end.saturating_add(wait)
+}
+
 /// The window that files of a level are gathered in.
 fn window_length(level: u8) -> Option<i64> {
     match level {
@@ -81,10 +107,9 @@ fn fan_in(group: Group, files: &[Arc<FileEntry>], now: i64) -> usize {
     let (Some(window), Some(length)) = (group.window, window_length(group.level)) else {
         return FAN_IN;
     };
-    let wait = if group.level == 1 { HOUR_CLOSED_NS } else { DAY_CLOSED_NS };
     let start = window.saturating_mul(length);
     let end = start.saturating_add(length);
-    let closed = now > end.saturating_add(wait);
+    let closed = is_over(group.level, window, now);
     // Rows that came after the window was merged wait until there are enough of them.
     let merged = files
         .iter()

@@ -1,0 +1,242 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashSet;
+use tokio_util::sync::CancellationToken;
+use weir_pipeline::batch::{Batch, TENANT};
+
+use super::*;
+use crate::store::Store;
+use crate::table::{Change, Table};
+use crate::testing::{
+    HOUR, SECOND, START, logs, metrics, open, rows_in, rows_of, text, times, writer,
+};
+use crate::types::ColumnType;
+
+/// A table with one file per batch.
+fn table_of(store: &Arc<Store>, batches: &[Batch]) -> Arc<Table> {
+    let mut w = writer(store, "t");
+    for (i, batch) in batches.iter().enumerate() {
+        w.append(batch).unwrap();
+        let mark = i as u64 + 1;
+        let staged = w.stage(mark, true).unwrap();
+        w.commit(mark, &staged.work).unwrap();
+    }
+    w.table().clone()
+}
+
+fn maintain(store: &Store, table: &Arc<Table>, now: i64) {
+    let mut failed = HashSet::new();
+    store.maintain(table, now, &mut failed, &CancellationToken::new()).unwrap();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+fn levels(table: &Arc<Table>) -> Vec<u8> {
+    let mut levels: Vec<u8> = table.snapshot().files().iter().map(|f| f.meta.level).collect();
+    levels.sort_unstable();
+    levels
+}
+
+fn files_on_disk(table: &Table) -> usize {
+    std::fs::read_dir(&table.folders().files).unwrap().count()
+}
+
+#[test]
+fn rows_stay_the_same_through_all_levels() {
+    for kind in 0..2 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        // Sixteen flushes over two hours; the eighth spans them.
+        let flushes: Vec<Batch> = (0..16)
+            .map(|i| match kind {
+                0 => logs(500, START + i * 7 * 60 * SECOND, SECOND, 3 + i as usize),
+                _ => metrics(10 + i as usize, 50, START + i * 7 * 60 * SECOND),
+            })
+            .collect();
+        let expected = rows_in(&flushes);
+        let table = table_of(&store, &flushes[..8]);
+        assert_eq!(levels(&table), [0; 8]);
+        maintain(&store, &table, START + HOUR);
+        assert_eq!(levels(&table), [1]);
+        let mut w = store.writer(TENANT, "t", crate::testing::writer_id("later")).unwrap();
+        for (mark, batch) in flushes[8..].iter().enumerate() {
+            w.append(batch).unwrap();
+            let staged = w.stage(mark as u64, true).unwrap();
+            w.commit(mark as u64, &staged.work).unwrap();
+        }
+        drop(w);
+        let flushed = table.stats().bytes_flushed;
+        let pinned = table.snapshot();
+        assert_eq!(crate::testing::rows_at(&pinned), expected);
+        maintain(&store, &table, START + HOUR);
+        // The first merge splits by hour.
+        assert_eq!(levels(&table), [1, 1, 1]);
+        assert!(
+            table
+                .snapshot()
+                .files()
+                .iter()
+                .all(|f| { f.meta.min_time.div_euclid(HOUR) == f.meta.max_time.div_euclid(HOUR) })
+        );
+        assert_eq!(rows_of(&table), expected);
+        // What a reader has pinned is there until it lets go.
+        assert_eq!(crate::testing::rows_at(&pinned), expected);
+        drop(pinned);
+        // The hours are over: the first has two files, the second only one.
+        maintain(&store, &table, START + 2 * HOUR + HOUR / 3);
+        assert_eq!(levels(&table), [1, 2]);
+        assert_eq!(rows_of(&table), expected);
+        maintain(&store, &table, START + 72 * HOUR);
+        assert_eq!(levels(&table), [3]);
+        assert_eq!(rows_of(&table), expected);
+        assert_eq!(files_on_disk(&table), 1);
+        let stats = table.stats();
+        assert!(stats.bytes_flushed == flushed && stats.bytes_merged <= 3 * flushed, "{stats:?}");
+        // Nothing refers to the entity log any more.
+        assert!(table.all_logs().is_empty());
+        drop((table, store));
+        let table = open(dir.path()).table(TENANT, "t").unwrap();
+        assert_eq!(rows_of(&table), expected);
+        assert_eq!(std::fs::read_dir(&table.folders().entities).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_merge_that_was_overtaken_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let table = table_of(&store, &[logs(10, START, 1, 1), logs(20, START, 1, 1)]);
+    let inputs = table.snapshot().files().to_vec();
+    let job = Job { inputs: inputs.clone(), level: 1 };
+    // Two merges of the same files: the second finds its inputs gone.
+    assert_eq!(run(&table, &job, i64::MIN).unwrap(), Outcome::Done);
+    assert_eq!(run(&table, &job, i64::MIN).unwrap(), Outcome::Overtaken);
+    assert_eq!(rows_of(&table).len(), 30);
+    drop((job, inputs));
+    table.bury(Duration::ZERO);
+    assert_eq!(files_on_disk(&table), 1);
+    // Retention wins over a merge of what it dropped.
+    let table = table_of(&store, &[]);
+    let inputs = table.snapshot().files().to_vec();
+    assert!(table.change(&Change { remove: inputs.clone(), add: Vec::new() }).unwrap());
+    assert!(!table.change(&Change { remove: inputs, add: Vec::new() }).unwrap());
+    assert_eq!(rows_of(&table).len(), 0);
+}
+
+#[test]
+fn a_damaged_input_is_set_aside_and_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let flushes: Vec<Batch> = (0..9).map(|i| logs(100, START + i, 1, 1)).collect();
+    let table = table_of(&store, &flushes);
+    let victim = table.snapshot().files()[3].clone();
+    let mut bytes = std::fs::read(victim.path()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(victim.path(), bytes).unwrap();
+    maintain(&store, &table, START + 48 * HOUR);
+    assert_eq!(rows_of(&table).len(), 800);
+    let damaged = table.damaged();
+    assert_eq!(damaged.len(), 1);
+    assert_eq!(damaged[0].0, victim.meta.name);
+    assert!(table.folders().damaged.join(&*victim.meta.name).exists());
+    drop((table, store));
+    let table = open(dir.path()).table(TENANT, "t").unwrap();
+    assert_eq!((rows_of(&table).len(), table.damaged().len()), (800, 1));
+}
+
+#[test]
+fn columns_of_different_files_are_brought_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let row = |columns: Vec<(&str, arrow::array::ArrayRef)>| {
+        crate::testing::batch(weir_pipeline::signal::Signal::Logs, columns, None, START)
+    };
+    let int = |v: i64| Arc::new(arrow::array::Int64Array::from(vec![v])) as arrow::array::ArrayRef;
+    let id = crate::testing::id_text;
+    let batches = [
+        row(vec![("timestamp", times([START])), ("x", int(5)), ("trace_id", text([id(1, 32)]))]),
+        row(vec![("timestamp", times([START + 1])), ("x", text(["five".into()]))]),
+        row(vec![("timestamp", times([START + 2])), ("trace_id", text(["odd".into()]))]),
+        row(vec![("timestamp", times([START + 3])), ("attributes", text([r#"{"k":1}"#.into()]))]),
+    ];
+    let table = table_of(&store, &batches);
+    let before = rows_of(&table);
+    let inputs = table.snapshot().files().to_vec();
+    assert_eq!(run(&table, &Job { inputs, level: 1 }, i64::MIN).unwrap(), Outcome::Done);
+    assert_eq!(rows_of(&table), before);
+    let snapshot = table.snapshot();
+    let file = &snapshot.files()[0];
+    assert_eq!(file.column("x").unwrap().kind, ColumnType::Text);
+    assert_eq!(file.column("trace_id").unwrap().kind, ColumnType::Text);
+    assert!(file.meta.overflow.may_have("k"));
+}
+
+#[test]
+fn an_entity_column_fills_the_row_column_of_another_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let row = crate::testing::batch(
+        weir_pipeline::signal::Signal::Logs,
+        vec![("timestamp", times([START])), ("service.name", text(["from the row".into()]))],
+        Some({
+            let table = weir_pipeline::entity::EntityTable::default();
+            let key = table.intern(crate::testing::entity(&[])).unwrap();
+            (vec![key], Arc::new(table))
+        }),
+        START,
+    );
+    let table = table_of(&store, &[logs(5, START, 1, 2), row]);
+    let before = rows_of(&table);
+    let inputs = table.snapshot().files().to_vec();
+    assert_eq!(run(&table, &Job { inputs, level: 1 }, i64::MIN).unwrap(), Outcome::Done);
+    assert_eq!(rows_of(&table), before);
+    assert!(table.snapshot().files()[0].column("service.name").is_some());
+}
+
+#[test]
+fn retention_drops_files_and_bounds_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.set_retention(BTreeMap::from([("t".to_owned(), Duration::from_secs(7_200))]));
+    let flushes: Vec<Batch> = (0..10).map(|i| logs(60, START + i * HOUR / 2, SECOND, 1)).collect();
+    let table = table_of(&store, &flushes);
+    let now = START + 5 * HOUR;
+    assert_eq!(table.snapshot().min_time(now), START + 3 * HOUR);
+    maintain(&store, &table, now);
+    let rows = rows_of(&table).len();
+    assert_eq!(rows, 4 * 60);
+    assert!(table.snapshot().files().iter().all(|f| f.meta.max_time >= START + 3 * HOUR));
+}
+
+#[test]
+fn chunks_of_an_entity_log_are_made_into_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // Seven flushes are no reason for a merge; each brings new entities.
+    let flushes: Vec<Batch> = (1..=7).map(|i| metrics(i * 3, 4, START)).collect();
+    let table = table_of(&store, &flushes);
+    let expected = rows_in(&flushes);
+    let (day, log) = table.all_logs().remove(0);
+    assert_eq!(log.set().files().len(), 7);
+    assert!(!compact_log(&table, day, &log).unwrap());
+    for i in 8..=20 {
+        let mut w = store.writer(TENANT, "t", crate::testing::writer_id(&format!("s{i}"))).unwrap();
+        w.append(&metrics(i * 3, 4, START)).unwrap();
+        let staged = w.stage(i as u64, true).unwrap();
+        w.commit(i as u64, &staged.work).unwrap();
+    }
+    assert!(compact_log(&table, day, &log).unwrap());
+    assert_eq!(log.set().files().len(), 1);
+    assert_eq!(log.set().load().unwrap()[0].len(), 60);
+    let mut expected = expected;
+    expected.extend(rows_in(&(8..=20).map(|i| metrics(i * 3, 4, START)).collect::<Vec<_>>()));
+    expected.sort();
+    assert_eq!(rows_of(&table), expected);
+    drop((table, log, store));
+    let table = open(dir.path()).table(TENANT, "t").unwrap();
+    assert_eq!(rows_of(&table), expected);
+}
