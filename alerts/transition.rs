@@ -157,8 +157,8 @@ pub(crate) fn from_batch(batch: &Batch) -> Result<Vec<Transition>, ArrowError> {
         })?;
         cast(&array, data_type)
     };
-    let text = |name: &str| column(name, &DataType::Utf8).map(|a| Text(a));
-    let int = |name: &str| column(name, &DataType::Int64).map(|a| Int(a));
+    let text = |name: &str| column(name, &DataType::Utf8).map(Text);
+    let int = |name: &str| column(name, &DataType::Int64).map(Int);
     let (alert, print, state) = (text("alert")?, text("fingerprint")?, text("state")?);
     let (labels, annotations) = (text("labels")?, text("annotations")?);
     let (value, reason) = (text("value")?, text("reason")?);

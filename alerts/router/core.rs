@@ -3,13 +3,18 @@
 //! of what came in, and replaying it gives the same state.
 //!
 //! Order of stages from a group's turn to a notice, as in Alertmanager `notify/notify.go`:
-//! 1. inhibition, 2. active times, 3. mute times, 4. silences (their place is
-//! [`Core::audible`]); then for each target of the receiver 5. deduplication ([`Core::decide`]),
-//! 6. attempts with backoff, 7. the record of what was delivered ([`Sent`]).
+//!
+//! 1. inhibition, 2. active times, 3. mute times, 4. silences: their place is [`Core::audible`]
+//!
+//! then for each target of the receiver
+//!
+//! 5. deduplication, [`Core::decide`]; 6. attempts with backoff; 7. the record of what was
+//!    delivered, [`Sent`].
 //!
 //! What was delivered as firing is owed a resolve: it passes 1 to 4, changes of routes and
 //! receivers (the record keeps the target as it was) and restarts.
 
+mod change;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,15 +111,6 @@ impl Core {
             }
             Record::Config { now, config } => self.reconfigure(now, config),
         }
-    }
-
-    /// Alerts that fire though their rule is not among `rules`.
-    pub(crate) fn strays(&self, rules: &BTreeSet<(String, String)>) -> Vec<AlertKey> {
-        let alerts = self.state.alerts.iter().filter(|(_, a)| a.is_firing()).map(|(k, _)| k);
-        alerts
-            .filter(|k| !rules.contains(&(k.pipeline.clone(), k.alert.clone())))
-            .cloned()
-            .collect()
     }
 
     pub(crate) fn snapshot(&self) -> Record {
@@ -305,7 +301,8 @@ impl Core {
                     sent.firing = firing;
                 }
             }
-            Decision::Send { target, firing, resolved, reason } => {
+            Decision::Send(message) => {
+                let Message { target, firing, resolved, reason } = *message;
                 let number = self.state.next_delivery;
                 self.state.next_delivery += 1;
                 let notices = |keys: &BTreeSet<AlertKey>, state| {
@@ -368,11 +365,13 @@ impl Core {
         let known = |k: &&AlertKey| [told, told_resolved, doubt].iter().any(|set| set.contains(*k));
         let resolved: BTreeSet<AlertKey> = over.filter(known).cloned().collect();
         let doubtful = !doubt.is_disjoint(&resolved);
-        let send = |reason| Decision::Send {
-            target: target.clone(),
-            firing: firing.clone(),
-            resolved: if target.send_resolved { resolved.clone() } else { BTreeSet::new() },
-            reason,
+        let send = |reason| {
+            Decision::Send(Box::new(Message {
+                target: target.clone(),
+                firing: firing.clone(),
+                resolved: if target.send_resolved { resolved.clone() } else { BTreeSet::new() },
+                reason,
+            }))
         };
         let Some(sent) = sent else {
             return if firing.is_empty() { Decision::Nothing } else { send(Reason::First) };
@@ -455,108 +454,6 @@ impl Core {
         }
         self.clean(&key);
     }
-
-    fn reconfigure(&mut self, now: i64, config: RouterConfig) {
-        self.config = config;
-        for group in self.state.groups.values_mut() {
-            match self.config.route.by_id(&group.route) {
-                Some(route) => {
-                    group.orphaned = false;
-                    group.receiver.clone_from(&route.receiver);
-                    group.repeat = route.repeat_interval;
-                    if group.interval != route.group_interval {
-                        group.interval = route.group_interval;
-                        group.next_flush = group.next_flush.min(now + group.interval);
-                    }
-                }
-                None => group.orphaned = true,
-            }
-        }
-        // A target that is still there is spoken to as it is written now.
-        let targets: BTreeMap<String, Target> =
-            self.config.receivers.values().flatten().map(|t| (t.id.clone(), t.clone())).collect();
-        for delivery in self.state.deliveries.values_mut() {
-            if let Some(target) = targets.get(&delivery.target.id) {
-                if delivery.target != *target {
-                    delivery.next_attempt = now;
-                }
-                delivery.target = target.clone();
-            }
-        }
-        for sent in self.state.groups.values_mut().flat_map(|g| g.sent.values_mut()) {
-            if let Some(target) = targets.get(&sent.target.id) {
-                sent.target = target.clone();
-            }
-        }
-        let keys: Vec<AlertKey> = self.state.alerts.keys().cloned().collect();
-        for key in keys {
-            let Some(alert) = self.state.alerts.get(&key) else { continue };
-            let before = alert.groups.clone();
-            if !alert.is_firing() {
-                continue;
-            }
-            let placed = self.place(now, &key);
-            for left in before.difference(&placed) {
-                if let Some(group) = self.state.groups.get_mut(left)
-                    && group.members.remove(&key)
-                {
-                    group.closing.insert(key.clone());
-                }
-            }
-        }
-        let groups: Vec<String> = self.state.groups.keys().cloned().collect();
-        for group in groups {
-            self.clean(&group);
-        }
-    }
-
-    /// Lets go of what nobody is owed any more: members that are over (or lead elsewhere), then
-    /// records of targets, then the group.
-    fn clean(&mut self, key: &str) {
-        let Some(group) = self.state.groups.get(key) else { return };
-        let active: Vec<&Delivery> =
-            group.active.values().filter_map(|n| self.state.deliveries.get(n)).collect();
-        let owed = |k: &AlertKey| {
-            group.sent.values().any(|s| s.firing.contains(k) || s.doubt.contains(k))
-                || active.iter().any(|d| d.firing.contains(k) || d.resolved.contains(k))
-        };
-        let is_firing = |k: &AlertKey| self.state.alerts.get(k).is_some_and(Alert::is_firing);
-        let gone: Vec<AlertKey> = group
-            .members
-            .iter()
-            .filter(|k| !is_firing(k))
-            .chain(&group.closing)
-            .filter(|k| !owed(k))
-            .cloned()
-            .collect();
-        let idle = active.is_empty();
-        let targets: BTreeSet<String> = group
-            .sent
-            .keys()
-            .filter(|id| self.target(group, id).is_some() || group.active.contains_key(*id))
-            .cloned()
-            .collect();
-        let Some(group) = self.state.groups.get_mut(key) else { return };
-        for k in &gone {
-            group.members.remove(k);
-            group.closing.remove(k);
-            if let Some(alert) = self.state.alerts.get_mut(k) {
-                alert.groups.remove(key);
-                if alert.groups.is_empty() && !alert.is_firing() {
-                    self.state.alerts.remove(k);
-                }
-            }
-        }
-        for sent in group.sent.values_mut() {
-            sent.resolved.retain(|k| group.members.contains(k) || group.closing.contains(k));
-        }
-        group
-            .sent
-            .retain(|id, s| !s.firing.is_empty() || !s.doubt.is_empty() || targets.contains(id));
-        if group.members.is_empty() && group.closing.is_empty() && idle {
-            self.state.groups.remove(key);
-        }
-    }
 }
 
 fn new_group(route: &Route, labels: BTreeMap<String, String>, next_flush: i64) -> Group {
@@ -582,10 +479,13 @@ enum Decision {
     /// Nothing to say, but this is what still counts as told.
     Note { firing: BTreeSet<AlertKey> },
     /// This is to be said.
-    Send {
-        target: Target,
-        firing: BTreeSet<AlertKey>,
-        resolved: BTreeSet<AlertKey>,
-        reason: Reason,
-    },
+    Send(Box<Message>),
+}
+
+/// What is to be said to one target.
+struct Message {
+    target: Target,
+    firing: BTreeSet<AlertKey>,
+    resolved: BTreeSet<AlertKey>,
+    reason: Reason,
 }

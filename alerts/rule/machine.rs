@@ -1,14 +1,18 @@
 //! The state machine of a rule, without columns: rows and ticks in, transitions out.
 
+mod ending;
+mod saved;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weir_pipeline::component::{OperatorError, Tick};
+use weir_pipeline::component::Tick;
 
 use super::NoData;
 use super::instance::{Details, Instance, Key, Moment, Seen, Status, Step, Truth};
 use crate::transition::{State, Transition, fingerprint};
+use saved::Orphan;
 
 const SECOND: i64 = 1_000_000_000;
 /// `resolve_after` where there is no window to take it from.
@@ -61,22 +65,6 @@ pub(super) struct Row {
     pub(super) offset: u64,
 }
 
-/// What a snapshot holds.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Saved {
-    version: u32,
-    alert: String,
-    by: Vec<String>,
-    labels: BTreeMap<String, String>,
-    instances: Vec<(Key, Instance)>,
-    /// What the rule says about itself, since when.
-    meta: BTreeMap<String, i64>,
-    sequence: u64,
-    window: Option<i64>,
-    truncated: Truncated,
-    orphans: Vec<Orphan>,
-}
-
 /// Instances over the limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Truncated {
@@ -84,15 +72,6 @@ struct Truncated {
     rows: u64,
     /// Elapsed time of the last tick that had any.
     last: i64,
-}
-
-/// What an earlier form of the rule fired, and this one cannot end by itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Orphan {
-    alert: String,
-    labels: BTreeMap<String, String>,
-    starts_at: i64,
-    details: Details,
 }
 
 /// Where the details of a row go.
@@ -212,7 +191,9 @@ impl Machine {
         let came_back = instance.no_data.is_some();
         match (truth, row.series.map(hex)) {
             (Truth::True, Some(series)) => {
-                if instance.series.len() < SERIES_MAX && instance.series.insert(series.clone()) {
+                let room = instance.series.len() < SERIES_MAX;
+                let new = room && instance.series.insert(series.clone());
+                if new {
                     *self.series.entry(series).or_default() += 1;
                 }
             }
@@ -490,178 +471,6 @@ impl Machine {
             release(&mut self.series, &series);
         }
         self.holds(key, false, at, "absent");
-    }
-
-    /// What the rule says about itself, once when it begins and once when it ends.
-    fn tell(&mut self, at: At, reason: &str, is: bool, text: impl FnOnce() -> String) {
-        let state = match (self.meta.get(reason), is) {
-            (None, true) => State::Firing,
-            (Some(_), false) => State::Resolved,
-            _ => return,
-        };
-        let since = match state {
-            State::Firing => *self.meta.entry(reason.to_owned()).or_insert(at.time),
-            State::Resolved => self.meta.remove(reason).unwrap_or(at.time),
-        };
-        let labels = self.meta_labels(reason);
-        let text = format!("alert `{}`: {}", self.settings.alert, text());
-        let annotations = BTreeMap::from([("summary".to_owned(), text)]);
-        let details = Details { annotations, value: String::new() };
-        self.push(at, state, labels, since, details, reason);
-    }
-
-    fn meta_labels(&self, reason: &str) -> BTreeMap<String, String> {
-        let mut labels = self.settings.labels.clone();
-        labels.insert("alertname".to_owned(), self.settings.alert.clone());
-        labels.insert(REASON_LABEL.to_owned(), reason.to_owned());
-        labels
-    }
-
-    fn limit(&mut self, tick: Tick) {
-        let rows = std::mem::take(&mut self.truncated.rows);
-        if rows > 0 {
-            self.truncated.last = tick.elapsed;
-        }
-        let over = rows > 0
-            || (self.meta.contains_key("limit")
-                && tick.elapsed - self.truncated.last < self.resolve_after());
-        let limit = self.settings.limit;
-        self.tell(tick.into(), "limit", over, || {
-            format!("there are more than {limit} instances; further ones are left out")
-        });
-    }
-
-    /// Lets go of instances that nothing can come of.
-    fn forget(&mut self, tick: Tick) {
-        let watches = self.watches_rows();
-        let single = self.settings.by.is_empty();
-        let gone: Vec<Key> = self
-            .instances
-            .iter()
-            .filter(|(_, i)| match watches {
-                false => i.status == Status::Inactive && i.series.is_empty(),
-                true => !single && i.row.is_gone(tick.elapsed, tick.watermark, FORGET_AFTER),
-            })
-            .map(|(k, _)| k.clone())
-            .collect();
-        for key in gone {
-            self.end(&key, tick.into(), "forgotten");
-        }
-    }
-
-    /// Removes an instance; what it has open is closed.
-    fn end(&mut self, key: &Key, at: At, reason: &str) {
-        self.resolve(key, at, reason);
-        let Some(instance) = self.instances.remove(key) else { return };
-        for series in &instance.series {
-            release(&mut self.series, series);
-        }
-        if let Some(since) = instance.no_data
-            && self.settings.no_data == NoData::Alert
-        {
-            self.own(key, at, State::Resolved, since, Details::default());
-            if let Some(last) = self.out.last_mut() {
-                last.reason = reason.to_owned();
-            }
-        }
-    }
-
-    /// The rule goes: everything that is open is closed.
-    pub(super) fn flush(&mut self, tick: Tick) {
-        let at = At::from(tick);
-        for orphan in std::mem::take(&mut self.orphans) {
-            self.push(
-                at,
-                State::Resolved,
-                orphan.labels,
-                orphan.starts_at,
-                orphan.details,
-                "removed",
-            );
-            if let Some(last) = self.out.last_mut() {
-                last.alert = orphan.alert;
-            }
-        }
-        let keys: Vec<Key> = self.instances.keys().cloned().collect();
-        for key in keys {
-            self.end(&key, at, "removed");
-        }
-        for (reason, since) in std::mem::take(&mut self.meta) {
-            let labels = self.meta_labels(&reason);
-            self.push(at, State::Resolved, labels, since, Details::default(), "removed");
-        }
-    }
-
-    pub(super) fn snapshot(&self) -> Result<Vec<u8>, OperatorError> {
-        let saved = Saved {
-            version: 1,
-            alert: self.settings.alert.clone(),
-            by: self.settings.by.clone(),
-            labels: self.settings.labels.clone(),
-            instances: self.instances.iter().map(|(k, i)| (k.clone(), i.clone())).collect(),
-            meta: self.meta.clone(),
-            sequence: self.sequence,
-            window: self.window,
-            truncated: self.truncated.clone(),
-            orphans: self.orphans.clone(),
-        };
-        serde_json::to_vec(&saved).map_err(|e| OperatorError::new(e.to_string()))
-    }
-
-    /// Takes over what was saved. Where the identity of instances has changed since, what fired
-    /// under the old one is resolved at the next tick with reason `changed`.
-    pub(super) fn restore(&mut self, state: &[u8]) -> Result<(), OperatorError> {
-        let saved: Saved =
-            serde_json::from_slice(state).map_err(|e| OperatorError::new(e.to_string()))?;
-        if saved.version != 1 {
-            let message = format!("state of an alert has version {}, not 1", saved.version);
-            return Err(OperatorError::new(message));
-        }
-        self.sequence = saved.sequence;
-        self.window = saved.window;
-        self.orphans = saved.orphans;
-        let s = &self.settings;
-        if (&saved.alert, &saved.by, &saved.labels) == (&s.alert, &s.by, &s.labels) {
-            self.instances = saved.instances.into_iter().collect();
-            self.meta = saved.meta;
-            self.truncated = saved.truncated;
-            let all = self.instances.values().flat_map(|i| i.series.iter().cloned());
-            for series in all.collect::<Vec<_>>() {
-                *self.series.entry(series).or_default() += 1;
-            }
-            return Ok(());
-        }
-        let old = Settings {
-            alert: saved.alert,
-            by: saved.by,
-            labels: saved.labels,
-            hold: 0,
-            keep: 0,
-            resolve_after: None,
-            no_data: NoData::Ok,
-            limit: 0,
-        };
-        for (key, instance) in saved.instances {
-            if let Status::Firing { starts_at, .. } = instance.status {
-                let labels = labels(&old, &key);
-                let details = instance.details;
-                self.orphans.push(Orphan { alert: old.alert.clone(), labels, starts_at, details });
-            }
-            if let Some(starts_at) = instance.no_data {
-                let mut labels = labels(&old, &key);
-                labels.insert(REASON_LABEL.to_owned(), "no_data".to_owned());
-                let details = Details::default();
-                self.orphans.push(Orphan { alert: old.alert.clone(), labels, starts_at, details });
-            }
-        }
-        for (reason, starts_at) in saved.meta {
-            let mut labels = old.labels.clone();
-            labels.insert("alertname".to_owned(), old.alert.clone());
-            labels.insert(REASON_LABEL.to_owned(), reason);
-            let details = Details::default();
-            self.orphans.push(Orphan { alert: old.alert.clone(), labels, starts_at, details });
-        }
-        Ok(())
     }
 }
 

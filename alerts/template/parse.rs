@@ -157,13 +157,13 @@ fn foreign(written: &str) -> Option<Diagnostic> {
     None
 }
 
-fn filter(written: &str) -> Result<Filter, Diagnostic> {
+fn filter(written: &str) -> Result<Filter, Box<Diagnostic>> {
     let (name, argument) = match written.split_once('(') {
         Some((name, rest)) => match rest.trim_end().strip_suffix(')') {
             Some(argument) => (name.trim(), Some(argument.trim()).filter(|a| !a.is_empty())),
             None => {
                 let message = format!("filter `{}` is not closed", name.trim());
-                return Err(Diagnostic::error("W162", message).label("expected `)`"));
+                return Err(Diagnostic::error("W162", message).label("expected `)`").into());
             }
         },
         None => (written, None),
@@ -173,10 +173,10 @@ fn filter(written: &str) -> Result<Filter, Diagnostic> {
         if let Some(near) = nearest(name, Filter::NAMES) {
             problem = problem.label(format!("did you mean `{near}`?"));
         }
-        return Err(problem.hint(format!("filters are `{}`", Filter::NAMES.join("`, `"))));
+        return Err(problem.hint(format!("filters are `{}`", Filter::NAMES.join("`, `"))).into());
     }
     let argument = argument.map(unquote);
-    Filter::new(name, argument).map_err(|message| Diagnostic::error("W162", message))
+    Filter::new(name, argument).map_err(|message| Diagnostic::error("W162", message).into())
 }
 
 fn unquote(argument: &str) -> &str {
