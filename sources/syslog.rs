@@ -170,10 +170,8 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn SourcePlan>, Diagnos
         None => LISTEN.parse().ok(),
         Some(listen) => wrong.ok(address(section, "listen", listen)),
     };
-    if let (Some(listen), Some(value)) = (listen, &config.listen)
-        && let Err(e) = exposed(section, scope, (listen, value), protocol, config.insecure)
-    {
-        wrong.push(e);
+    if let (Some(listen), Some(value)) = (listen, &config.listen) {
+        wrong.ok(exposed(section, scope, (listen, value), protocol, config.insecure));
     }
     match listen {
         Some(listen) if !wrong.has_errors() => Ok(Box::new(SyslogPlan {
@@ -196,7 +194,7 @@ fn exposed(
     (listen, value): (SocketAddr, &Spanned<String>),
     protocol: Protocol,
     insecure: bool,
-) -> Result<(), Diagnostic> {
+) -> Result<(), Diagnostics> {
     if listen.ip().to_canonical().is_loopback() || protocol == Protocol::Tls {
         return Ok(());
     }
@@ -207,7 +205,8 @@ fn exposed(
         return Ok(());
     }
     let hint = "use `protocol = \"tls\"`, or set `insecure = true` if the network keeps others out";
-    Err(Diagnostic::error("W060", message).at(&span).label("not a loopback address").hint(hint))
+    let error = Diagnostic::error("W060", message).at(&span).label("not a loopback address");
+    Err(error.hint(hint).into())
 }
 
 impl SourcePlan for SyslogPlan {

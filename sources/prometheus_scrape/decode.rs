@@ -233,7 +233,7 @@ fn entity(
         builder.attribute(Origin::Label, &exported, Cell::Text(value));
     }
     for (name, value) in target {
-        if !value.is_empty() && !(honor_labels && has(name)) {
+        if !(value.is_empty() || honor_labels && has(name)) {
             builder.attribute(Origin::Label, name, Cell::Text(value));
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use weir_pipeline::component::{SourceContext, SourceSettings};
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::Envelope;
@@ -35,7 +36,7 @@ pub(super) async fn run(context: SourceContext) {
     };
     tokio::select! {
         () = deadline => {}
-        () = serve(Live { context, kill }) => {}
+        () = serve(Live { context, kill, old: TaskTracker::new() }) => {}
     }
 }
 
@@ -53,16 +54,15 @@ async fn serve(live: Live) {
             Protocol::Udp => udp::open(&live, plan),
             Protocol::Tcp | Protocol::Tls => tcp::open(&live, plan),
         };
-        let opened = opened.map(|serving| serving(live.clone(), end.clone()));
-        match opened {
-            Ok(serving) => {
+        match opened.map(|serving| serving(live.clone(), end.clone())) {
+            Ok(mut serving) => {
                 pause = RETRY.0;
-                let mut serving = serving;
                 tokio::select! {
                     () = &mut serving => {}
                     () = live.moved(plan) => {
+                        // What it has read may wait for the disk; the new address need not.
                         end.cancel();
-                        serving.await;
+                        live.old.spawn(serving);
                     }
                 }
             }
@@ -81,6 +81,8 @@ async fn serve(live: Live) {
             }
         }
     }
+    live.old.close();
+    live.old.wait().await;
 }
 
 /// What a socket serves with: made by `open`, run until the token is cancelled.
@@ -93,6 +95,8 @@ struct Live {
     context: SourceContext,
     /// Cancelled when the time to finish is over.
     kill: CancellationToken,
+    /// Sockets and connections of earlier addresses that finish.
+    old: TaskTracker,
 }
 
 /// One generation of settings.

@@ -3,9 +3,10 @@
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket};
+use weir_pipeline::config::TlsClient;
 
 use super::KIND;
-use crate::testing::{Running, planned};
+use crate::testing::{Running, planned, until};
 
 fn bodies(rows: &[Value]) -> Vec<&str> {
     rows.iter().map(|r| r["body"].as_str().unwrap_or("-")).collect()
@@ -125,5 +126,82 @@ async fn another_protocol_takes_over() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.send_to(b"<13>two", address).await.unwrap();
     assert_eq!(bodies(&source.rows(2).await), ["one", "two"]);
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["weir.test".to_owned()]).unwrap();
+    let path = |name: &str, pem: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path
+    };
+    let cert = path("cert.pem", made.cert.pem());
+    let key = path("key.pem", made.signing_key.serialize_pem());
+    let toml = format!(
+        "listen = \"127.0.0.1:0\"\nprotocol = \"tls\"\ntls = {{ cert = \"{}\", key = \"{}\" }}",
+        cert.display(),
+        key.display()
+    );
+    let source = Running::start(&KIND, &toml);
+    let address = source.address().await;
+    let options = TlsClient { ca: Some(cert), ..TlsClient::default() };
+    let config = weir_pipeline::tls::client_config(&options).unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = "weir.test".try_into().unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    stream.write_all(b"7 <13>one<13>two\n").await.unwrap();
+    stream.flush().await.unwrap();
+    let rows = source.rows(2).await;
+    assert_eq!(bodies(&rows), ["one", "two"]);
+    assert_eq!(rows[0]["network.peer.address"], "127.0.0.1");
+    // What is not TLS is counted, and harms nobody else.
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain.write_all(b"<13>plain\n").await.unwrap();
+    assert_eq!(source.rejected("tls").await, 1);
+    stream.write_all(b"<13>three\n").await.unwrap();
+    stream.flush().await.unwrap();
+    assert_eq!(bodies(&source.rows(3).await)[2], "three");
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_journal_makes_senders_wait() {
+    let toml = "listen = \"127.0.0.1:0\"\nprotocol = \"tcp\"";
+    let source = Running::start_with(&KIND, toml, 1);
+    let mut stream = TcpStream::connect(source.address().await).await.unwrap();
+    stream.write_all(b"<13>one\n").await.unwrap();
+    until(|| (source.metrics.read().errors > 0).then_some(())).await;
+    assert_eq!(source.journal.head(), 0);
+    stream.write_all(b"<13>two\n").await.unwrap();
+    let mut options = source.journal.options();
+    options.max_bytes = 1 << 30;
+    source.journal.set_options(options);
+    assert_eq!(bodies(&source.rows(2).await), ["one", "two"]);
+    assert!(source.metrics.read().rejected.is_empty());
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn datagrams_that_do_not_fit_are_counted() {
+    let source = Running::start_with(&KIND, "listen = \"127.0.0.1:0\"", 1);
+    let address = source.address().await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (message, mut sent) = (vec![b'x'; 50_000], 0);
+    while source.metrics.read().rejected.is_empty() {
+        socket.send_to(&message, address).await.unwrap();
+        sent += 1;
+        tokio::task::yield_now().await;
+        assert!(sent < 100_000, "nothing was dropped");
+    }
+    assert!(source.rejected("overflow").await > 0);
+    let mut options = source.journal.options();
+    options.max_bytes = 1 << 30;
+    source.journal.set_options(options);
+    // What waited is kept: 4 MiB of it.
+    assert!(source.rows(80).await.len() >= 80);
     source.stop().await;
 }

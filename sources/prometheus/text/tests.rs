@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 
+use super::super::series::BadSeries;
 use super::*;
 
 /// Each sample as `kind unit name{labels} value [int] [@time] [# exemplar]`, each mistake as
