@@ -55,13 +55,16 @@ struct Core {
     entities: entities::Shared,
 }
 
+/// Index and reason of each row that failed, in order.
+pub type Failed = Vec<(usize, OperatorError)>;
+
 /// Values row by row, and the rows that failed.
 #[derive(Clone, Debug)]
 pub struct Evaluated {
     /// One value per row, NULL for those that failed.
     pub values: ArrayRef,
-    /// Index and reason of each row that failed, in order.
-    pub errors: Vec<(usize, OperatorError)>,
+    /// The rows that failed.
+    pub errors: Failed,
 }
 
 impl Expression {
@@ -226,10 +229,7 @@ impl Expression {
     ///
     /// # Errors
     /// As [`Expression::evaluate_each`], or if it is not boolean.
-    pub fn mask_each(
-        &self,
-        batch: &Batch,
-    ) -> Result<(BooleanArray, Vec<(usize, OperatorError)>), OperatorError> {
+    pub fn mask_each(&self, batch: &Batch) -> Result<(BooleanArray, Failed), OperatorError> {
         let Evaluated { values, errors } = self.evaluate_each(batch)?;
         Ok((self.as_mask(&values)?, errors))
     }
@@ -289,7 +289,7 @@ impl Core {
         arrays: &[ArrayRef],
         range: std::ops::Range<usize>,
         parts: &mut Vec<ArrayRef>,
-        errors: &mut Vec<(usize, OperatorError)>,
+        errors: &mut Failed,
     ) {
         match compiled.evaluate(arrays, range.clone()) {
             Ok(values) => parts.push(values),

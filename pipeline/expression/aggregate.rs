@@ -15,14 +15,14 @@ use datafusion::common::ScalarValue;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{AggregateUDF, GroupsAccumulator};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::aggregate::AggregateExprBuilder;
+use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::sql::sqlparser::ast::{
     DuplicateTreatment, Expr as SqlExpr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
     Ident, Value, VisitMut, VisitorMut,
 };
 
-use super::{Evaluated, Expression, compile, functions, parse, type_name};
+use super::{Evaluated, Expression, Failed, compile, functions, parse, type_name};
 use crate::batch::Batch;
 use crate::component::OperatorError;
 use crate::config::{Scope, Text};
@@ -267,10 +267,7 @@ impl Call {
     ///
     /// # Errors
     /// If the condition does not fit the types of this batch at all.
-    pub fn filter(
-        &self,
-        batch: &Batch,
-    ) -> Result<Option<(BooleanArray, Vec<(usize, OperatorError)>)>, OperatorError> {
+    pub fn filter(&self, batch: &Batch) -> Result<Option<(BooleanArray, Failed)>, OperatorError> {
         self.filter.as_ref().map(|f| f.mask_each(batch)).transpose()
     }
 
@@ -340,10 +337,7 @@ impl Call {
     fn build(
         &self,
         argument: &DataType,
-    ) -> Result<
-        (DataType, datafusion::physical_expr::aggregate::AggregateFunctionExpr),
-        DataFusionError,
-    > {
+    ) -> Result<(DataType, AggregateFunctionExpr), DataFusionError> {
         let schema = Schema::new(vec![Field::new("x", argument.clone(), true)]);
         let mut args: Vec<Arc<dyn PhysicalExpr>> = vec![Arc::new(Column::new("x", 0))];
         if let Some(share) = self.share {
@@ -417,14 +411,14 @@ impl VisitorMut for Finder<'_> {
 }
 
 /// The parts of a call of an admitted aggregate.
-fn take(call: &mut Function, function: Arc<AggregateUDF>) -> Result<Found, Diagnostic> {
+fn take(call: &mut Function, function: Arc<AggregateUDF>) -> Result<Found, Box<Diagnostic>> {
     let name = function.name().to_owned();
     let wrong = |what: &str| {
-        Diagnostic::error("W308", format!("aggregate `{name}` as a window cannot run it"))
-            .label(what.to_owned())
+        let d = Diagnostic::error("W308", format!("aggregate `{name}` as a window cannot run it"));
+        Box::new(d.label(what.to_owned()))
     };
     let Some((_, rule)) = ADMITTED.iter().find(|(n, _)| *n == name) else {
-        return Err(refused(&name));
+        return Err(Box::new(refused(&name)));
     };
     if call.over.is_some() || !call.within_group.is_empty() || call.null_treatment.is_some() {
         return Err(wrong("OVER, WITHIN GROUP and NULLS are not possible here"));

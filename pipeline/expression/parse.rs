@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::tokenizer::{
 
 use super::functions::{self, Lookup};
 use crate::config::Text;
-use crate::diagnostic::{Diagnostic, nearest};
+use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::edge::Edge;
 
 /// Most tokens of one expression: bounds the work of planning it.
@@ -34,19 +34,20 @@ const DEPTH_MAX: usize = 64;
 const TREE_DEPTH_MAX: usize = 128;
 
 /// The text as one expression; names are still as written, dotted ones joined.
-pub(super) fn parse(text: &Text) -> Result<SqlExpr, Diagnostic> {
+pub(super) fn parse(text: &Text) -> Result<SqlExpr, Diagnostics> {
     let dialect = GenericDialect {};
     let mut tokens = Vec::new();
     if let Err(e) =
         Tokenizer::new(&dialect, &text.text).tokenize_with_location_into_buf(&mut tokens)
     {
-        return Err(syntax(text, &e.message, Some(e.location)));
+        return Err(syntax(text, &e.message, Some(e.location)).into());
     }
     if tokens.len() > TOKENS_MAX {
         let message = format!("SQL expression of {} tokens", tokens.len());
         return Err(Diagnostic::error("W301", message)
             .at(&text.span)
-            .label(format!("at most {TOKENS_MAX} are possible")));
+            .label(format!("at most {TOKENS_MAX} are possible"))
+            .into());
     }
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(DEPTH_MAX)
@@ -55,12 +56,12 @@ pub(super) fn parse(text: &Text) -> Result<SqlExpr, Diagnostic> {
     let rest = parser.next_token();
     if rest.token != Token::EOF {
         let message = format!("expected the end of the expression, found: {}", rest.token);
-        return Err(syntax(text, &message, Some(rest.span.start)));
+        return Err(syntax(text, &message, Some(rest.span.start)).into());
     }
     if expr.visit(&mut Balance { depth: 0 }).is_break() {
         // Dropping it would recurse as deep as the tree is.
         dismantle(expr);
-        return Err(syntax(text, "it is nested too deeply", None));
+        return Err(syntax(text, "it is nested too deeply", None).into());
     }
     Ok(expr)
 }
@@ -140,8 +141,7 @@ fn dismantle(expr: SqlExpr) {
 /// Joins unquoted words that dots connect without space into one word.
 pub(super) fn join_names(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
-    let mut tokens = tokens.into_iter().peekable();
-    while let Some(next) = tokens.next() {
+    for next in tokens {
         let part = match (&next.token, out.as_slice()) {
             (Token::Word(word), [.., before, dot])
                 if word.quote_style.is_none() && dot.token == Token::Period =>
