@@ -80,7 +80,7 @@ pub struct Status {
     pub components: Vec<ComponentReport>,
     /// As [`Engine::alerts`].
     pub alerts: serde_json::Value,
-    /// Newest journal offset that is on disk, and size of the journal in bytes.
+    /// The journal.
     pub journal: JournalReport,
     /// What needs somebody's attention, one line each.
     pub problems: Vec<String>,

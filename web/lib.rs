@@ -17,14 +17,14 @@
 //! through [`Engine`].
 
 mod access;
+#[cfg(test)]
+mod api_tests;
 mod engine;
 mod error;
 mod page;
 mod serve;
 pub mod sql;
 mod tap;
-#[cfg(test)]
-mod tests;
 mod value;
 
 use std::sync::Arc;
@@ -40,8 +40,8 @@ use weir_store::query::Queries;
 
 pub use access::Access;
 pub use engine::{
-    ComponentReport, Engine, EngineError, FileReport, NodeReport, PipelineReport, ReloadReport,
-    SourceReport, Status, Tap,
+    ComponentReport, Engine, EngineError, FileReport, JournalReport, NodeReport, PipelineReport,
+    ReloadReport, SourceReport, Status, Tap,
 };
 pub use error::ApiError;
 pub use serve::{ServeOptions, serve};
@@ -78,11 +78,16 @@ pub fn router(web: Web) -> Router {
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/notify/{receiver}", post(notify))
         .route_layer(middleware::from_fn_with_state(web.clone(), access::token));
-    let open = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    let open =
+        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
     api.merge(open)
         .fallback(|| async { ApiError::not_found("there is no such page") })
         .method_not_allowed_fallback(|| async {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this path takes another method")
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                "this path takes another method",
+            )
         })
         .layer(middleware::from_fn_with_state(web.clone(), access::host_and_origin))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -77,12 +77,7 @@ pub(crate) async fn start(State(web): State<Web>) -> Response {
     response
 }
 
-fn table(
-    page: &mut String,
-    title: &str,
-    heads: &[&str],
-    rows: impl Iterator<Item = Vec<String>>,
-) {
+fn table(page: &mut String, title: &str, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let _ = write!(page, "<h2>{title}</h2><table><tr>");
     for head in heads {
         let _ = write!(page, "<th>{head}");

@@ -116,7 +116,11 @@ fn mask_text(text: &str) -> String {
             let whole = found.get(0).map_or("", |m| m.as_str());
             let lead = found.get(1).map_or("", |m| m.as_str());
             let rest = whole[lead.len()..].to_ascii_lowercase();
-            if rest == "bearer" || rest == "basic" { whole.to_owned() } else { format!("{lead}{MASK}") }
+            if rest == "bearer" || rest == "basic" {
+                whole.to_owned()
+            } else {
+                format!("{lead}{MASK}")
+            }
         })
         .into_owned()
 }

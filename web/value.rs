@@ -17,8 +17,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 /// Appends row `i` of `batch` as a JSON object.
 pub(crate) fn row_json(out: &mut Vec<u8>, batch: &RecordBatch, i: usize) {
     out.push(b'{');
-    for (n, (field, column)) in
-        batch.schema_ref().fields().iter().zip(batch.columns()).enumerate()
+    for (n, (field, column)) in batch.schema_ref().fields().iter().zip(batch.columns()).enumerate()
     {
         if n > 0 {
             out.push(b',');

@@ -11,10 +11,11 @@ use datafusion::common::Result;
 use indexmap::IndexMap;
 use parking_lot::Mutex;
 use serde::Serialize;
-use weir_pipeline::batch::Level;
+use weir_pipeline::entity::EntityTable;
 use weir_pipeline::signal::{ATTRIBUTES, timestamp};
 
 use super::names::{Catalog, Shape, nearest};
+use super::scan::METRIC_NAME;
 use crate::entity_log::{EntityChunk, EntitySet};
 use crate::snapshot::TableSnapshot;
 use crate::store::Store;
@@ -182,11 +183,7 @@ fn info(snapshot: &TableSnapshot) -> TableInfo {
         })
         .collect();
     columns.extend(schema.overflow_keys().iter().filter(|k| schema.column(k).is_none()).map(|k| {
-        ColumnInfo {
-            name: k.to_string(),
-            data_type: DataType::Utf8.to_string(),
-            level: ATTRIBUTES,
-        }
+        ColumnInfo { name: k.to_string(), data_type: DataType::Utf8.to_string(), level: ATTRIBUTES }
     }));
     TableInfo {
         name: snapshot.table().name().to_string(),
@@ -219,14 +216,12 @@ impl Catalog for Tables {
     fn metric(&self, name: &str) -> Option<Arc<Shape>> {
         let snapshot = self.snapshot("metrics")?;
         let mut found = Found::default();
-        for run in snapshot.hot() {
-            if let Some(keys) = run.batch().entities() {
-                for entity in keys.table.since(0) {
-                    if entity.get("metric.name").is_some_and(|v| v.to_text() == name) {
-                        found.any = true;
-                        found.names.extend(entity.attributes().iter().map(|a| a.name.to_string()));
-                        found.types.extend(entity.get("metric.type").map(|t| t.to_text().into()));
-                    }
+        for table in hot_entities(&snapshot) {
+            for entity in table.since(0) {
+                if entity.get(METRIC_NAME).is_some_and(|v| v.to_text() == name) {
+                    found.any = true;
+                    found.names.extend(entity.attributes().iter().map(|a| a.name.to_string()));
+                    found.types.extend(entity.get("metric.type").map(|t| t.to_text().into()));
                 }
             }
         }
@@ -251,18 +246,12 @@ impl Catalog for Tables {
     fn nearest_metric(&self, name: &str) -> Option<String> {
         let snapshot = self.snapshot("metrics")?;
         let mut names = BTreeSet::new();
-        for run in snapshot.hot() {
-            if let (Some(Level::Entity), Some(keys)) =
-                (run.batch().level("metric.name"), run.batch().entities())
-            {
-                if let Some(column) = keys.table.column("metric.name") {
-                    collect(&column.values, &mut names);
-                }
-            }
+        for column in hot_entities(&snapshot).iter().filter_map(|t| t.column(METRIC_NAME)) {
+            collect(&column.values, &mut names);
         }
         let (sets, _) = entity_sets(&snapshot);
         for chunk in sets.iter().filter_map(|s| s.load().ok()).flatten() {
-            if let Some(column) = chunk.column("metric.name") {
+            if let Some(column) = chunk.column(METRIC_NAME) {
                 collect(&column, &mut names);
             }
         }
@@ -280,7 +269,7 @@ struct Found {
 
 impl Found {
     fn look(&mut self, chunk: &EntityChunk, name: &str) {
-        let Some(column) = chunk.column("metric.name") else { return };
+        let Some(column) = chunk.column(METRIC_NAME) else { return };
         let Some(values) = column.as_string_opt::<i32>() else { return };
         let rows: Vec<usize> =
             (0..chunk.len()).filter(|&i| value(values, i) == Some(name)).collect();
@@ -297,11 +286,9 @@ impl Found {
                 self.names.insert(other.to_owned());
             }
         }
-        if let Some(types) = chunk.column("metric.type") {
-            if let Some(types) = types.as_string_opt::<i32>() {
-                let types = rows.iter().filter_map(|&i| value(types, i));
-                self.types.extend(types.map(str::to_owned));
-            }
+        let types = chunk.column("metric.type");
+        if let Some(types) = types.as_ref().and_then(|t| t.as_string_opt::<i32>()) {
+            self.types.extend(rows.iter().filter_map(|&i| value(types, i)).map(str::to_owned));
         }
     }
 }
@@ -320,20 +307,30 @@ fn collect(column: &ArrayRef, names: &mut BTreeSet<String>) {
     }
 }
 
+/// The entity tables of hot rows, each once.
+fn hot_entities(snapshot: &TableSnapshot) -> Vec<Arc<EntityTable>> {
+    let mut tables: Vec<Arc<EntityTable>> = Vec::new();
+    for keys in snapshot.hot().iter().filter_map(|run| run.batch().entities()) {
+        if !tables.iter().any(|t| Arc::ptr_eq(t, &keys.table)) {
+            tables.push(keys.table.clone());
+        }
+    }
+    tables
+}
+
 /// The entity sets of a table, newest first, each once; and whether these are all.
 fn entity_sets(snapshot: &TableSnapshot) -> (Vec<Arc<EntitySet>>, bool) {
     let mut files: Vec<_> = snapshot.files().iter().collect();
     files.sort_by_key(|f| std::cmp::Reverse(f.meta().max_time));
     let mut sets: Vec<Arc<EntitySet>> = Vec::new();
-    for file in files {
-        if let Some(set) = file.entities() {
-            if !sets.iter().any(|s| Arc::ptr_eq(s, set)) {
-                if sets.len() == METRIC_SETS_MAX {
-                    return (sets, false);
-                }
-                sets.push(set.clone());
-            }
+    for set in files.into_iter().filter_map(|f| f.entities()) {
+        if sets.iter().any(|s| Arc::ptr_eq(s, set)) {
+            continue;
         }
+        if sets.len() == METRIC_SETS_MAX {
+            return (sets, false);
+        }
+        sets.push(set.clone());
     }
     (sets, true)
 }

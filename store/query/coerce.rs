@@ -4,6 +4,7 @@
 //! integer. A text literal against a numeric column becomes the number it spells, or NULL. The
 //! same holds in arithmetic, BETWEEN and IN.
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
@@ -13,7 +14,6 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, try_cast};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
-use arrow::datatypes::DataType;
 use weir_pipeline::entity::int_fits_double;
 
 /// Casts while SQL is planned: comparisons and arithmetic.
@@ -69,22 +69,21 @@ fn pair(left: Expr, right: Expr, schema: &DFSchema) -> (Expr, Expr) {
 
 /// `text` as a number that compares with `number`.
 fn as_number(text: Expr, number: &Expr) -> Expr {
-    if let Expr::Literal(value, metadata) = &text {
-        if let Some(Some(text)) = value.try_as_str() {
-            let text = text.trim();
-            let value = match (text.parse::<i64>(), text.parse::<f64>()) {
-                (Ok(int), _) => ScalarValue::Int64(Some(int)),
-                (_, Ok(double)) => ScalarValue::Float64(Some(double)),
-                _ => ScalarValue::Float64(None),
-            };
-            return Expr::Literal(value, metadata.clone());
-        }
+    if let Expr::Literal(value, metadata) = &text
+        && let Some(Some(text)) = value.try_as_str()
+    {
+        let text = text.trim();
+        let value = match (text.parse::<i64>(), text.parse::<f64>()) {
+            (Ok(int), _) => ScalarValue::Int64(Some(int)),
+            (_, Ok(double)) => ScalarValue::Float64(Some(double)),
+            _ => ScalarValue::Float64(None),
+        };
+        return Expr::Literal(value, metadata.clone());
     }
-    let exact = match number {
-        Expr::Literal(ScalarValue::Int64(Some(int)), _) => !int_fits_double(*int),
-        Expr::Literal(ScalarValue::UInt64(Some(_)), _) => false,
-        _ => false,
-    };
+    let exact = matches!(
+        number,
+        Expr::Literal(ScalarValue::Int64(Some(int)), _) if !int_fits_double(*int)
+    );
     try_cast(text, if exact { DataType::Int64 } else { DataType::Float64 })
 }
 
@@ -122,18 +121,15 @@ fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             let fix = |e: Box<Expr>| {
                 if kind(&e).is_string() { Box::new(as_number(*e, &number)) } else { e }
             };
-            let between =
-                Between { expr: fix(expr), negated, low: fix(low), high: fix(high) };
+            let between = Between { expr: fix(expr), negated, low: fix(low), high: fix(high) };
             Ok(Transformed::yes(Expr::Between(between)))
         }
         Expr::InList(InList { expr, list, negated })
             if std::iter::once(expr.as_ref()).chain(&list).any(|e| kind(e).is_string())
                 && std::iter::once(expr.as_ref()).chain(&list).any(|e| kind(e).is_numeric()) =>
         {
-            let number = std::iter::once(expr.as_ref())
-                .chain(&list)
-                .find(|e| kind(e).is_numeric())
-                .cloned();
+            let number =
+                std::iter::once(expr.as_ref()).chain(&list).find(|e| kind(e).is_numeric()).cloned();
             let number = number.unwrap_or_else(|| expr.as_ref().clone());
             let fix = |e: Expr| if kind(&e).is_string() { as_number(e, &number) } else { e };
             let list = list.into_iter().map(fix).collect();

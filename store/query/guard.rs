@@ -59,7 +59,7 @@ fn parse_all(sql: &str) -> Result<Vec<Statement>, QueryError> {
         .with_recursion_limit(DEPTH_MAX)
         .with_tokens_with_locations(tokens)
         .parse_statements()
-        .map_err(syntax)
+        .map_err(|e| syntax(e, sql))
 }
 
 /// Words on either side of a dot are names, whatever they mean alone: `user.id`, `http.order`.
@@ -68,15 +68,15 @@ fn plain_names(tokens: &mut [TokenWithSpan]) {
         let dot = |j: Option<usize>| {
             j.and_then(|j| tokens.get(j)).is_some_and(|t| t.token == Token::Period)
         };
-        if dot(i.checked_sub(1)) || dot(i.checked_add(1)) {
-            if let Token::Word(word) = &mut tokens[i].token {
-                word.keyword = Keyword::NoKeyword;
-            }
+        if (dot(i.checked_sub(1)) || dot(i.checked_add(1)))
+            && let Token::Word(word) = &mut tokens[i].token
+        {
+            word.keyword = Keyword::NoKeyword;
         }
     }
 }
 
-fn syntax(error: ParserError) -> QueryError {
+fn syntax(error: ParserError, sql: &str) -> QueryError {
     let message = match error {
         ParserError::TokenizerError(m) | ParserError::ParserError(m) => m,
         ParserError::RecursionLimitExceeded => {
@@ -85,7 +85,8 @@ fn syntax(error: ParserError) -> QueryError {
     };
     // The parser writes the place into its text only.
     let (text, position) = match message.rsplit_once(" at Line: ") {
-        None => (message.as_str(), None),
+        // Only the end of the text has no place.
+        None => (message.as_str(), Some(end(sql))),
         Some((text, place)) => {
             let mut numbers = place.split(", Column: ").map(|n| n.trim().parse::<u64>().ok());
             match (numbers.next().flatten(), numbers.next().flatten()) {
@@ -95,6 +96,13 @@ fn syntax(error: ParserError) -> QueryError {
         }
     };
     QueryError::Syntax { message: text.to_owned(), position }
+}
+
+/// The place behind the last character.
+fn end(sql: &str) -> Position {
+    let last = sql.rsplit('\n').next().unwrap_or_default();
+    let line = sql.bytes().filter(|b| *b == b'\n').count() as u64 + 1;
+    Position { line, column: last.chars().count() as u64 + 1 }
 }
 
 fn refused(message: String) -> QueryError {
@@ -109,8 +117,11 @@ fn admit(statement: Statement) -> Result<Statement, QueryError> {
                 return Err(refused(format!("EXPLAIN takes a query, not {}", verb(inner))));
             }
             if query_plan || estimate || options.is_some() {
-                return Err(refused("only EXPLAIN, EXPLAIN VERBOSE and EXPLAIN ANALYZE are \
-                                    answered".into()));
+                return Err(refused(
+                    "only EXPLAIN, EXPLAIN VERBOSE and EXPLAIN ANALYZE are \
+                                    answered"
+                        .into(),
+                ));
             }
         }
         Statement::ShowTables { show_options, .. } => {
@@ -189,9 +200,9 @@ pub(super) fn parts(name: &ObjectName) -> Result<Vec<Ident>, QueryError> {
     name.0
         .iter()
         .map(|part| match part {
-            ObjectNamePart::Identifier(ident) if ident.quote_style == Some('\'') => Err(refused(
-                format!("files and URLs cannot be queried: {}", ident.value),
-            )),
+            ObjectNamePart::Identifier(ident) if ident.quote_style == Some('\'') => {
+                Err(refused(format!("files and URLs cannot be queried: {}", ident.value)))
+            }
             ObjectNamePart::Identifier(ident) => Ok(ident.clone()),
             ObjectNamePart::Function(_) => Err(refused(format!("table name `{name}` is computed"))),
         })
@@ -301,7 +312,7 @@ mod tests {
             ("SELECT 1; DROP TABLE logs", Some("has 2")),
             ("DROP TABLE logs", Some("DROP TABLE is refused")),
             ("CREATE TABLE x (a INT)", Some("CREATE TABLE is refused")),
-            ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", Some("refused")),
+            ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", Some("Expected")),
             ("CREATE VIEW v AS SELECT 1", Some("CREATE VIEW is refused")),
             ("INSERT INTO logs VALUES (1)", Some("INSERT INTO is refused")),
             ("UPDATE logs SET a = 1", Some("UPDATE is refused")),

@@ -24,7 +24,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Ident, Query, SetExpr, Statement, VisitMut, VisitorMut,
+    AccessExpr, CastKind, DataType as SqlType, ExactNumberInfo, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArguments, Ident, OrderBy, OrderByKind, Query, SelectItem, SetExpr,
+    Statement, VisitMut, VisitorMut,
 };
 use indexmap::IndexMap;
 
@@ -82,6 +84,26 @@ pub struct Resolved {
     pub warnings: Vec<String>,
 }
 
+/// Functions that take numbers and nothing else.
+const NUMERIC: [&str; 16] = [
+    "approx_median",
+    "approx_percentile_cont",
+    "avg",
+    "corr",
+    "mean",
+    "median",
+    "percentile_cont",
+    "quantile",
+    "stddev",
+    "stddev_pop",
+    "stddev_samp",
+    "sum",
+    "var",
+    "var_pop",
+    "var_samp",
+    "var_sample",
+];
+
 /// Resolves every name of `statement`.
 ///
 /// # Errors
@@ -94,7 +116,7 @@ pub fn resolve(mut statement: Statement, catalog: &dyn Catalog) -> Result<Resolv
         ctes: Vec::new(),
         tables: BTreeMap::new(),
         warnings: Vec::new(),
-        lambdas: Vec::new(),
+        unseen: BTreeSet::new(),
         aliases: Aliases::Unseen,
         inside: 0,
     };
@@ -129,8 +151,8 @@ struct Resolver<'a> {
     ctes: Vec<(String, Arc<Shape>)>,
     tables: BTreeMap<String, TableUse>,
     warnings: Vec<String>,
-    /// Parameters of the lambdas around.
-    lambdas: Vec<String>,
+    /// Names seen nowhere, as they now stand in the statement.
+    unseen: BTreeSet<String>,
     aliases: Aliases,
     /// Queries around that have been resolved already, while the visitor walks through them.
     inside: usize,
@@ -161,6 +183,7 @@ impl Resolver<'_> {
         let scope = scope.unwrap_or_else(|| Scope::of(Relation::derived(None, shape.clone())));
         self.scopes.push(scope);
         self.visit(&mut query.order_by, Aliases::First)?;
+        by_alias(query);
         self.visit(&mut query.limit_clause, Aliases::Unseen)?;
         self.visit(&mut query.fetch, Aliases::Unseen)?;
         self.scopes.pop();
@@ -195,6 +218,27 @@ impl Resolver<'_> {
             }
             // The guard lets no other through.
             _ => Err(QueryError::Refused("only queries are answered".into())),
+        }
+    }
+
+    /// A name seen nowhere has no type; functions that take numbers alone are told that it is one.
+    fn numbers(&self, function: &mut Function) {
+        let name = function.name.to_string().to_ascii_lowercase();
+        if !NUMERIC.contains(&name.as_str()) {
+            return;
+        }
+        let FunctionArguments::List(list) = &mut function.args else { return };
+        for arg in &mut list.args {
+            let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = arg else { continue };
+            if self.unseen.contains(&expr.to_string()) {
+                *expr = Expr::Cast {
+                    kind: CastKind::Cast,
+                    expr: Box::new(expr.clone()),
+                    data_type: SqlType::Double(ExactNumberInfo::None),
+                    array: false,
+                    format: None,
+                };
+            }
         }
     }
 
@@ -236,12 +280,8 @@ impl VisitorMut for Resolver<'_> {
         if self.inside > 0 {
             return ControlFlow::Continue(());
         }
-        match expr {
-            Expr::CompoundFieldAccess { .. } => join_dots(expr),
-            Expr::Lambda(lambda) => {
-                self.lambdas.extend(lambda.params.iter().map(|p| p.name.value.clone()));
-            }
-            _ => {}
+        if matches!(expr, Expr::CompoundFieldAccess { .. }) {
+            join_dots(expr);
         }
         ControlFlow::Continue(())
     }
@@ -261,9 +301,8 @@ impl VisitorMut for Resolver<'_> {
                     *expr = new;
                 }
             }),
-            Expr::Lambda(lambda) => {
-                let kept = self.lambdas.len().saturating_sub(lambda.params.len());
-                self.lambdas.truncate(kept);
+            Expr::Function(function) => {
+                self.numbers(function);
                 Ok(())
             }
             _ => Ok(()),
@@ -271,6 +310,23 @@ impl VisitorMut for Resolver<'_> {
         match done {
             Ok(()) => ControlFlow::Continue(()),
             Err(e) => ControlFlow::Break(e),
+        }
+    }
+}
+
+/// ORDER BY an expression of the select list goes by its name, as SELECT DISTINCT needs it.
+fn by_alias(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let Some(OrderBy { kind: OrderByKind::Expressions(exprs), .. }) = &mut query.order_by else {
+        return;
+    };
+    for order in exprs {
+        let alias = select.projection.iter().find_map(|item| match item {
+            SelectItem::ExprWithAlias { expr, alias } if *expr == order.expr => Some(alias),
+            _ => None,
+        });
+        if let Some(alias) = alias {
+            order.expr = Expr::Identifier(alias.clone());
         }
     }
 }

@@ -33,7 +33,22 @@ use crate::snapshot::TableSnapshot;
 /// The column that every table has.
 const TIMESTAMP: &str = "timestamp";
 /// The column that names the metric of a row.
-const METRIC_NAME: &str = "metric.name";
+pub(super) const METRIC_NAME: &str = "metric.name";
+
+/// What queries remember of files and entities.
+#[derive(Clone, Debug)]
+pub(super) struct Caches {
+    footers: Arc<Cache>,
+    masks: Arc<Cache>,
+}
+
+impl Caches {
+    /// Empty ones that hold so many bytes each.
+    pub(super) fn new(footers_bytes: usize, masks_bytes: usize) -> Self {
+        let cache = |bytes| Arc::new(Cache::new(bytes));
+        Self { footers: cache(footers_bytes), masks: cache(masks_bytes) }
+    }
+}
 
 /// A table as one query reads it.
 pub(super) struct ScanTable {
@@ -43,7 +58,7 @@ pub(super) struct ScanTable {
     /// Rows before this are past retention.
     min_time: i64,
     costs: Arc<Costs>,
-    footers: Arc<Cache>,
+    caches: Caches,
 }
 
 impl std::fmt::Debug for ScanTable {
@@ -59,13 +74,13 @@ impl ScanTable {
         used: &TableUse,
         now: i64,
         costs: Arc<Costs>,
-        footers: Arc<Cache>,
+        caches: Caches,
     ) -> Self {
         let schema = full_schema(&snapshot, used);
         let min_time = snapshot.min_time(now);
         let slices = snapshot.files().iter().map(|f| f.meta().slices.len() as u64).sum();
         costs.listed(snapshot.files().len() as u64, slices);
-        Self { snapshot, metric: used.metric.clone(), schema, min_time, costs, footers }
+        Self { snapshot, metric: used.metric.clone(), schema, min_time, costs, caches }
     }
 
     /// Conditions that hold for every row that may be shown, whatever the query says.
@@ -153,7 +168,7 @@ impl TableProvider for ScanTable {
             self.schema.clone(),
             conjuncts,
             self.costs.clone(),
-            self.footers.clone(),
+            &self.caches,
         );
         let partitions = state.config().target_partitions().max(1);
         Ok(Arc::new(exec::ScanExec::try_new(Arc::new(shared), projection, limit, partitions)?))

@@ -30,15 +30,16 @@ use super::catalog::{COLUMNS, TABLES, TableInfo, Tables};
 use super::coerce::{TextAsNumber, TextAsNumberInLists};
 use super::cost::Costs;
 use super::names::{Resolved, resolve};
-use super::scan::ScanTable;
+use super::scan::{Caches, ScanTable};
 use super::{QueryError, guard};
-use crate::cache::Cache;
 use crate::store::Store;
 
 /// Batches that wait for a slow client.
 const AHEAD_BATCHES: usize = 4;
 /// Footers kept, in bytes: some thousand files.
 const FOOTERS_BYTES: usize = 64 << 20;
+/// Answers to conditions over entities kept, in bytes.
+const MASKS_BYTES: usize = 16 << 20;
 /// Largest consumers named when memory runs out.
 const CONSUMERS_NAMED: usize = 3;
 
@@ -89,7 +90,7 @@ pub struct Queries {
     /// Taken when this is dropped: a runtime must not be dropped by one of its own threads.
     runtime: Option<Runtime>,
     environment: Arc<RuntimeEnv>,
-    footers: Arc<Cache>,
+    caches: Caches,
     running: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -120,7 +121,8 @@ impl Queries {
             .enable_time()
             .build()?;
         std::fs::create_dir_all(&options.spill)?;
-        let top = std::num::NonZeroUsize::new(CONSUMERS_NAMED).unwrap_or(std::num::NonZeroUsize::MIN);
+        let top =
+            std::num::NonZeroUsize::new(CONSUMERS_NAMED).unwrap_or(std::num::NonZeroUsize::MIN);
         let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_bytes), top);
         let disk = DiskManagerBuilder::default()
             .with_mode(DiskManagerMode::Directories(vec![options.spill.clone()]))
@@ -134,7 +136,7 @@ impl Queries {
             store,
             runtime: Some(runtime),
             environment,
-            footers: Arc::new(Cache::new(FOOTERS_BYTES)),
+            caches: Caches::new(FOOTERS_BYTES, MASKS_BYTES),
             running: Arc::new(Semaphore::new(options.running_max.max(1))),
             waiting: AtomicUsize::new(0),
             options,
@@ -151,11 +153,7 @@ impl Queries {
     ///
     /// # Errors
     /// As [`QueryError`]; errors after the first rows come as the last item of the answer.
-    pub async fn query(
-        self: &Arc<Self>,
-        tenant: &str,
-        sql: &str,
-    ) -> Result<Answer, QueryError> {
+    pub async fn query(self: &Arc<Self>, tenant: &str, sql: &str) -> Result<Answer, QueryError> {
         let deadline = Instant::now() + self.options.timeout;
         let statement = guard::parse(sql)?;
         let permit = self.admit(deadline).await?;
@@ -186,12 +184,11 @@ impl Queries {
         if let Ok(permit) = self.running.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        let place = Waiting::take(&self.waiting, self.options.waiting_max).ok_or(
-            QueryError::Busy {
+        let place =
+            Waiting::take(&self.waiting, self.options.waiting_max).ok_or(QueryError::Busy {
                 running: self.options.running_max,
                 waiting: self.options.waiting_max,
-            },
-        )?;
+            })?;
         let permit = tokio::time::timeout_at(deadline, self.running.clone().acquire_owned()).await;
         drop(place);
         match permit {
@@ -280,8 +277,8 @@ impl Queries {
                     let snapshot = tables.snapshot(&table.table).ok_or_else(|| {
                         QueryError::Plan(format!("table `{}` is gone", table.table))
                     })?;
-                    let (costs, footers) = (costs.clone(), self.footers.clone());
-                    Arc::new(ScanTable::new(snapshot, &table, now(), costs, footers))
+                    let (costs, caches) = (costs.clone(), self.caches.clone());
+                    Arc::new(ScanTable::new(snapshot, &table, now(), costs, caches))
                 };
             context.register_table(reference, provider).map_err(failed)?;
         }

@@ -219,9 +219,7 @@ impl Encoder {
     fn failed(&mut self, error: &ApiError) -> io::Result<Bytes> {
         match self.format {
             Format::Json => Ok(format!("\n],\"error\":{}}}\n", error.body()).into()),
-            Format::Ndjson => {
-                Ok(format!("{}\n", json!({ "weir.error": error.body() })).into())
-            }
+            Format::Ndjson => Ok(format!("{}\n", json!({ "weir.error": error.body() })).into()),
             Format::Csv | Format::Arrow => Err(io::Error::other(error.body().to_string())),
         }
     }

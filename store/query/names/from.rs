@@ -8,13 +8,15 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::lookup::{Relation, Scope};
-use super::{Aliases, QueryError, Resolver, Result, Shape, TableUse, nearest, place, quoted, renamed};
+use super::{
+    Aliases, QueryError, Resolver, Result, Shape, TableUse, nearest, place, quoted, renamed,
+};
 use crate::query::guard::parts;
 
 /// The table of metrics: `metrics.<name>` reads one.
-pub const METRICS: &str = "metrics";
+pub(super) const METRICS: &str = "metrics";
 /// Where tables and columns are listed.
-pub const INFORMATION_SCHEMA: &str = "information_schema";
+pub(super) const INFORMATION_SCHEMA: &str = "information_schema";
 
 impl Resolver<'_> {
     /// Adds the relations of one FROM item to `scope`. Join conditions are left for when all
@@ -94,11 +96,7 @@ impl Resolver<'_> {
     }
 
     /// Resolves something that sees the relations to its left.
-    fn beside<T>(
-        &mut self,
-        scope: &Scope,
-        work: impl FnOnce(&mut Self) -> Result<T>,
-    ) -> Result<T> {
+    fn beside<T>(&mut self, scope: &Scope, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.scopes.push(scope.clone());
         let done = work(self);
         self.scopes.pop();
@@ -110,19 +108,21 @@ impl Resolver<'_> {
         let idents = parts(name)?;
         let names = column_names(alias.as_ref());
         let alias_name = alias.as_ref().map(|a| a.name.value.clone());
-        if let [one] = idents.as_slice() {
-            if let Some((_, shape)) = self.ctes.iter().rev().find(|(n, _)| *n == one.value) {
-                let label = alias_name.unwrap_or_else(|| one.value.clone());
-                return Ok(Relation::derived(Some(&label), renamed(shape.clone(), &names)));
-            }
+        if let [one] = idents.as_slice()
+            && let Some((_, shape)) = self.ctes.iter().rev().find(|(n, _)| *n == one.value)
+        {
+            let label = alias_name.unwrap_or_else(|| one.value.clone());
+            return Ok(Relation::derived(Some(&label), renamed(shape.clone(), &names)));
         }
         let (key, table, shape, spellings) = self.stored(&idents)?;
         let open = (!key.starts_with(INFORMATION_SCHEMA) && names.is_empty()).then(|| key.clone());
         let metric = (key != table).then(|| joined(&idents[1..]));
         *name = ObjectName::from(vec![quoted(&key)]);
-        self.tables
-            .entry(key.clone())
-            .or_insert_with(|| TableUse { table, metric, missing: BTreeSet::new() });
+        self.tables.entry(key.clone()).or_insert_with(|| TableUse {
+            table,
+            metric,
+            missing: BTreeSet::new(),
+        });
         Ok(Relation {
             spellings: alias_name.as_ref().map_or(spellings, |a| vec![vec![a.clone()]]),
             qualifier: Some(alias_name.unwrap_or(key)),
@@ -134,7 +134,10 @@ impl Resolver<'_> {
 
     /// Key, table, columns and spellings of a stored relation.
     #[allow(clippy::type_complexity)]
-    fn stored(&mut self, idents: &[Ident]) -> Result<(String, String, Arc<Shape>, Vec<Vec<String>>)> {
+    fn stored(
+        &mut self,
+        idents: &[Ident],
+    ) -> Result<(String, String, Arc<Shape>, Vec<Vec<String>>)> {
         let all: Vec<String> = idents.iter().map(|i| i.value.clone()).collect();
         let key = all.join(".");
         match all.as_slice() {

@@ -116,7 +116,12 @@ fn joined(parts: &[Ident]) -> Option<String> {
     }
 }
 
-/// `parts` as they were written, without quotes.
+/// `parts` as they were written.
+fn shown(parts: &[Ident]) -> String {
+    parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(".")
+}
+
+/// `parts` without quotes.
 fn written(parts: &[Ident]) -> String {
     parts.iter().map(|p| p.value.as_str()).collect::<Vec<_>>().join(".")
 }
@@ -149,9 +154,6 @@ impl Resolver<'_> {
     /// The meaning of a name of one part. `None`: it stays as it is.
     pub(super) fn single(&mut self, ident: &Ident) -> Result<Option<Expr>> {
         let name = &ident.value;
-        if self.lambdas.contains(name) {
-            return Ok(None);
-        }
         let own = Some(Expr::Identifier(quoted(name)));
         let alias = self.scopes.last().is_some_and(|s| s.aliases.contains(name));
         if alias && self.aliases == Aliases::First {
@@ -249,17 +251,21 @@ impl Resolver<'_> {
         let Some((relation, rest)) = named.or_else(anywhere) else {
             let names = self.scopes.iter().flat_map(|s| &s.relations);
             let names = names.flat_map(|r| r.shape.columns.keys()).map(String::as_str);
-            let name = written(parts);
-            return Err(unknown(&name, &parts[0], "", nearest(&name, names)));
+            let near = nearest(&written(parts), names);
+            return Err(unknown(&shown(parts), &parts[0], "", near));
         };
         let names = relation.shape.columns.keys().chain(&relation.shape.keys);
         let near = nearest(&written(rest), names.map(String::as_str)).map(str::to_owned);
         let (Some(open), Some(name)) = (&relation.open, joined(rest)) else {
             let at = format!(" in `{}`", relation.label());
-            return Err(unknown(&written(rest), &parts[0], &at, near.as_deref()));
+            // In quotes a name is whole, also one with dots.
+            let split = rest.len() > 1 && rest.iter().any(|p| p.quote_style.is_some());
+            let near = near.map(|n| if split { quoted(&n).to_string() } else { n });
+            return Err(unknown(&shown(rest), &parts[0], &at, near.as_deref()));
         };
         let expr = meaning(relation, name.clone(), Vec::new()).expr();
         let open = open.clone();
+        self.unseen.insert(expr.to_string());
         let table = self.tables.entry(open.clone()).or_default();
         if table.missing.insert(name.clone()) {
             let mut warning = format!("`{name}` is in no row of `{open}` and reads as NULL");

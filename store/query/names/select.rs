@@ -225,9 +225,8 @@ fn push(
         return;
     }
     let numbered = (2..).map(|i| format!("{text}_{i}"));
-    let Some(name) = std::iter::once(text.to_owned())
-        .chain(numbered)
-        .find(|name| !columns.contains_key(name))
+    let Some(name) =
+        std::iter::once(text.to_owned()).chain(numbered).find(|name| !columns.contains_key(name))
     else {
         return;
     };

@@ -117,7 +117,11 @@ fn goldens() {
         let code: Vec<&str> = sql.iter().copied().filter(|l| !l.starts_with('#')).collect();
         let got = if code.is_empty() { String::new() } else { outcome(&code.join("\n")) };
         if got != expect.join("\n") {
-            wrong.push(format!("{}\n  expected {}\n  got      {got}", code.join("\n"), expect.join("\n")));
+            wrong.push(format!(
+                "{}\n  expected {}\n  got      {got}",
+                code.join("\n"),
+                expect.join("\n")
+            ));
         }
         blessed.push(format!("{}\n{got}", sql.join("\n")).trim().to_owned());
     }

@@ -105,10 +105,8 @@ pub(super) fn from_file(
     chunks: &[Arc<EntityChunk>],
 ) -> Result<Vec<ArrayRef>, ArrowError> {
     let rows = batch.num_rows();
-    let places = match batch.column_by_name(ENTITY_COLUMN) {
-        Some(ids) => Some(places(ids.as_primitive::<UInt32Type>(), chunks)),
-        None => None,
-    };
+    let ids = batch.column_by_name(ENTITY_COLUMN);
+    let places = ids.map(|ids| places(ids.as_primitive::<UInt32Type>(), chunks));
     let wanted: Vec<&str> = fields
         .iter()
         .zip(sources)
@@ -282,7 +280,9 @@ mod tests {
         let ints = Int64Array::from(vec![Some(7), None]);
         check(Arc::new(ints.clone()), DataType::Utf8, &[Some("7"), None]);
         check(Arc::new(ints), DataType::Float64, &[Some("7.0"), None]);
-        let ids = FixedSizeBinaryArray::try_from_iter([[0x0a_u8, 0xff, 0, 0, 0, 0, 0, 1]].into_iter()).unwrap();
+        let ids =
+            FixedSizeBinaryArray::try_from_iter([[0x0a_u8, 0xff, 0, 0, 0, 0, 0, 1]].into_iter())
+                .unwrap();
         check(Arc::new(ids), DataType::Utf8, &[Some("0aff000000000001")]);
         let texts = StringArray::from(vec![Some("12"), Some("x")]);
         check(Arc::new(texts), DataType::Int64, &[Some("12"), None]);

@@ -26,10 +26,10 @@ use datafusion::physical_plan::filter_pushdown::{
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 
-use super::TIMESTAMP;
 use super::column::from_hot;
 use super::file::{FilePlan, Prepared, SliceReader, Stop, evaluate_all};
 use super::prune;
+use super::{Caches, TIMESTAMP};
 use crate::cache::Cache;
 use crate::layout::Slice;
 use crate::query::cost::Costs;
@@ -48,6 +48,7 @@ pub(super) struct Shared {
     pub(super) range: (i64, i64),
     pub(super) costs: Arc<Costs>,
     pub(super) footers: Arc<Cache>,
+    pub(super) masks: Arc<Cache>,
 }
 
 impl Shared {
@@ -56,11 +57,12 @@ impl Shared {
         schema: SchemaRef,
         filters: Vec<Arc<dyn PhysicalExpr>>,
         costs: Arc<Costs>,
-        footers: Arc<Cache>,
+        caches: &Caches,
     ) -> Self {
+        let Caches { footers, masks } = caches.clone();
         let predicate = prune::predicate(&filters, &schema);
         let range = prune::time_range(&filters);
-        Self { snapshot, schema, filters, predicate, range, costs, footers }
+        Self { snapshot, schema, filters, predicate, range, costs, footers, masks }
     }
 
     fn damaged(&self, file: &FilePlan, why: &str) {
@@ -135,9 +137,8 @@ impl ScanExec {
     }
 
     fn rows(&self, partition: Option<usize>) -> usize {
-        let rows = |units: &Vec<Unit>| -> usize {
-            units.iter().map(|u| u.times().rows as usize).sum()
-        };
+        let rows =
+            |units: &Vec<Unit>| -> usize { units.iter().map(|u| u.times().rows as usize).sum() };
         match partition {
             Some(i) => self.partitions.get(i).map_or(0, rows),
             None => self.partitions.iter().map(rows).sum(),
@@ -259,11 +260,9 @@ impl ExecutionPlan for ScanExec {
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
         let mut dynamic = self.dynamic.clone();
         for parent in &pushed.parent_filters {
-            if DynamicFilterTracking::classify(&parent.filter).contains_dynamic_filter() {
-                if let Ok(expr) = reassign_expr_columns(parent.filter.clone(), &self.shared.schema) {
-                    dynamic.push(expr);
-                }
-            }
+            let changes = DynamicFilterTracking::classify(&parent.filter).contains_dynamic_filter();
+            let expr = || reassign_expr_columns(parent.filter.clone(), &self.shared.schema).ok();
+            dynamic.extend(changes.then(expr).flatten());
         }
         // Their owners go on filtering: here they only leave out slices.
         let kept = vec![PushedDown::No; pushed.parent_filters.len()];

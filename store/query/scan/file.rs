@@ -20,6 +20,7 @@ use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReaderBuilder, RowFilter, RowSelection,
 };
 use weir_pipeline::signal::ATTRIBUTES;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{Level, Source, from_chunk, from_file, mask};
 use super::exec::Shared;
@@ -218,7 +219,7 @@ impl Prepared {
         if metadata.metadata().num_row_groups() != entry.meta().slices.len() {
             return Err(damaged("its footer has another number of row groups than the manifest"));
         }
-        let selected = select(entry, shared, &keep, &metadata)?;
+        let selected = select(entry, shared, &keep, &chunks, &metadata)?;
         if selected.iter().all(Option::is_none) {
             return Ok(None);
         }
@@ -246,7 +247,6 @@ impl Prepared {
         let Some(ranges) = &self.selected[slice] else { return Ok(None) };
         let total = entry.meta().slices[slice].rows as usize;
         let rows: usize = ranges.iter().map(Range::len).sum();
-        let schema = self.metadata.parquet_schema();
         let projection = ProjectionMask::columns_exact(&self.metadata, &self.output.stored(true));
         let file = File::open(entry.path()).map_err(damaged)?;
         let mut builder =
@@ -256,8 +256,8 @@ impl Prepared {
                 .with_projection(projection.clone());
         if rows < total {
             let ranges = ranges.iter().cloned();
-            builder = builder
-                .with_row_selection(RowSelection::from_consecutive_ranges(ranges, total));
+            builder =
+                builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, total));
         }
         if let Some(limit) = limit {
             builder = builder.with_limit(limit);
@@ -265,10 +265,8 @@ impl Prepared {
         let failed: Arc<Mutex<Option<DataFusionError>>> = Arc::default();
         let mut bytes = compressed(&self.metadata, &projection, slice);
         if let Some(conditions) = &self.rows {
-            let mask = ProjectionMask::columns_exact(
-                &self.metadata,
-                &conditions.columns.stored(true),
-            );
+            let mask =
+                ProjectionMask::columns_exact(&self.metadata, &conditions.columns.stored(true));
             bytes += compressed(&self.metadata, &mask, slice);
             let (conditions, chunks) = (conditions.clone(), self.chunks.clone());
             let failed = failed.clone();
@@ -284,7 +282,6 @@ impl Prepared {
             });
             builder = builder.with_row_filter(RowFilter::new(vec![Box::new(predicate)]));
         }
-        debug_assert!(schema.num_columns() > 0);
         let reader = catch_unwind(AssertUnwindSafe(|| builder.build()));
         let reader = match reader {
             Ok(Ok(reader)) => reader,
@@ -338,6 +335,14 @@ enum Keep {
     Some(Vec<BooleanBuffer>),
 }
 
+/// Which entities of a chunk meet conditions.
+struct Mask {
+    chunk: u64,
+    /// The conditions as text, so that a chance hit of the hash is noticed.
+    question: String,
+    kept: BooleanBuffer,
+}
+
 /// Evaluates conditions that one value per entity decides.
 fn keep(
     entry: &FileEntry,
@@ -357,10 +362,22 @@ fn keep(
         let one = conditions.evaluate(nulls.collect(), 1)?;
         return Ok(if one.value(0) { Keep::All } else { Keep::Nothing });
     }
+    // The same question is asked of the same chunk by every file of a day, and by later queries.
+    let question = format!("{:?} {:?} {:?}", conditions.exprs, columns.schema, columns.sources);
     let mut masks = Vec::with_capacity(chunks.len());
     for chunk in chunks {
+        let key = xxh3_64(format!("{} {question}", chunk.id()).as_bytes());
+        let known = shared.masks.get::<Mask>(key);
+        if let Some(known) = known.filter(|k| k.chunk == chunk.id() && k.question == question) {
+            masks.push(known.kept.clone());
+            continue;
+        }
         let arrays = from_chunk(chunk, columns.schema.fields(), &columns.sources)?;
-        masks.push(conditions.evaluate(arrays, chunk.len())?.values().clone());
+        let kept = conditions.evaluate(arrays, chunk.len())?.values().clone();
+        let mask = Mask { chunk: chunk.id(), question: question.clone(), kept: kept.clone() };
+        let bytes = question.len() + kept.len() / 8 + size_of::<Mask>();
+        shared.masks.insert(key, Arc::new(mask), bytes);
+        masks.push(kept);
     }
     Ok(if masks.iter().all(|m| m.count_set_bits() == 0) {
         Keep::Nothing
@@ -376,6 +393,7 @@ fn select(
     entry: &FileEntry,
     shared: &Shared,
     keep: &Keep,
+    chunks: &[Arc<EntityChunk>],
     metadata: &ArrowReaderMetadata,
 ) -> std::result::Result<Vec<Option<Vec<Range<usize>>>>, Stop> {
     let slices = &entry.meta().slices;
@@ -406,13 +424,6 @@ fn select(
     };
     let Some(runs) = runs else {
         return Ok((0..slices.len()).map(|i| wanted[i].then(|| vec![whole(i)])).collect());
-    };
-    let chunks = match keep {
-        Keep::Some(_) => match entry.entities() {
-            Some(set) => set.load().map_err(damaged)?,
-            None => Vec::new(),
-        },
-        _ => Vec::new(),
     };
     let kept = |entity: u32| match keep {
         Keep::Some(masks) => {
@@ -447,10 +458,7 @@ fn select(
 }
 
 /// The footer of a file, read once and cached.
-fn footer(
-    entry: &FileEntry,
-    shared: &Shared,
-) -> std::result::Result<ArrowReaderMetadata, Stop> {
+fn footer(entry: &FileEntry, shared: &Shared) -> std::result::Result<ArrowReaderMetadata, Stop> {
     if let Some(found) = shared.footers.get::<ArrowReaderMetadata>(entry.id()) {
         return Ok(found.as_ref().clone());
     }

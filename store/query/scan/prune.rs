@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BooleanArray, TimestampNanosecondArray, UInt64Array,
-};
+use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray, UInt64Array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, ScalarValue};
@@ -93,12 +91,15 @@ impl PruningStatistics for Times<'_> {
         self.0.len()
     }
 
-    fn null_counts(&self, _column: &Column) -> Option<ArrayRef> {
-        None
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        // No row is without a time.
+        let none = UInt64Array::from_value(0, self.0.len());
+        (column.name == TIMESTAMP).then(|| Arc::new(none) as ArrayRef)
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        None
+        let rows = self.0.iter().map(|s| u64::from(s.rows));
+        Some(Arc::new(UInt64Array::from_iter_values(rows)))
     }
 
     fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
@@ -161,6 +162,9 @@ impl PruningStatistics for Slices<'_> {
     }
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        if column.name == TIMESTAMP {
+            return Times(&self.file.meta().slices).null_counts(column);
+        }
         if self.absent(column) {
             return self.row_counts();
         }
@@ -170,12 +174,10 @@ impl PruningStatistics for Slices<'_> {
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        let rows = self.file.meta().slices.iter().map(|s| u64::from(s.rows));
-        Some(Arc::new(UInt64Array::from_iter_values(rows)))
+        Times(&self.file.meta().slices).row_counts()
     }
 
     fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
         None
     }
 }
-

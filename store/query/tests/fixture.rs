@@ -20,6 +20,8 @@ use crate::writer::TableWriter;
 
 /// 2026-01-01T00:00:00Z.
 pub(super) const T0: i64 = 1_767_225_600_000_000_000;
+/// After every row: what is far ahead of its receipt is late.
+const RECEIVED: i64 = T0 + 24 * HOUR;
 pub(super) const HOUR: i64 = 3_600_000_000_000;
 
 /// A value of the column `http.code`, whose type differs from batch to batch.
@@ -182,7 +184,8 @@ impl Fixture {
             columns.iter().map(|(n, a)| Field::new(*n, a.data_type().clone(), true)).collect();
         let arrays = columns.into_iter().map(|(_, a)| a).collect();
         let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
-        let run = Run { offset: 1, received: T0, source: "test".into(), rows: rows.num_rows() };
+        let run =
+            Run { offset: 1, received: RECEIVED, source: "test".into(), rows: rows.num_rows() };
         let keys = Keys { keys, table: self.entities.clone() };
         Batch::new(signal, TENANT.into(), rows, Some(keys), vec![run].into()).unwrap()
     }

@@ -75,12 +75,16 @@ fn condition() -> impl Strategy<Value = String> {
 /// What is asked about the rows that meet the condition.
 fn question() -> impl Strategy<Value = &'static str> {
     prop_oneof![
-        Just("SELECT id, timestamp, \"service.name\", \"host.name\", \"http.route\", score, \
-              \"http.code\", \"rare.key\", body FROM logs WHERE {} ORDER BY id"),
+        Just(
+            "SELECT id, timestamp, \"service.name\", \"host.name\", \"http.route\", score, \
+              \"http.code\", \"rare.key\", body FROM logs WHERE {} ORDER BY id"
+        ),
         Just("SELECT id FROM logs WHERE {} ORDER BY id"),
         Just("SELECT count(*), min(timestamp), max(score) FROM logs WHERE {}"),
-        Just("SELECT \"host.name\", count(*), sum(id) FROM logs WHERE {} GROUP BY \"host.name\" \
-              ORDER BY 1 NULLS FIRST"),
+        Just(
+            "SELECT \"host.name\", count(*), sum(id) FROM logs WHERE {} GROUP BY \"host.name\" \
+              ORDER BY 1 NULLS FIRST"
+        ),
         Just("SELECT timestamp, id FROM logs WHERE {} ORDER BY timestamp DESC, id LIMIT 5"),
         Just("SELECT \"service.name\", id FROM logs WHERE {} ORDER BY score, id LIMIT 7"),
     ]
