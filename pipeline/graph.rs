@@ -121,25 +121,25 @@ impl Graph {
         for &(node, input) in self.readers.get(&key).map_or(&[][..], Vec::as_slice) {
             self.nodes[node].pending.push_back((input, batch.clone()));
         }
-        self.run(None, false, sinks);
+        self.run(None, None, sinks);
     }
 
     /// Time moves on to `tick` (its watermark is that of the sources).
     pub fn tick(&mut self, tick: Tick, sinks: &mut Vec<ToSink>) {
         self.now = tick.time;
-        self.run(Some(tick), false, sinks);
+        self.run(Some(tick), None, sinks);
     }
 
-    /// Emits all that operators hold, because the pipeline goes away.
-    pub fn flush(&mut self, tick: Tick, sinks: &mut Vec<ToSink>) {
+    /// Emits all that the nodes for which `leaving` is true hold, because they go away.
+    pub fn flush(&mut self, tick: Tick, leaving: &dyn Fn(&str) -> bool, sinks: &mut Vec<ToSink>) {
         self.now = tick.time;
-        self.run(Some(tick), true, sinks);
+        self.run(Some(tick), Some(leaving), sinks);
     }
 
     /// Feeds rows into the output of a node, as if it had emitted them. For `[[tests]]`.
     pub fn inject(&mut self, node: usize, output: &str, batch: &Batch, sinks: &mut Vec<ToSink>) {
         self.deliver(node, output, batch.clone());
-        self.run(None, false, sinks);
+        self.run(None, None, sinks);
     }
 
     /// Sets what `now` means until the next tick; part of what a checkpoint restores.
@@ -147,7 +147,12 @@ impl Graph {
         self.now = now;
     }
 
-    fn run(&mut self, tick: Option<Tick>, flush: bool, sinks: &mut Vec<ToSink>) {
+    fn run(
+        &mut self,
+        tick: Option<Tick>,
+        leaving: Option<&dyn Fn(&str) -> bool>,
+        sinks: &mut Vec<ToSink>,
+    ) {
         for index in 0..self.nodes.len() {
             while let Some((input, batch)) = self.nodes[index].pending.pop_front() {
                 if self.nodes[index].operator.is_none() {
@@ -166,7 +171,7 @@ impl Graph {
             node.watermark = node.operator.as_ref().map_or(watermark, |o| o.watermark(watermark));
             node.metrics.watermark(node.watermark.max(0));
             self.step(index, None, |op, _, out| op.tick(tick, out));
-            if flush {
+            if leaving.is_some_and(|leaving| leaving(&self.nodes[index].id)) {
                 self.step(index, None, |op, _, out| op.flush(tick, out));
             }
         }

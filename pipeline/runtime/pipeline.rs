@@ -432,7 +432,7 @@ impl Loop {
 
     async fn remove(&mut self) -> Result<Vec<String>, String> {
         let mut to_sinks = Vec::new();
-        self.graph.flush(self.tick, &mut to_sinks);
+        self.graph.flush(self.tick, &|_| true, &mut to_sinks);
         self.send(to_sinks).await.map_err(|_| "a sink is gone".to_owned())?;
         let all: Vec<Arc<str>> = self.sinks.keys().cloned().collect();
         self.checkpoint_now(&all, true).await.map(|_| vec![])
@@ -450,6 +450,17 @@ impl Loop {
             .filter(|n| self.sinks.contains_key(&n.id) && !kept(n))
             .map(|n| n.id.clone())
             .collect();
+        // Operators and alerts that are not in the new plan say what they still hold.
+        let gone = |id: &str| {
+            let stays = |new: &NodePlan| {
+                let same_kind = self.plan.nodes.iter().any(|n| *n.id == *id && n.kind == new.kind);
+                same_kind && (*new.id == *id || new.was.as_deref() == Some(id))
+            };
+            !plan.nodes.iter().any(stays)
+        };
+        let mut to_sinks = Vec::new();
+        self.graph.flush(self.tick, &gone, &mut to_sinks);
+        self.send(to_sinks).await.map_err(|_| "a sink is gone".to_owned())?;
         let (states, staged) = self.checkpoint_now(&leaving, false).await?;
         let mut sinks = HashMap::new();
         for node in &plan.nodes {
