@@ -169,7 +169,13 @@ impl Report<'_> {
         let stop = if failed || !fed {
             None
         } else if rows_in == 0 {
-            Some("rows are given to it, none was taken")
+            let mut upstream = inputs.iter().map(|i| i.split('.').next().unwrap_or_default());
+            // A source counts all its outputs together.
+            let of_sources = upstream.all(|id| self.reading(pipeline, id).is_null());
+            Some(match of_sources {
+                true => "the source has given nothing at this output",
+                false => "rows are given to it, none was taken",
+            })
         } else if class == "operator" && rows_out == 0 {
             Some(match kind {
                 "window" => "no window has closed yet",
