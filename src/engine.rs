@@ -67,15 +67,14 @@ impl Server {
         self.journal.set_options(journal_options(&next));
         self.store.set_retention(retention(&next));
         // What needs a restart keeps its old value, so that it is said again until then.
-        *self.config.lock() = ServerConfig {
-            listen: before.listen,
-            data: before.data,
-            memory: before.memory,
-            hosts: before.hosts,
-            tls: before.tls,
-            tokens: before.tokens,
-            ..next
-        };
+        let mut next = next;
+        next.listen = before.listen;
+        next.data = before.data;
+        next.memory = before.memory;
+        next.hosts = before.hosts;
+        next.tls = before.tls;
+        next.tokens = before.tokens;
+        *self.config.lock() = next;
         (true, notes)
     }
 
