@@ -215,9 +215,10 @@ impl Checkpoints {
         };
         for entry in entries {
             let path = entry?.path();
-            let serial = path.file_name().and_then(|n| n.to_str()).and_then(|n| {
-                n.strip_suffix(".ckpt")?.split('-').next()?.parse::<u64>().ok()
-            });
+            let serial = path
+                .file_name()
+                .and_then(|n| n.to_str())
+                .and_then(|n| n.strip_suffix(".ckpt")?.split('-').next()?.parse::<u64>().ok());
             files.extend(serial.map(|s| (s, path)));
         }
         files.sort();

@@ -62,11 +62,15 @@ struct Node {
     watermark: i64,
 }
 
+/// (source id, output name).
+type SourceOutput = (Arc<str>, Arc<str>);
+
 /// A built pipeline.
 pub struct Graph {
     pipeline: Arc<str>,
     nodes: Vec<Node>,
-    readers: HashMap<(Arc<str>, Arc<str>), Vec<(usize, usize)>>,
+    /// Who reads which source output: (node, input index).
+    readers: HashMap<SourceOutput, Vec<(usize, usize)>>,
     taps: Arc<Taps>,
     captured: Option<Vec<Captured>>,
     now: i64,

@@ -21,11 +21,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use self::decoders::Decoders;
 pub use self::pipeline::Progress;
+use self::pipeline::{AtMark, Change, Running};
 pub use self::reload::{FileOutcome, Outcome};
 pub use self::sources::SourceStatus;
-use self::decoders::Decoders;
-use self::pipeline::{AtMark, Change, Running};
 use self::sources::Sources;
 use self::ticker::Ticker;
 use crate::checkpoint::Checkpoints;
@@ -92,7 +92,7 @@ pub struct Runtime {
     pipelines: Mutex<BTreeMap<Arc<str>, Arc<Running>>>,
     /// One reload at a time; holds what the last one knew.
     reloading: tokio::sync::Mutex<reload::Known>,
-    outcome: Mutex<Outcome>,
+    outcome: tokio::sync::watch::Sender<Outcome>,
     next_mark: AtomicU64,
     ready: AtomicBool,
     stop: CancellationToken,
@@ -152,8 +152,9 @@ impl Runtime {
     /// # Errors
     /// Only if the data folder cannot be read or written.
     pub async fn start(options: Options) -> std::io::Result<Arc<Self>> {
-        let Options { data, pipelines, components, services, environment, telemetry, journal, .. } =
-            options;
+        let Options {
+            data, pipelines, components, services, environment, telemetry, journal, ..
+        } = options;
         let checkpoints = options.checkpoints;
         let decoders = Arc::new(Decoders::new(journal.clone(), components));
         let shared = Arc::new(Shared {
@@ -171,7 +172,7 @@ impl Runtime {
             shared,
             pipelines: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
-            outcome: Mutex::default(),
+            outcome: tokio::sync::watch::Sender::default(),
             // Marks of earlier runs are still in the journal: an id must never match one of them.
             next_mark: AtomicU64::new(crate::intake::now().unsigned_abs()),
             ready: AtomicBool::new(false),
@@ -203,7 +204,12 @@ impl Runtime {
 
     /// How the last reload went.
     pub fn outcome(&self) -> Outcome {
-        self.outcome.lock().clone()
+        self.outcome.borrow().clone()
+    }
+
+    /// Changes after every reload.
+    pub fn outcomes(&self) -> tokio::sync::watch::Receiver<Outcome> {
+        self.outcome.subscribe()
     }
 
     /// Running sources.

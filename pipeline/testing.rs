@@ -209,7 +209,11 @@ fn column(
     Ok((field, array))
 }
 
-fn time(name: &str, value: Option<&Value>, default: Option<i64>) -> Result<Option<i64>, ArrowError> {
+fn time(
+    name: &str,
+    value: Option<&Value>,
+    default: Option<i64>,
+) -> Result<Option<i64>, ArrowError> {
     let bad = |v: &Value| ArrowError::ParseError(format!("`{name}` is not a time: {v}"));
     match value {
         None | Some(Value::Null) => Ok(default),

@@ -67,8 +67,7 @@ impl Local {
 
 async fn serve(args: &Local) -> Result<ExitCode> {
     let (file, flags) = (args.file(), args.flags());
-    let loaded =
-        ServerConfig::load(&file, args.config.is_some(), &Environment::Process, &flags);
+    let loaded = ServerConfig::load(&file, args.config.is_some(), &Environment::Process, &flags);
     let (config, warnings) = loaded.map_err(|wrong| anyhow!("{wrong}"))?;
     for warning in &warnings.0 {
         tracing::warn!("{warning}");
@@ -144,6 +143,7 @@ async fn serve(args: &Local) -> Result<ExitCode> {
     }
     tracing::info!("Weir is up: {url} (pipelines in {})", config.pipelines.display());
     tokio::spawn(watch_server_file(server.clone(), stop.clone()));
+    tokio::spawn(close_alerts_of_nobody(server.clone(), runtime.clone(), stop.clone()));
 
     wait_for_stop(&server).await?;
     tracing::info!("stopping");
@@ -196,6 +196,30 @@ async fn watch_server_file(server: Arc<Server>, stop: CancellationToken) {
         }
         if ok {
             tracing::info!("server file applied");
+        }
+    }
+}
+
+/// After every reload: alerts whose rule is gone are closed, also where their pipeline could not
+/// say so any more (its checkpoint was lost, for instance).
+async fn close_alerts_of_nobody(
+    server: Arc<Server>,
+    runtime: Arc<Runtime>,
+    stop: CancellationToken,
+) {
+    let mut outcomes = runtime.outcomes();
+    loop {
+        // A pipeline that failed still owns its alerts: its plan is listed all the same.
+        let alerts = runtime.pipelines().into_iter().flat_map(|p| {
+            let alerts = p.nodes.into_iter().filter(|n| n.class == "alert");
+            alerts.map(|n| (p.name.clone(), n.id)).collect::<Vec<_>>()
+        });
+        if let Err(error) = server.router.retain(alerts.collect()).await {
+            tracing::warn!(%error, "alerts of removed rules stay open");
+        }
+        match stop.run_until_cancelled(outcomes.changed()).await {
+            Some(Ok(())) => {}
+            _ => return,
         }
     }
 }

@@ -65,7 +65,10 @@ impl ScalarUDFImpl for JsonGet {
                         t if text(t) => DataType::Utf8,
                         t if t.is_integer() => DataType::Int64,
                         t => {
-                            return plan_err!("{}: a key is text or a position, not {t}", self.name);
+                            return plan_err!(
+                                "{}: a key is text or a position, not {t}",
+                                self.name
+                            );
                         }
                     });
                 }

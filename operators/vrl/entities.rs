@@ -47,8 +47,7 @@ pub(super) struct Entities {
 
 /// Whether `program` can run on the entities of `batch` alone.
 pub(super) fn suffices(program: &Compiled, batch: &Batch) -> bool {
-    let (Some(names), false, Some(_)) =
-        (&program.names, program.place_or_time, batch.entities())
+    let (Some(names), false, Some(_)) = (&program.names, program.place_or_time, batch.entities())
     else {
         return false;
     };
@@ -108,11 +107,7 @@ impl Entities {
     }
 
     /// `keys` without the attributes called `names`, which became row columns.
-    pub(super) fn without(
-        &mut self,
-        keys: &Keys,
-        names: &[String],
-    ) -> Result<Keys, OperatorError> {
+    pub(super) fn without(&mut self, keys: &Keys, names: &[String]) -> Result<Keys, OperatorError> {
         let derived = self.derived(&keys.table, names);
         let mut mapped = Vec::with_capacity(keys.keys.len());
         for &key in keys.keys.values() {

@@ -178,9 +178,7 @@ impl Function for Chance {
         arguments: ArgumentList,
     ) -> Compiled {
         let bounds = match self {
-            Self::Int | Self::Float => {
-                Some((arguments.required("min"), arguments.required("max")))
-            }
+            Self::Int | Self::Float => Some((arguments.required("min"), arguments.required("max"))),
             Self::Bool | Self::Uuid => None,
         };
         let place = ctx.span().start() as u64;

@@ -43,10 +43,7 @@ pub(super) enum End {
 }
 
 /// Compiles `text` for rows of `edge`; warnings are given beside the program.
-pub(super) fn compile(
-    text: Text,
-    edge: &Edge,
-) -> Result<(Compiled, Vec<Diagnostic>), Diagnostics> {
+pub(super) fn compile(text: Text, edge: &Edge) -> Result<(Compiled, Vec<Diagnostic>), Diagnostics> {
     let functions = functions::all();
     let state = TypeState {
         local: LocalEnv::default(),
@@ -170,8 +167,8 @@ fn diagnostics(list: &DiagnosticList, text: &Text) -> Vec<Diagnostic> {
     let mut all = Vec::new();
     for d in list.iter() {
         let mut out = match d.severity {
-            Severity::Warning | Severity::Note => Diagnostic::warning("W081", d.message.clone()),
-            Severity::Error | Severity::Bug => Diagnostic::error("W080", d.message.clone()),
+            Severity::Warning | Severity::Note => Diagnostic::warning("W086", d.message.clone()),
+            Severity::Error | Severity::Bug => Diagnostic::error("W085", d.message.clone()),
         };
         let primary = d.labels.iter().find(|l| l.primary).or(d.labels.first());
         if let Some(label) = primary {
@@ -206,7 +203,10 @@ fn refused(text: &Text, range: std::ops::Range<usize>) -> Option<String> {
     }
     let functions = functions::all();
     let known: Vec<&str> = functions.iter().map(|f| f.identifier()).collect();
-    if name.is_empty() || known.contains(&name) || !name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) {
+    if name.is_empty()
+        || known.contains(&name)
+        || !name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+    {
         return None;
     }
     nearest(name, known).map(|near| format!("did you mean `{near}`?"))

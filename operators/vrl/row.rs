@@ -203,8 +203,7 @@ impl<'a> Row<'a> {
 
     fn assign_object(&mut self, prefix: &str, object: ObjectMap) {
         for (key, value) in object {
-            let name =
-                if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
+            let name = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
             match value {
                 Value::Object(inner) if !self.columns.is_json(&name) => {
                     self.assign_object(&name, inner);
@@ -266,9 +265,8 @@ impl<'a> Row<'a> {
 /// rest of the name stays dotted.
 fn nest(object: &mut ObjectMap, name: &str, value: Value) {
     if let Some((first, rest)) = name.split_once('.') {
-        let inner = object
-            .entry(KeyString::from(first))
-            .or_insert_with(|| Value::Object(ObjectMap::new()));
+        let inner =
+            object.entry(KeyString::from(first)).or_insert_with(|| Value::Object(ObjectMap::new()));
         if let Value::Object(inner) = inner {
             return nest(inner, rest, value);
         }

@@ -129,8 +129,7 @@ fn not_a_row(value: &Value) -> OperatorError {
 /// A name that stood only in the JSON column `attributes` and was set or deleted must not be read
 /// from there any more.
 fn out_of_overflow(changes: &mut Changes, columns: &Columns, row: usize) {
-    let moved: Vec<String> =
-        changes.keys().filter(|n| columns.in_overflow(n)).cloned().collect();
+    let moved: Vec<String> = changes.keys().filter(|n| columns.in_overflow(n)).cloned().collect();
     if moved.is_empty() || changes.contains_key(ATTRIBUTES) {
         return;
     }
@@ -196,13 +195,7 @@ fn build(
         None => None,
         Some(keys) => Some(entities_of(keys, entities, &indices, &touched)?),
     };
-    Ok(Batch::new(
-        batch.signal().clone(),
-        batch.tenant().clone(),
-        rows,
-        keys,
-        runs(batch, kept),
-    )?)
+    Ok(Batch::new(batch.signal().clone(), batch.tenant().clone(), rows, keys, runs(batch, kept))?)
 }
 
 /// Names of the columns that change: those set or deleted, and all where a row was replaced.

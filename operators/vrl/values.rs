@@ -317,20 +317,16 @@ fn canonical(kind: &DataType, before: Option<&ArrayRef>, cells: &[Cell<'_>]) -> 
             |v: &Value| (!v.is_null()).then(|| text(v))
         )),
         DataType::Int64 => Arc::new(build!(Int64Array, |a: &Int64Array, i| a.value(i), int)),
-        DataType::Float64 => Arc::new(build!(
-            Float64Array,
-            |a: &Float64Array, i| a.value(i),
-            |v: &Value| match v {
+        DataType::Float64 => {
+            Arc::new(build!(Float64Array, |a: &Float64Array, i| a.value(i), |v: &Value| match v {
                 Value::Float(v) => Some(v.into_inner()),
                 Value::Integer(v) => Some(*v as f64),
                 _ => None,
-            }
-        )),
-        DataType::Boolean => Arc::new(build!(
-            BooleanArray,
-            |a: &BooleanArray, i| a.value(i),
-            Value::as_boolean
-        )),
+            }))
+        }
+        DataType::Boolean => {
+            Arc::new(build!(BooleanArray, |a: &BooleanArray, i| a.value(i), Value::as_boolean))
+        }
         DataType::Timestamp(..) => {
             let array = build!(
                 TimestampNanosecondArray,

@@ -41,8 +41,9 @@ pub const CODES: &[(&str, &str)] = &[
     ("W061", "the same, allowed by `insecure` (warning)"),
     ("W070", "a test could not run"),
     ("W071", "a test does not give what it expects"),
-    ("W080", "a VRL program does not compile"),
-    ("W081", "a VRL program compiles with a warning"),
+    ("W080", "a table cannot have this name"),
+    ("W085", "a VRL program does not compile"),
+    ("W086", "a VRL program compiles with a warning"),
     // Receivers, routes, alerts.
     ("W150", "a receiver is not well formed"),
     ("W151", "a webhook is not well formed"),

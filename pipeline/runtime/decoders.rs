@@ -16,12 +16,15 @@ use crate::journal::{Entry, Journal};
 /// The rows of one entry by output name.
 pub(super) type Batches = Arc<Vec<(&'static str, Batch)>>;
 
+/// (source id, generation of its settings).
+type Settings = (Arc<str>, u32);
+
 /// Decoders by source and generation, and the entities of each source.
 pub(super) struct Decoders {
     journal: Journal,
     components: Components,
     spaces: Mutex<HashMap<Arc<str>, Arc<EntitySpace>>>,
-    cache: Mutex<HashMap<(Arc<str>, u32), Arc<dyn Decoder>>>,
+    cache: Mutex<HashMap<Settings, Arc<dyn Decoder>>>,
 }
 
 impl Decoders {

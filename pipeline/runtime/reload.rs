@@ -66,14 +66,18 @@ impl Runtime {
         }
         let ok = f64::from(u8::from(outcome.ok));
         self.shared.telemetry.gauge("weir_config_ok", "Whether every file is live", ok);
-        self.shared.telemetry.count("weir_config_reloads_total", "Reloads that changed something", 1.0);
-        *self.outcome.lock() = outcome.clone();
+        self.shared.telemetry.count(
+            "weir_config_reloads_total",
+            "Reloads that changed something",
+            1.0,
+        );
+        self.outcome.send_replace(outcome.clone());
         outcome
     }
 
     async fn reload_locked(&self, known: &mut Known) -> Outcome {
         let mut outcome =
-            Outcome { number: self.outcome.lock().number + 1, ok: true, ..Outcome::default() };
+            Outcome { number: self.outcome.borrow().number + 1, ok: true, ..Outcome::default() };
         let good_path = self.options.data.join(LAST_GOOD);
         if !known.read {
             known.good = std::fs::read(&good_path)
@@ -201,9 +205,8 @@ impl Runtime {
     async fn beginning(&self, plan: &PipelinePlan) -> (Begin, String) {
         let journal = &self.shared.journal;
         let saved = self.shared.checkpoints.load_all().map(|(all, _)| all).unwrap_or_default();
-        let saved = saved
-            .into_iter()
-            .find(|c| c.pipeline == *plan.name && c.journal == journal.id());
+        let saved =
+            saved.into_iter().find(|c| c.pipeline == *plan.name && c.journal == journal.id());
         if let Some(saved) = saved {
             let position = saved.position;
             if position + 1 >= journal.oldest() {

@@ -102,9 +102,7 @@ impl Sources {
             let mut running = self.running.lock();
             let gone: Vec<_> = running
                 .iter()
-                .filter(|(id, r)| {
-                    wanted.get(*id).is_none_or(|w| w.kind != r.definition.kind)
-                })
+                .filter(|(id, r)| wanted.get(*id).is_none_or(|w| w.kind != r.definition.kind))
                 .map(|(id, _)| id.clone())
                 .collect();
             gone.into_iter().filter_map(|id| running.remove(&id)).collect()
@@ -160,7 +158,8 @@ impl Sources {
         };
         let task = tokio::spawn(definition.plan.run(context));
         let definition = definition.clone();
-        running.insert(id.clone(), Running { definition, generation, settings: sender, stop, task });
+        running
+            .insert(id.clone(), Running { definition, generation, settings: sender, stop, task });
     }
 
     /// Stops all sources and waits until what they accepted is in the journal.

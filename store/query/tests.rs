@@ -305,3 +305,28 @@ async fn usual_questions_run() {
         assert!(!got.is_empty() || sql.contains(" IN ("), "{sql}: no row");
     }
 }
+
+#[tokio::test]
+async fn files_of_several_slices() {
+    let f = Fixture::new();
+    let n = crate::layout::SLICE_ROWS as i64 * 2 + 1_000;
+    f.write("logs", &rows(n), true);
+    let snapshot = f.store.table("default", "logs").unwrap().snapshot();
+    let slices: usize = snapshot.files().iter().map(|f| f.meta().slices.len()).sum();
+    assert!(slices > 2, "{slices} slices");
+    check(&f, "SELECT count(*), sum(id) FROM logs", &[&format!("{n}|{}", n * (n - 1) / 2)]).await;
+    let carts = (0..n).filter(|i| i % 3 == 0).count();
+    let sql = "SELECT count(id), count(body) FROM logs WHERE service.name = 'cart'";
+    check(&f, sql, &[&format!("{carts}|{carts}")]).await;
+    let sql = "SELECT count(id), min(id), max(id) FROM logs WHERE id BETWEEN 65000 AND 66000 \
+               AND host.name = 'h1'";
+    let hit: Vec<i64> = (65_000..=66_000).filter(|i| i % 4 != 0 && i % 5 == 1).collect();
+    let expect = format!("{}|{}|{}", hit.len(), hit[0], hit[hit.len() - 1]);
+    check(&f, sql, &[&expect]).await;
+    let last: Vec<String> = (0..3).map(|i| (n - 1 - i).to_string()).collect();
+    let last: Vec<&str> = last.iter().map(String::as_str).collect();
+    check(&f, "SELECT id FROM logs ORDER BY timestamp DESC LIMIT 3", &last).await;
+    check(&f, "SELECT id FROM logs WHERE id >= 100 LIMIT 0", &[]).await;
+    let sql = "SELECT count(*) FROM (SELECT id FROM logs WHERE id >= 10 LIMIT 70000)";
+    check(&f, sql, &["70000"]).await;
+}

@@ -109,6 +109,11 @@ impl Fixture {
 
     /// Writes log records as one batch, to a file or as hot rows.
     pub(super) fn write(&self, table: &str, rows: &[Row], commit: bool) {
+        self.write_as(Signal::Logs, table, rows, commit);
+    }
+
+    /// The same rows as another signal, for its layout.
+    pub(super) fn write_as(&self, signal: Signal, table: &str, rows: &[Row], commit: bool) {
         let mut columns: Vec<(&str, ArrayRef)> = vec![
             (
                 "timestamp",
@@ -154,7 +159,7 @@ impl Fixture {
             self.key(&attributes)
         });
         let keys = UInt32Array::from_iter_values(keys.collect::<Vec<_>>());
-        self.append(table, &self.batch(Signal::Logs, columns, keys), commit);
+        self.append(table, &self.batch(signal, columns, keys), commit);
     }
 
     /// Writes samples: metric name and value.

@@ -9,6 +9,7 @@ use arrow::datatypes::{Field, Schema};
 use datafusion::catalog::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
+use weir_pipeline::signal::Signal;
 
 use super::fixture::{Code, Fixture, Row, T0, text};
 
@@ -127,12 +128,14 @@ fn memory(rows: &[Row]) -> SessionContext {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 200, ..Default::default() })]
     #[test]
     fn agrees_with_memory(
         mut rows in proptest::collection::vec(row(), 1..60),
         cuts in proptest::collection::vec((0..60_usize, any::<bool>()), 0..4),
         asked in proptest::collection::vec((question(), condition()), 1..12),
+        // Metrics have a row group per hour, logs a few per file.
+        signal in prop_oneof![Just(Signal::Logs), Just(Signal::Metrics)],
     ) {
         for (i, row) in rows.iter_mut().enumerate() {
             row.id = i as i64;
@@ -149,7 +152,7 @@ proptest! {
             for (end, commit) in cuts.into_iter().chain([(rows.len(), true)]) {
                 let end = end.min(rows.len()).max(start);
                 if end > start {
-                    fixture.write("logs", &rows[start..end], commit);
+                    fixture.write_as(signal.clone(), "logs", &rows[start..end], commit);
                 }
                 start = end;
             }
