@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 
-use fixture::{Fixture, HOUR, rows, text};
+use fixture::{Fixture, HOUR, T0, rows, text};
 
 /// Runs `sql` over a small table and compares the rows, as text.
 async fn check(fixture: &Fixture, sql: &str, expect: &[&str]) {
@@ -310,7 +310,9 @@ async fn usual_questions_run() {
 async fn files_of_several_slices() {
     let f = Fixture::new();
     let n = crate::layout::SLICE_ROWS as i64 * 2 + 1_000;
-    f.write("logs", &rows(n), true);
+    let mut all = rows(n);
+    all.iter_mut().for_each(|r| r.time = T0 + r.id * 1_000_000);
+    f.write("logs", &all, true);
     let snapshot = f.store.table("default", "logs").unwrap().snapshot();
     let slices: usize = snapshot.files().iter().map(|f| f.meta().slices.len()).sum();
     assert!(slices > 2, "{slices} slices");

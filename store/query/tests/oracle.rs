@@ -128,7 +128,7 @@ fn memory(rows: &[Row]) -> SessionContext {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 200, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..Default::default() })]
     #[test]
     fn agrees_with_memory(
         mut rows in proptest::collection::vec(row(), 1..60),
