@@ -10,6 +10,7 @@ mod coerce;
 mod columns;
 mod compile;
 mod entities;
+mod extremes;
 mod functions;
 mod parse;
 #[cfg(test)]

@@ -22,6 +22,7 @@ use datafusion::sql::sqlparser::ast::{
     Ident, Value, VisitMut, VisitorMut,
 };
 
+use super::extremes::Ordered;
 use super::{Evaluated, Expression, Failed, compile, functions, parse, type_name};
 use crate::batch::Batch;
 use crate::component::OperatorError;
@@ -326,6 +327,13 @@ impl Call {
     /// If the aggregate does not take that type.
     pub fn accumulator(&self, argument: &DataType) -> Result<Accumulator, OperatorError> {
         let build = || {
+            let doubles = *argument == DataType::Float64;
+            if doubles && matches!(self.function.name(), "min" | "max") {
+                let (_, expr) = self.build(&DataType::Int64)?;
+                let groups = Box::new(Ordered(expr.create_groups_accumulator()?));
+                let (argument, state) = (argument.clone(), vec![argument.clone()]);
+                return Ok(Accumulator { groups, argument, state, arguments: self.share });
+            }
             let (_, expr) = self.build(argument)?;
             let state = expr.state_fields()?.iter().map(|f| f.data_type().clone()).collect();
             let groups = expr.create_groups_accumulator()?;
