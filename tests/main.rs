@@ -1,0 +1,9 @@
+//! End-to-end tests: the real binary, real clients, no mock in between.
+//!
+//! `make test` installs what the clients need (rsyslog, Prometheus, node_exporter, the
+//! OpenTelemetry SDK for Python). A test whose client is missing fails and says so.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bad_input;
+mod clients;
+mod harness;
