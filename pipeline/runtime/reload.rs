@@ -61,7 +61,14 @@ impl Runtime {
             return self.outcome();
         }
         let outcome = self.reload_locked(&mut known).await;
-        for text in outcome.diagnostics.iter().chain(&outcome.events) {
+        for text in &outcome.diagnostics {
+            if text.starts_with("error") {
+                tracing::error!("{text}");
+            } else {
+                tracing::warn!("{text}");
+            }
+        }
+        for text in &outcome.events {
             tracing::info!("{text}");
         }
         let ok = f64::from(u8::from(outcome.ok));
