@@ -1,0 +1,311 @@
+//! Nothing acknowledged is lost and nothing is doubled: under edits, `kill -9`, stops.
+
+mod load;
+pub(crate) mod remote_write;
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::{Server, request, wait};
+use load::{Ledger, Load, OnFailure, SOURCES, send_logs, syslog};
+
+/// Edits of a pipeline file under load.
+const EDITS: usize = 100;
+/// `kill -9` under load.
+const KILLS: usize = 20;
+
+/// The pipeline under test. Each row is marked with `edit`; windows stay open for long enough
+/// that each is cut by several edits or deaths.
+fn pipeline(edit: usize, further: &str) -> String {
+    format!(
+        r#"
+[operators.mark]
+type = "vrl"
+inputs = ["otlp.logs"]
+source = ".edit = {edit}"
+
+[operators.totals]
+type = "window"
+inputs = ["mark"]
+every = "2s"
+lateness = "20s"
+group_by = ["service.name"]
+[operators.totals.aggregate]
+rows = "count(*)"
+total = "sum(n)"
+
+[operators.levels]
+type = "window"
+inputs = ["prometheus.metrics"]
+every = "2s"
+over = "4s"
+lateness = "20s"
+group_by = ["series"]
+[operators.levels.aggregate]
+rows = "count(*)"
+highest = "max(value)"
+
+[sinks.rows_table]
+type = "store"
+inputs = ["mark"]
+table = "rows"
+
+[sinks.samples]
+type = "store"
+inputs = ["prometheus.metrics"]
+table = "samples"
+
+[sinks.totals_table]
+type = "store"
+inputs = ["totals"]
+table = "totals"
+
+[sinks.levels_table]
+type = "store"
+inputs = ["levels"]
+table = "levels"
+
+[sinks.late]
+type = "store"
+inputs = ["totals.late", "levels.late"]
+table = "late"
+{further}"#
+    )
+}
+
+/// Three ways to be wrong: not TOML, not VRL, not a known column.
+fn broken(edit: usize) -> String {
+    match edit % 3 {
+        0 => format!("{}\n[operators.half", pipeline(edit, "")),
+        1 => pipeline(edit, "").replace(".edit =", ".edit = nonsense( +"),
+        _ => pipeline(edit, "").replace("sum(n)", "no_such_function(n)"),
+    }
+}
+
+/// Edits that leave `mark` alone change something else: a sink, an alert or a limit more.
+fn further(edit: usize) -> &'static str {
+    match edit % 3 {
+        0 => {
+            "\n[operators.some]\ntype = \"filter\"\ninputs = [\"mark\"]\nwhere = \"n < 0\"\n\
+             [sinks.some_table]\ntype = \"store\"\ninputs = [\"some\"]\ntable = \"some\"\n"
+        }
+        1 => "\n[alerts.never]\ninputs = [\"totals\"]\nwhen = \"rows < 0\"\nsummary = \"never\"\n",
+        _ => "",
+    }
+}
+
+fn numbers(server: &Server, sql: &str) -> Vec<i64> {
+    let number = |row: &Value| row["n"].as_f64().unwrap_or_else(|| panic!("{row}")) as i64;
+    server.sql(sql).iter().map(number).collect()
+}
+
+/// Waits until all that is in the journal now has passed every pipeline.
+fn pass(server: &Server) {
+    let head = server.status()["journal"]["head"].as_u64().unwrap();
+    wait("pipelines at the head of the journal", || {
+        let status = server.status();
+        let pipelines = status["pipelines"].as_array().unwrap();
+        pipelines.iter().all(|p| p["position"].as_u64().unwrap() >= head).then_some(())
+    });
+}
+
+/// Compares the tables with what was acknowledged.
+fn check_tables(server: &Server, logs: &Ledger, samples: &Ledger) {
+    pass(server);
+    logs.check("rows", numbers(server, "SELECT n FROM rows"));
+    if samples.acknowledged_rows() > 0 {
+        samples.check("samples", numbers(server, "SELECT value AS n FROM samples"));
+    }
+}
+
+/// Takes the pipeline away, which makes its windows emit, and compares them with what plain SQL
+/// says of the stored rows.
+fn check_windows(server: &Server) {
+    fs::remove_file(server.path().join("pipelines.d/work.toml")).unwrap();
+    let outcome = server.reload();
+    assert_eq!(outcome["ok"], true, "{outcome}");
+    let late = server.query("SELECT count(*) AS c FROM late");
+    assert!(late.status != 200 || late.text().contains("\"c\":0"), "late: {}", late.text());
+    for (windows, rows) in [
+        (
+            "SELECT window_start AS w, service.name AS g, rows AS c, total AS t FROM totals",
+            "SELECT date_bin(INTERVAL '2 seconds', timestamp) AS w, service.name AS g, \
+             count(*) AS c, sum(n) AS t FROM rows GROUP BY 1, 2",
+        ),
+        (
+            "SELECT window_start AS w, series AS g, rows AS c, highest AS t FROM levels",
+            "SELECT w, g, count(*) AS c, max(value) AS t FROM (\
+             SELECT date_bin(INTERVAL '2 seconds', timestamp) AS w, series AS g, value \
+             FROM samples UNION ALL \
+             SELECT date_bin(INTERVAL '2 seconds', timestamp) - INTERVAL '2 seconds', series, value \
+             FROM samples) AS both_windows GROUP BY w, g",
+        ),
+    ] {
+        let order = "ORDER BY w, g";
+        let expected = server.sql(&format!("{rows} {order}"));
+        assert!(expected.len() > 2, "{rows}: {expected:?}");
+        let found = server.sql(&format!("{windows} {order}"));
+        let differ = expected.iter().zip(&found).position(|(e, f)| e != f);
+        if let Some(at) = differ {
+            panic!("row {at}: rows say {}, the window {}\n{windows}", expected[at], found[at]);
+        }
+        assert_eq!(expected.len(), found.len(), "{windows}");
+    }
+}
+
+/// Sends a few rows and waits until they are in the table; gives the edit that they met.
+fn probe(server: &Server, logs: &mut Ledger, next: &AtomicI64) -> u64 {
+    let first = next.fetch_add(load::ROWS, Relaxed);
+    let reply = send_logs(&format!("http://{}/v1/logs", server.address("otlp")), first);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    logs.acknowledge(first);
+    let sql = format!("SELECT edit FROM rows WHERE n = {first}");
+    server.wait_sql(&sql, |rows| !rows.is_empty())[0]["edit"].as_u64().unwrap()
+}
+
+fn file_state<'a>(outcome: &'a Value, name: &str) -> &'a str {
+    let files = outcome["files"].as_array().unwrap();
+    let file = files.iter().find(|f| f["path"].as_str().unwrap().contains(name));
+    file.unwrap_or_else(|| panic!("no {name} in {outcome}"))["state"].as_str().unwrap()
+}
+
+#[test]
+fn a_hundred_edits_under_load() {
+    let lines = "[sinks.lines]\ntype = \"store\"\ninputs = [\"syslog.logs\"]\ntable = \"lines\"\n";
+    let server =
+        Server::start(&[("sources", SOURCES), ("lines", lines), ("work", &pipeline(0, ""))], None);
+    let next = Arc::new(AtomicI64::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    let connection = syslog(&server.address("syslog"), done.clone());
+    let sockets = ["otlp", "prometheus", "syslog"].map(|s| server.listens(s));
+    let load = Load::start(&server, &next, OnFailure::Panic);
+    let (mut probes, mut live) = (Ledger::default(), 0);
+    for edit in 1..=EDITS {
+        let wrong = edit % 3 == 0;
+        let text = match edit % 3 {
+            0 => broken(edit / 3),
+            1 => {
+                live = edit;
+                pipeline(edit, "")
+            }
+            _ => pipeline(live, further(edit / 3)),
+        };
+        server.write("work", &text);
+        if edit % 10 == 5 {
+            // A source too: new settings behind the same socket.
+            let limit = format!("max_request_bytes = \"{}KiB\"\nhttp =", 1024 + edit);
+            server.write("sources", &SOURCES.replace("http =", &limit));
+        }
+        let outcome = server.reload();
+        assert_eq!(outcome["ok"], !wrong, "edit {edit}: {outcome}");
+        let state = if wrong { "kept" } else { "live" };
+        assert_eq!(file_state(&outcome, "work.toml"), state, "edit {edit}: {outcome}");
+        let diagnostics = outcome["diagnostics"].to_string();
+        assert_eq!(diagnostics.contains("work.toml:"), wrong, "edit {edit}: {diagnostics}");
+        // The same is to be seen by who did not ask for it.
+        let status = server.status();
+        assert_eq!(status["reload"]["ok"], !wrong, "edit {edit}: {}", status["reload"]);
+        assert_eq!(status["problems"].to_string().contains("work.toml"), wrong, "{status}");
+        assert_eq!(probe(&server, &mut probes, &next), live as u64, "edit {edit} is what runs");
+    }
+    let (mut logs, samples) = load.finish();
+    logs.add(probes);
+    done.store(true, Relaxed);
+    let sent_lines = connection.join().expect("the connection lasted");
+    assert_eq!(sockets, ["otlp", "prometheus", "syslog"].map(|s| server.listens(s)));
+
+    check_tables(&server, &logs, &samples);
+    // Nobody acknowledges lines: they may still be in the socket.
+    let enough = sent_lines.acknowledged_rows() as u64;
+    let count = "SELECT count(*) AS c FROM lines";
+    server.wait_sql(count, |rows| rows[0]["c"].as_u64().unwrap() >= enough);
+    sent_lines.check("lines", numbers(&server, "SELECT CAST(body AS BIGINT) AS n FROM lines"));
+    check_windows(&server);
+}
+
+#[test]
+fn twenty_deaths_under_load() {
+    let mut server = Server::start(&[("sources", SOURCES), ("work", &pipeline(0, ""))], None);
+    let next = Arc::new(AtomicI64::new(0));
+    let (mut logs, mut samples) = (Ledger::default(), Ledger::default());
+    for death in 1..=KILLS {
+        let load = Load::start(&server, &next, OnFailure::Stop);
+        std::thread::sleep(Duration::from_millis(150 + 37 * (death as u64 % 7)));
+        let url = format!("{}/api/v1/reload", server.url);
+        let reload = (death % 4 != 0).then(|| {
+            // A checkpoint is under way, or just done, when it dies.
+            server.write("work", &pipeline(death, ""));
+            std::thread::spawn(move || request("POST", &url, &[], Vec::new()))
+        });
+        std::thread::sleep(Duration::from_millis(13 * (death as u64 % 11)));
+        server.kill9();
+        if let Some(reload) = reload {
+            reload.join().unwrap();
+        }
+        let (sent_logs, sent_samples) = load.finish();
+        logs.add(sent_logs);
+        samples.add(sent_samples);
+        server.restart();
+        check_tables(&server, &logs, &samples);
+    }
+    assert!(logs.acknowledged_rows() > KILLS && samples.acknowledged_rows() > KILLS);
+    check_windows(&server);
+    // And once more from files alone.
+    server.restart();
+    check_tables(&server, &logs, &samples);
+}
+
+#[test]
+fn a_stop_loses_nothing_and_a_broken_file_starts() {
+    let mut server = Server::start(&[("sources", SOURCES), ("work", &pipeline(1, ""))], None);
+    let next = Arc::new(AtomicI64::new(0));
+    let load = Load::start(&server, &next, OnFailure::Stop);
+    std::thread::sleep(Duration::from_millis(700));
+    server.stop();
+    let (mut logs, samples) = load.finish();
+    server.restart();
+    check_tables(&server, &logs, &samples);
+
+    server.stop();
+    server.write("work", &broken(2));
+    server.restart();
+    let status = server.status();
+    assert_eq!(file_state(&status["reload"], "work.toml"), "kept", "{status}");
+    assert_eq!(probe(&server, &mut logs, &next), 1, "its last good version runs");
+    server.write("work", &pipeline(3, ""));
+    assert_eq!(server.reload()["ok"], true);
+    assert_eq!(probe(&server, &mut logs, &next), 3);
+    check_tables(&server, &logs, &samples);
+    check_windows(&server);
+}
+
+#[test]
+fn a_removed_pipeline_comes_back_where_it_left_off() {
+    let other = "[sinks.other]\ntype = \"store\"\ninputs = [\"otlp.logs\", \"prometheus.metrics\"]\ntable = \"other\"\n";
+    let server = Server::start(
+        &[("sources", SOURCES), ("other", other), ("work", &pipeline(1, ""))],
+        Some("[journal]\nretain = \"1h\"\n"),
+    );
+    let next = Arc::new(AtomicI64::new(0));
+    let mut logs = Ledger::default();
+    probe(&server, &mut logs, &next);
+    fs::remove_file(server.path().join("pipelines.d/work.toml")).unwrap();
+    assert_eq!(server.reload()["ok"], true);
+    assert!(!server.status()["pipelines"].to_string().contains("\"work\""));
+    // What comes meanwhile is in the journal.
+    let url = format!("http://{}/v1/logs", server.address("otlp"));
+    for _ in 0..10 {
+        let first = next.fetch_add(load::ROWS, Relaxed);
+        assert_eq!(send_logs(&url, first).status, 200);
+        logs.acknowledge(first);
+    }
+    server.write("work", &pipeline(2, ""));
+    let outcome = server.reload();
+    assert_eq!(outcome["ok"], true, "{outcome}");
+    assert_eq!(probe(&server, &mut logs, &next), 2);
+    check_tables(&server, &logs, &Ledger::default());
+}

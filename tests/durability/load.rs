@@ -1,0 +1,195 @@
+//! Steady load with a ledger of what was acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Reply, Server, request};
+
+/// Rows of one request.
+pub(super) const ROWS: i64 = 20;
+/// Between two requests of one sender.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Three ways in, in a file of its own; three addresses, since sockets are kept by address.
+pub(super) const SOURCES: &str = r#"
+[sources.otlp]
+type = "otlp"
+http = "127.0.0.1:0"
+
+[sources.prometheus]
+type = "prometheus_remote_write"
+listen = "127.0.0.2:0"
+
+[sources.syslog]
+type = "syslog"
+listen = "127.0.0.3:0"
+protocol = "tcp"
+"#;
+
+/// Requests by the first of their [`ROWS`] numbers, and what became of them.
+#[derive(Default)]
+pub(super) struct Ledger {
+    acknowledged: BTreeSet<i64>,
+    /// Sent, and no answer came: kept or not, but whole and once.
+    unknown: BTreeSet<i64>,
+}
+
+impl Ledger {
+    /// Rows that have to be there.
+    pub(super) fn acknowledged_rows(&self) -> usize {
+        self.acknowledged.len() * usize::try_from(ROWS).unwrap()
+    }
+
+    /// Notes a request that was acknowledged.
+    pub(super) fn acknowledge(&mut self, first: i64) {
+        self.acknowledged.insert(first);
+    }
+
+    /// Takes in what another one wrote.
+    pub(super) fn add(&mut self, other: Self) {
+        self.acknowledged.extend(other.acknowledged);
+        self.unknown.extend(other.unknown);
+    }
+
+    /// Compares with the numbers found in a table.
+    pub(super) fn check(&self, what: &str, found: impl IntoIterator<Item = i64>) {
+        let mut times: BTreeMap<i64, u32> = BTreeMap::new();
+        for n in found {
+            *times.entry(n).or_default() += 1;
+        }
+        let twice: Vec<_> = times.iter().filter(|(_, c)| **c > 1).take(10).collect();
+        assert!(twice.is_empty(), "{what}: rows that are there more than once: {twice:?}");
+        let lost: Vec<_> = self
+            .acknowledged
+            .iter()
+            .flat_map(|first| *first..first + ROWS)
+            .filter(|n| !times.contains_key(n))
+            .collect();
+        let some = &lost[..lost.len().min(10)];
+        assert!(lost.is_empty(), "{what}: {} acknowledged rows are lost: {some:?}", lost.len());
+        for first in &self.unknown {
+            let there = (*first..first + ROWS).filter(|n| times.contains_key(n)).count();
+            let whole = there == 0 || there == usize::try_from(ROWS).unwrap();
+            assert!(whole, "{what}: {there} of {ROWS} rows of the request at {first}");
+        }
+        let sent = |n: i64| {
+            let first = n - n.rem_euclid(ROWS);
+            self.acknowledged.contains(&first) || self.unknown.contains(&first)
+        };
+        let foreign: Vec<_> = times.keys().filter(|n| !sent(**n)).take(10).collect();
+        assert!(foreign.is_empty(), "{what}: rows that nobody sent: {foreign:?}");
+    }
+}
+
+/// What a sender does when a request is not acknowledged.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum OnFailure {
+    /// The test fails.
+    Panic,
+    /// It stops: the server was killed.
+    Stop,
+}
+
+/// Senders at work.
+pub(super) struct Load {
+    stop: Arc<AtomicBool>,
+    logs: JoinHandle<Ledger>,
+    samples: JoinHandle<Ledger>,
+}
+
+impl Load {
+    /// Starts a sender of logs (OTLP, JSON) and one of samples (remote write). Numbers go on from
+    /// `next` over all loads of a test.
+    pub(super) fn start(server: &Server, next: &Arc<AtomicI64>, failure: OnFailure) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let sender = |send: Box<dyn Fn(i64) -> Reply + Send>| {
+            let (stop, next) = (stop.clone(), next.clone());
+            std::thread::spawn(move || {
+                let mut ledger = Ledger::default();
+                while !stop.load(Relaxed) {
+                    let first = next.fetch_add(ROWS, Relaxed);
+                    let reply = send(first);
+                    if (200..300).contains(&reply.status) {
+                        ledger.acknowledged.insert(first);
+                    } else {
+                        let text = format!("{}: {}", reply.status, reply.text());
+                        assert!(failure == OnFailure::Stop, "not acknowledged: {text}");
+                        ledger.unknown.insert(first);
+                        break;
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+                ledger
+            })
+        };
+        let logs = format!("http://{}/v1/logs", server.address("otlp"));
+        let samples = format!("http://{}/api/v1/write", server.address("prometheus"));
+        let logs = sender(Box::new(move |first| send_logs(&logs, first)));
+        let samples = sender(Box::new(move |first| send_samples(&samples, first)));
+        Self { stop, logs, samples }
+    }
+
+    /// Ends it; gives the ledgers of logs and samples.
+    pub(super) fn finish(self) -> (Ledger, Ledger) {
+        self.stop.store(true, Relaxed);
+        (self.logs.join().expect("logs"), self.samples.join().expect("samples"))
+    }
+}
+
+/// Lines over one syslog connection that stays open: [`ROWS`] at a time, once a pause.
+pub(super) fn syslog(address: &str, rounds: Arc<AtomicBool>) -> JoinHandle<Ledger> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    std::thread::spawn(move || {
+        let mut ledger = Ledger::default();
+        for round in 0.. {
+            if rounds.load(Relaxed) {
+                break;
+            }
+            let first = round * ROWS;
+            let lines = (first..first + ROWS).map(|n| format!("<14>1 - host app - - - {n}\n"));
+            // One broken pipe would be a lost line.
+            stream.write_all(lines.collect::<String>().as_bytes()).unwrap();
+            ledger.acknowledged.insert(first);
+            std::thread::sleep(PAUSE);
+        }
+        ledger
+    })
+}
+
+/// Sends the logs `first..first + ROWS` as OTLP JSON; three services share them.
+pub(super) fn send_logs(url: &str, first: i64) -> Reply {
+    let time = nanoseconds().to_string();
+    let service = ["cart", "shop", "web"][usize::try_from(first / ROWS % 3).unwrap()];
+    let record = |n: i64| {
+        json!({
+            "timeUnixNano": time,
+            "severityNumber": 9,
+            "body": {"stringValue": "a row"},
+            "attributes": [{"key": "n", "value": {"intValue": n.to_string()}}],
+        })
+    };
+    let body: Value = json!({"resourceLogs": [{
+        "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]},
+        "scopeLogs": [{"logRecords": (first..first + ROWS).map(record).collect::<Vec<_>>()}],
+    }]});
+    request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
+}
+
+/// Sends the samples `first..first + ROWS`, each its number, as remote write.
+fn send_samples(url: &str, first: i64) -> Reply {
+    let samples: Vec<_> = (first..first + ROWS).map(|n| (n % ROWS, n as f64)).collect();
+    let body = crate::durability::remote_write::body("load", "series", &samples);
+    request("POST", url, &crate::durability::remote_write::HEADERS, body)
+}
+
+/// Wall time.
+pub(super) fn nanoseconds() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap()
+}
