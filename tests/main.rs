@@ -4,6 +4,8 @@
 //! OpenTelemetry SDK for Python). A test whose client is missing fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod alerting;
 mod bad_input;
 mod clients;
+mod durability;
 mod harness;
