@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 use crate::harness::{Reply, Server, request};
 
 /// Rows of one request.
-pub(super) const ROWS: i64 = 20;
+pub(super) const ROWS: i64 = 50;
+/// Length of a body: a second of load is more than the 1 MiB that a checkpoint keeps by itself, so
+/// that there are files to stage and to commit.
+const BODY: usize = 3000;
 /// Between two requests of one sender.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// Three ways in, in a file of its own; three addresses, since sockets are kept by address.
 pub(super) const SOURCES: &str = r#"
@@ -100,12 +103,12 @@ pub(super) enum OnFailure {
 /// Senders at work.
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
-    logs: JoinHandle<Ledger>,
-    samples: JoinHandle<Ledger>,
+    logs: [JoinHandle<Ledger>; 2],
+    samples: [JoinHandle<Ledger>; 2],
 }
 
 impl Load {
-    /// Starts a sender of logs (OTLP, JSON) and one of samples (remote write). Numbers go on from
+    /// Starts two senders of logs (OTLP, JSON) and two of samples (remote write). Numbers go on from
     /// `next` over all loads of a test.
     pub(super) fn start(server: &Server, next: &Arc<AtomicI64>, failure: OnFailure) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -131,15 +134,24 @@ impl Load {
         };
         let logs = format!("http://{}/v1/logs", server.address("otlp"));
         let samples = format!("http://{}/api/v1/write", server.address("prometheus"));
-        let logs = sender(Box::new(move |first| send_logs(&logs, first)));
-        let samples = sender(Box::new(move |first| send_samples(&samples, first)));
-        Self { stop, logs, samples }
+        let logs = [logs.clone(), logs];
+        let samples = [samples.clone(), samples];
+        Self {
+            logs: logs.map(|url| sender(Box::new(move |first| send_logs(&url, first)))),
+            samples: samples.map(|url| sender(Box::new(move |first| send_samples(&url, first)))),
+            stop,
+        }
     }
 
     /// Ends it; gives the ledgers of logs and samples.
     pub(super) fn finish(self) -> (Ledger, Ledger) {
         self.stop.store(true, Relaxed);
-        (self.logs.join().expect("logs"), self.samples.join().expect("samples"))
+        let join = |senders: [JoinHandle<Ledger>; 2]| {
+            let mut all = Ledger::default();
+            senders.into_iter().for_each(|s| all.add(s.join().expect("a sender")));
+            all
+        };
+        (join(self.logs), join(self.samples))
     }
 }
 
@@ -171,7 +183,7 @@ pub(super) fn send_logs(url: &str, first: i64) -> Reply {
         json!({
             "timeUnixNano": time,
             "severityNumber": 9,
-            "body": {"stringValue": "a row"},
+            "body": {"stringValue": format!("{n:0BODY$}")},
             "attributes": [{"key": "n", "value": {"intValue": n.to_string()}}],
         })
     };
