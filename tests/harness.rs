@@ -5,7 +5,7 @@ mod programs;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -289,6 +289,6 @@ fn end(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 }
 
 /// A file that a child writes to.
-fn log_file(path: &PathBuf) -> File {
+fn log_file(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
