@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) use http::{Reply, block_on, client, request};
+pub(crate) use http::{Reply, request};
 pub(crate) use programs::{Program, free_port, program, python};
 
 /// How long a condition may take to come true: far longer than it does on a busy machine.

@@ -137,7 +137,7 @@ fn metrics(server: &Server, service: &str) {
     assert_rows(&size, &json!([{ "metric.type": "exponential_histogram", "metric.unit": "By" }]));
     let size = &size[0]["histogram"];
     assert_rows(
-        &[size.clone()],
+        std::slice::from_ref(size),
         &json!([{ "count": 4, "sum": 7.0, "min": 0.0, "max": 4.0, "zero_count": 1 }]),
     );
     // 1, 2 and 4 are the upper ends of buckets whose index is log2(value) * 2^scale - 1.

@@ -34,12 +34,12 @@ impl Reply {
 }
 
 /// Runs a future on the runtime of the tests.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+fn block_on<F: Future>(future: F) -> F::Output {
     HTTP.0.block_on(future)
 }
 
 /// The client behind [`request`], for what that cannot say.
-pub(crate) fn client() -> &'static reqwest::Client {
+fn client() -> &'static reqwest::Client {
     &HTTP.1
 }
 
