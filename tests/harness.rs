@@ -198,10 +198,10 @@ impl Server {
         }
         let rows = reply.text().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let rows: Vec<Value> = rows;
-        // An answer that broke off.
+        // An answer that broke off; `weir_errors` has a text column of that name.
         match rows.last().and_then(|last| last.get("weir.error")) {
-            Some(error) => Err(error.to_string()),
-            None => Ok(rows),
+            Some(error) if error.is_object() => Err(error.to_string()),
+            _ => Ok(rows),
         }
     }
 

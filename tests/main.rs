@@ -2,9 +2,10 @@
 //!
 //! `make test` installs what the clients need (rsyslog, Prometheus, node_exporter, the
 //! OpenTelemetry SDK for Python). A test whose client is missing fails and says so.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::cmp_owned)]
 
 mod alerting;
+mod bad_config;
 mod bad_input;
 mod clients;
 mod durability;
