@@ -3,6 +3,8 @@
 
 mod bodies;
 mod sources;
+mod syslog;
+mod times;
 mod values;
 
 use std::fs;
@@ -43,6 +45,7 @@ table = "metrics"
 type = "window"
 inputs = ["otlp.logs"]
 every = "1s"
+lateness = "1s"
 [operators.per_second.aggregate]
 total = "count(*)"
 

@@ -1,4 +1,4 @@
-//! What syslog senders and scraped targets get wrong.
+//! What scraped targets get wrong.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
