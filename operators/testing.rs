@@ -127,7 +127,7 @@ pub(crate) fn run(
 }
 
 pub(crate) fn tick(time: i64) -> Tick {
-    Tick { time, elapsed: time, offset: 7, watermark: time }
+    Tick { time, elapsed: time, offset: 7, watermark: time, step: 0 }
 }
 
 pub(crate) fn ints(batches: &[(&'static str, Batch)], name: &str) -> Vec<i64> {

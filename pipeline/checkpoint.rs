@@ -21,6 +21,10 @@ const MAGIC: &[u8; 8] = b"WEIRCKPT";
 const FORMAT: u32 = 1;
 /// Checkpoints kept per pipeline: if the newest is damaged, the one before still starts.
 const KEPT: usize = 2;
+/// Folders that begin so hold checkpoints of another journal, see [`Checkpoints::set_aside`].
+const ASIDE: &str = "aside-";
+/// What [`write_atomically`] writes before it renames.
+const UNFINISHED: &str = "tmp";
 
 /// Everything that a pipeline needs to go on from a position.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +43,8 @@ pub struct Checkpoint {
     pub watermark: i64,
     /// The pipeline was removed at `position`, everything it held was flushed.
     pub removed: bool,
+    /// The name that the pipeline had before `position`; the checkpoints under it are void.
+    pub renamed: Option<String>,
     /// State by node id.
     pub states: States,
     /// Staged work by sink id.
@@ -54,6 +60,8 @@ struct Header {
     now: i64,
     watermark: i64,
     removed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renamed: Option<String>,
     states: Vec<StateHeader>,
     sinks: Vec<SinkHeader>,
 }
@@ -88,14 +96,19 @@ impl Checkpoints {
         let (dir, plans) = (data.join("checkpoints"), data.join("plans"));
         fs::create_dir_all(&dir)?;
         fs::create_dir_all(&plans)?;
-        Ok(Self { dir, plans })
+        let all = Self { dir, plans };
+        for folder in all.folders()?.iter().chain([&all.plans]) {
+            sweep_unfinished(folder)?;
+        }
+        Ok(all)
     }
 
-    /// Saves `checkpoint`; when this returns it is on disk under its final name.
+    /// Saves `checkpoint`; when this returns it is on disk under its final name. Gives the
+    /// position of the oldest one that is kept: the journal is needed behind it.
     ///
     /// # Errors
     /// If the disk refuses; then the checkpoint before is still in force.
-    pub fn save(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+    pub fn save(&self, checkpoint: &Checkpoint) -> io::Result<u64> {
         let dir = self.dir.join(folder(&checkpoint.pipeline));
         fs::create_dir_all(&dir)?;
         // Of two checkpoints at one position (a reload makes two) the later wins by its serial.
@@ -105,7 +118,8 @@ impl Checkpoints {
         for (_, old) in self.files(&dir)?.iter().rev().skip(KEPT) {
             let _ = fs::remove_file(old);
         }
-        Ok(())
+        let kept = self.oldest_position(&checkpoint.pipeline)?;
+        Ok(kept.unwrap_or(checkpoint.position))
     }
 
     /// The newest whole checkpoint of every pipeline that has one. A damaged file is set aside as
@@ -116,33 +130,59 @@ impl Checkpoints {
     /// know.
     pub fn load_all(&self) -> io::Result<(Vec<Checkpoint>, Vec<String>)> {
         let (mut all, mut damage) = (Vec::new(), Vec::new());
-        for dir in fs::read_dir(&self.dir)? {
-            let dir = dir?.path();
-            for (_, path) in self.files(&dir)?.iter().rev() {
-                match decode(&fs::read(path)?) {
-                    Ok(checkpoint) => {
-                        all.push(checkpoint);
-                        break;
-                    }
-                    Err(Unreadable::Version(version)) => {
-                        return Err(io::Error::new(
-                            io::ErrorKind::Unsupported,
-                            format!(
-                                "checkpoint `{}` has format version {version}, this binary reads \
-                                 version {FORMAT}: use the binary that wrote it, or a newer one",
-                                path.display()
-                            ),
-                        ));
-                    }
-                    Err(Unreadable::Damaged(why)) => {
-                        let aside = path.with_extension("damaged");
-                        fs::rename(path, &aside)?;
-                        damage.push(format!("checkpoint `{}`: {why}", aside.display()));
-                    }
+        for dir in self.folders()? {
+            let (checkpoint, damaged) = self.load_newest(&dir)?;
+            all.extend(checkpoint);
+            damage.extend(damaged);
+        }
+        Ok((all, damage))
+    }
+
+    /// The newest whole checkpoint of `pipeline`, and what was found damaged.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::load_all`].
+    pub fn load(&self, pipeline: &str) -> io::Result<(Option<Checkpoint>, Vec<String>)> {
+        self.load_newest(&self.dir.join(folder(pipeline)))
+    }
+
+    fn load_newest(&self, dir: &Path) -> io::Result<(Option<Checkpoint>, Vec<String>)> {
+        let mut damage = Vec::new();
+        for (_, path) in self.files(dir)?.iter().rev() {
+            match decode(&fs::read(path)?) {
+                Ok(checkpoint) => return Ok((Some(checkpoint), damage)),
+                Err(Unreadable::Version(version)) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::Unsupported,
+                        format!(
+                            "checkpoint `{}` has format version {version}, this binary reads \
+                             version {FORMAT}: use the binary that wrote it, or a newer one",
+                            path.display()
+                        ),
+                    ));
+                }
+                Err(Unreadable::Damaged(why)) => {
+                    let aside = path.with_extension("damaged");
+                    fs::rename(path, &aside)?;
+                    damage.push(format!("checkpoint `{}`: {why}", aside.display()));
                 }
             }
         }
-        Ok((all, damage))
+        Ok((None, damage))
+    }
+
+    /// Keeps the checkpoints of `pipeline`, which cannot be gone on from, out of the way of new
+    /// ones. Gives the folder where they are now.
+    ///
+    /// # Errors
+    /// If the folder cannot be renamed.
+    pub fn set_aside(&self, checkpoint: &Checkpoint) -> io::Result<PathBuf> {
+        let from = self.dir.join(folder(&checkpoint.pipeline));
+        let name = format!("{ASIDE}{:032x}-{}", checkpoint.journal, folder(&checkpoint.pipeline));
+        let to = self.dir.join(name);
+        let _ = fs::remove_dir_all(&to);
+        fs::rename(from, &to)?;
+        Ok(to)
     }
 
     /// Position of the older of the kept checkpoints of `pipeline`: the journal is needed from
@@ -158,8 +198,8 @@ impl Checkpoints {
     /// If the folder cannot be read.
     pub fn highest_position(&self) -> io::Result<u64> {
         let mut highest = 0;
-        for dir in fs::read_dir(&self.dir)? {
-            let files = self.files(&dir?.path())?;
+        for dir in self.folders()? {
+            let files = self.files(&dir)?;
             highest = files.iter().filter_map(|(_, p)| position_of(p)).fold(highest, u64::max);
         }
         Ok(highest)
@@ -206,6 +246,20 @@ impl Checkpoints {
         }
     }
 
+    /// The folders of all pipelines, in the order of names.
+    fn folders(&self) -> io::Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let aside = entry.file_name().to_string_lossy().starts_with(ASIDE);
+            if entry.file_type()?.is_dir() && !aside {
+                all.push(entry.path());
+            }
+        }
+        all.sort();
+        Ok(all)
+    }
+
     /// Checkpoint files of one pipeline by serial, oldest first.
     fn files(&self, dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let mut files = Vec::new();
@@ -244,13 +298,31 @@ fn folder(pipeline: &str) -> String {
 /// # Errors
 /// If the disk refuses; then nothing stands under `path` that did not before.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let aside = path.with_extension("tmp");
-    let mut file = fs::File::create(&aside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&aside, path)?;
+    let aside = path.with_extension(UNFINISHED);
+    let write = || {
+        let mut file = fs::File::create(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)
+    };
+    if let Err(e) = write() {
+        // On a full disk each try would leave another.
+        let _ = fs::remove_file(&aside);
+        return Err(e);
+    }
     if let Some(dir) = path.parent() {
         fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Deletes what a crash left of [`write_atomically`].
+fn sweep_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == UNFINISHED) {
+            fs::remove_file(path)?;
+        }
     }
     Ok(())
 }
@@ -264,6 +336,7 @@ fn encode(c: &Checkpoint) -> io::Result<Vec<u8>> {
         now: c.now,
         watermark: c.watermark,
         removed: c.removed,
+        renamed: c.renamed.clone(),
         states: c
             .states
             .iter()
@@ -352,6 +425,7 @@ fn decode(bytes: &[u8]) -> Result<Checkpoint, Unreadable> {
         now: header.now,
         watermark: header.watermark,
         removed: header.removed,
+        renamed: header.renamed,
         states,
         sinks,
     })
@@ -373,6 +447,7 @@ mod tests {
             now: 5,
             watermark: 4,
             removed: false,
+            renamed: None,
             states: [("w".to_owned(), state)].into(),
             sinks: [("s".to_owned(), staged)].into(),
         }

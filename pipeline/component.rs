@@ -271,9 +271,12 @@ pub struct Tick {
     /// Journal offset of the tick.
     pub offset: u64,
     /// Event time up to which the inputs of this operator are complete (their minimum), UTC
-    /// nanoseconds; never goes back; `i64::MIN` before anything is known. For push sources it is
+    /// nanoseconds; `i64::MIN` before anything is known. For push sources it is
     /// the wall time of the tick: rows cannot move it.
     pub watermark: i64,
+    /// By how much the wall clock was set since the tick before, nanoseconds; 0 if it just ran.
+    /// After a step back the watermark goes back with it, the only time that it does.
+    pub step: i64,
 }
 
 /// Why an operator could not go on with a batch.

@@ -192,6 +192,16 @@ impl Journal {
         self.shared().bytes.load(Relaxed)
     }
 
+    /// Whether data is refused because `max_bytes` is reached.
+    pub fn is_full(&self) -> bool {
+        self.bytes() >= self.options().max_bytes
+    }
+
+    /// Whether it has come to three quarters of `max_bytes`: time to save checkpoints and trim.
+    pub fn is_filling(&self) -> bool {
+        self.bytes() > self.options().max_bytes / 4 * 3
+    }
+
     /// The limits in force.
     pub fn options(&self) -> JournalOptions {
         self.shared().options.lock().clone()

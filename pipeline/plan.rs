@@ -44,8 +44,10 @@ pub struct PipelinePlan {
     pub name: Arc<str>,
     /// The file.
     pub path: PathBuf,
-    /// SHA-256, hex, of everything that decides its behaviour.
+    /// SHA-256, hex, of its name and everything that decides its behaviour.
     pub hash: String,
+    /// The same without the name: equal under a new name is a rename.
+    pub content: String,
     /// What it takes to plan it again without the present files; kept with checkpoints.
     pub bundle: Bundle,
     /// Where a new pipeline starts.

@@ -4,11 +4,14 @@
 //! checkpoint names, then moves to the present files by the same reload that later edits take.
 
 mod decoders;
+mod holds;
 mod pipeline;
 mod recovery;
 mod reload;
 mod sink;
 mod sources;
+mod supervise;
+mod swap;
 mod ticker;
 mod watch;
 
@@ -19,14 +22,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::decoders::Decoders;
+use self::holds::Holds;
 pub use self::pipeline::Progress;
-use self::pipeline::{AtMark, Change, Running};
+use self::pipeline::{Asked, Change, Running};
 pub use self::reload::{FileOutcome, Outcome};
 pub use self::sources::SourceStatus;
 use self::sources::Sources;
+use self::supervise::Down;
 use self::ticker::Ticker;
 use crate::checkpoint::Checkpoints;
 use crate::component::{Components, Services};
@@ -63,24 +69,9 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) services: Services,
     decoders: Arc<Decoders>,
-    /// Names of the pipelines that hold the journal.
-    holding: Mutex<Vec<Arc<str>>>,
-}
-
-impl Shared {
-    /// Lets the journal go up to the older checkpoint of the slowest pipeline.
-    fn trim(&self) {
-        let holding = self.holding.lock().clone();
-        let mut keep = self.journal.head();
-        for name in holding {
-            match self.checkpoints.oldest_position(&name) {
-                Ok(Some(position)) => keep = keep.min(position),
-                // Nothing is known of it yet: nothing may go.
-                Ok(None) | Err(_) => return,
-            }
-        }
-        self.journal.trim(keep + 1);
-    }
+    holds: Holds,
+    /// Told when the loop of a pipeline ended.
+    ended: Notify,
 }
 
 /// Everything that runs.
@@ -90,6 +81,7 @@ pub struct Runtime {
     sources: Sources,
     ticker: Ticker,
     pipelines: Mutex<BTreeMap<Arc<str>, Arc<Running>>>,
+    down: Mutex<BTreeMap<Arc<str>, Down>>,
     /// One reload at a time; holds what the last one knew.
     reloading: tokio::sync::Mutex<reload::Known>,
     outcome: tokio::sync::watch::Sender<Outcome>,
@@ -112,7 +104,7 @@ pub struct PipelineStatus {
     pub name: String,
     /// File.
     pub file: String,
-    /// `running`, `behind` or `failed`.
+    /// `running`, `behind` or `down` (tried again by itself).
     pub state: &'static str,
     /// Receive time behind the head of the journal, nanoseconds.
     pub lag_ns: i64,
@@ -140,8 +132,10 @@ pub struct NodeStatus {
     pub place: String,
 }
 
-/// How long a pipeline may take to reach a mark and save.
-const MARK_DEADLINE: Duration = Duration::from_secs(8);
+/// Of the time for a stop, the part that a reload under way may take to end.
+const RELOAD_SHARE: u32 = 8;
+/// How long the journal may take to close.
+const CLOSE: Duration = Duration::from_secs(1);
 /// Behind by more than this a pipeline counts as behind, nanoseconds.
 const BEHIND_NS: i64 = 5_000_000_000;
 
@@ -163,7 +157,8 @@ impl Runtime {
             telemetry: telemetry.clone(),
             services,
             decoders: decoders.clone(),
-            holding: Mutex::default(),
+            holds: Holds::new(journal.clone()),
+            ended: Notify::new(),
         });
         let runtime = Arc::new(Self {
             sources: Sources::new(journal.clone(), telemetry, decoders),
@@ -171,6 +166,7 @@ impl Runtime {
             options: RuntimeOptions { data, pipelines, components, environment },
             shared,
             pipelines: Mutex::default(),
+            down: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             outcome: tokio::sync::watch::Sender::default(),
             // Marks of earlier runs are still in the journal: an id must never match one of them.
@@ -184,6 +180,7 @@ impl Runtime {
         runtime.reload().await;
         runtime.ready.store(true, Relaxed);
         tokio::spawn(watch::run(runtime.clone()));
+        tokio::spawn(supervise::run(runtime.clone()));
         Ok(runtime)
     }
 
@@ -221,7 +218,12 @@ impl Runtime {
     pub fn pipelines(&self) -> Vec<PipelineStatus> {
         let head = self.shared.journal.head();
         let running = self.pipelines.lock().clone();
-        running.values().map(|r| r.status(head)).collect()
+        let mut all: Vec<_> = running.values().map(|r| r.status(head)).collect();
+        let down = self.down.lock();
+        let down = down.iter().filter(|(name, _)| !running.contains_key(*name));
+        all.extend(down.map(|(name, down)| down.status(name)));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// Opens a tap on an edge: `node` is an operator, alert or source id, `output` its output.
@@ -262,14 +264,21 @@ impl Runtime {
     /// What is not done by `deadline` is left to the next start's recovery.
     pub async fn stop(&self, deadline: Duration) {
         let stopping = async {
-            let _reload = self.reloading.lock().await;
+            // A reload ends within seconds; what it began the next start completes.
+            let _reload =
+                tokio::time::timeout(deadline / RELOAD_SHARE, self.reloading.lock()).await;
             self.sources.stop().await;
             self.stop.cancel();
-            let all: Vec<_> = self.pipelines.lock().values().cloned().collect();
-            let stops = all.iter().map(|p| (p.clone(), Change::Stop)).collect();
-            for (name, result) in self.at_mark(stops, deadline).await {
-                if let Err(why) = result {
-                    tracing::warn!(pipeline = %name, error = why, "stopped without a checkpoint");
+            let all: Vec<_> = self.pipelines.lock().clone().into_iter().collect();
+            let stops = all.into_iter().map(|(name, r)| (name, r, Change::Stop)).collect();
+            match self.mark(stops).await {
+                Err(why) => tracing::warn!(error = why, "stopped without checkpoints"),
+                Ok(mark) => {
+                    for (name, result) in self.answers(mark, deadline).await {
+                        if let Err(why) = result {
+                            tracing::warn!(pipeline = %name, error = why, "stopped without a checkpoint");
+                        }
+                    }
                 }
             }
         };
@@ -283,59 +292,52 @@ impl Runtime {
         }
         let threads: Vec<_> = all.values().filter_map(|r| r.thread.lock().take()).collect();
         let join = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|t| drop(t.join())));
-        if tokio::time::timeout(Duration::from_secs(1), join).await.is_err() {
+        if tokio::time::timeout(CLOSE, join).await.is_err() {
             tracing::warn!("a pipeline is still busy");
         }
-        self.shared.journal.close().await;
+        if tokio::time::timeout(CLOSE, self.shared.journal.close()).await.is_err() {
+            tracing::warn!("the journal is still busy; the next start skips some offsets");
+        }
     }
 
-    /// Appends one mark at which `changes` happen, and waits for their outcome.
-    async fn at_mark(
-        &self,
-        changes: Vec<(Arc<Running>, Change)>,
-        deadline: Duration,
-    ) -> Vec<(Arc<str>, Result<Vec<String>, String>)> {
-        if changes.is_empty() {
-            return Vec::new();
+    fn insert(&self, running: Running) {
+        let name = running.plan.lock().name.clone();
+        self.pipelines.lock().insert(name, Arc::new(running));
+    }
+
+    fn next_mark(&self) -> u64 {
+        self.next_mark.fetch_add(1, Relaxed)
+    }
+}
+
+impl Down {
+    fn status(&self, name: &str) -> PipelineStatus {
+        let progress = Progress { failed: Some(self.why.clone()), ..Progress::default() };
+        let plan = self.plan.as_deref();
+        PipelineStatus {
+            name: name.to_owned(),
+            file: plan.map(|p| p.path.display().to_string()).unwrap_or_default(),
+            state: "down",
+            lag_ns: 0,
+            hash: plan.map(|p| p.hash.clone()).unwrap_or_default(),
+            progress,
+            nodes: plan.map(nodes).unwrap_or_default(),
         }
-        let mark = self.next_mark.fetch_add(1, Relaxed);
-        let mut answers = Vec::new();
-        for (running, change) in changes {
-            let name = running.plan.lock().name.clone();
-            let (reply, answer) = tokio::sync::oneshot::channel();
-            let sent = running.changes.try_send(AtMark { mark, change, reply });
-            answers.push((name, sent.is_ok().then_some(answer)));
-        }
-        let appended = self.ticker.mark(mark).await;
-        let limit = tokio::time::Instant::now() + deadline;
-        let mut results = Vec::new();
-        for (name, answer) in answers {
-            let result = match (&appended, answer) {
-                (Err(e), _) => Err(format!("no mark could be appended: {e}")),
-                (_, None) => Err("the pipeline does not run".to_owned()),
-                (Ok(_), Some(answer)) => match tokio::time::timeout_at(limit, answer).await {
-                    Ok(Ok(result)) => result,
-                    Ok(Err(_)) => Err("the pipeline ended".to_owned()),
-                    Err(_) => Err(format!(
-                        "the pipeline did not reach the mark within {} s; it goes on with what it \
-                         had until it does",
-                        deadline.as_secs()
-                    )),
-                },
-            };
-            results.push((name, result));
-        }
-        results
     }
 }
 
 impl Running {
+    /// Whether it is what it was last asked to become.
+    fn is_as_asked(&self) -> bool {
+        *self.asked.lock() == Asked::Plan(self.plan.lock().hash.clone())
+    }
+
     fn status(&self, head: u64) -> PipelineStatus {
         let plan = self.plan.lock().clone();
         let progress = self.progress.lock().clone();
         let lag_ns = pipeline::lag(&progress, head);
         let state = match (&progress.failed, lag_ns > BEHIND_NS) {
-            (Some(_), _) => "failed",
+            (Some(_), _) => "down",
             (None, true) => "behind",
             (None, false) => "running",
         };

@@ -81,7 +81,7 @@ impl Clock {
         self.elapsed = self.elapsed.max(time - first);
         let watermark = self.watermark.map_or(time, |w| w.max(time));
         self.watermark = Some(watermark);
-        Tick { time, elapsed: self.elapsed, offset, watermark }
+        Tick { time, elapsed: self.elapsed, offset, watermark, step: 0 }
     }
 }
 

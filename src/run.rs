@@ -47,7 +47,11 @@ pub(crate) fn run(args: &Local) -> Result<ExitCode> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(args))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let end = runtime.block_on(serve(args));
+    // Without waiting for threads that a blocked pipe or disk holds: a stop is over in time.
+    runtime.shutdown_background();
+    end
 }
 
 impl Local {

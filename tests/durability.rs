@@ -15,6 +15,8 @@ use load::{Ledger, Load, OnFailure, SOURCES, send_logs, syslog};
 
 /// Edits of a pipeline file under load.
 const EDITS: usize = 100;
+/// Renames under load; even, so that names are as at first in the end.
+const RENAMES: usize = 6;
 /// `kill -9` under load.
 const KILLS: usize = 20;
 
@@ -242,6 +244,34 @@ fn a_hundred_edits_under_load() {
     server.wait_sql(count, |rows| rows[0]["c"].as_u64().unwrap() >= enough);
     sent_lines.check("lines", numbers(&server, "SELECT CAST(body AS BIGINT) AS n FROM lines"));
     assert!(files(&server) > 0, "commits of files are part of this test");
+    check_windows(&server);
+}
+
+#[test]
+fn files_and_sources_are_renamed_under_load() {
+    let server = Server::start(&[("sources", SOURCES), ("work", &pipeline(0, ""))], None);
+    let next = Arc::new(AtomicI64::new(0));
+    let load = Load::start(&server, &next, OnFailure::Panic);
+    let folder = server.path().join("pipelines.d");
+    let names = ["work", "moved"];
+    for turn in 0..RENAMES {
+        let (before, after) = (names[turn % 2], names[(turn + 1) % 2]);
+        let path = |name: &str| folder.join(format!("{name}.toml"));
+        fs::rename(path(before), path(after)).unwrap();
+        let outcome = server.reload();
+        assert_eq!(outcome["ok"], true, "{outcome}");
+        let names = server.status()["pipelines"].to_string();
+        assert!(names.contains(&format!("\"name\":\"{after}\"")), "{names}");
+        assert!(!names.contains(&format!("\"name\":\"{before}\"")), "{names}");
+        // The same socket under another name: whoever sends does not notice.
+        let source = ["telemetry", "otlp"][turn % 2];
+        server.write("sources", &SOURCES.replace("sources.otlp", &format!("sources.{source}")));
+        server.write(after, &pipeline(0, "").replace("otlp.logs", &format!("{source}.logs")));
+        let outcome = server.reload();
+        assert_eq!(outcome["ok"], true, "{outcome}");
+    }
+    let (logs, samples) = load.finish();
+    check_tables(&server, &logs, &samples);
     check_windows(&server);
 }
 

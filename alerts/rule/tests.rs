@@ -38,7 +38,7 @@ fn plan_on(edge: Edge, toml: &str) -> Result<Box<dyn OperatorPlan>, String> {
 
 fn tick_at(at: i64) -> Tick {
     let offset = u64::try_from(at).unwrap() * 10 + 5;
-    Tick { time: T0 + at * S, elapsed: at * S, offset, watermark: T0 + at * S }
+    Tick { time: T0 + at * S, elapsed: at * S, offset, watermark: T0 + at * S, step: 0 }
 }
 
 /// What a rule emitted: second, state, labels without `alertname`, summary, reason.

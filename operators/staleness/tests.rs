@@ -112,7 +112,7 @@ fn a_silent_target_ends() {
     assert_eq!(at(&mut o, 12), ["up@a:0:12Z!", "x@a:0:12Z!"]);
     assert!(at(&mut o, 13).is_empty());
     // A wall clock that steps does not end anything: elapsed time counts.
-    let jumped = Tick { time: 40 * S, elapsed: 14 * S, offset: 9, watermark: 0 };
+    let jumped = Tick { time: 40 * S, elapsed: 14 * S, offset: 9, watermark: 0, step: 0 };
     let out = run(&mut *o, |o, out| o.tick(jumped, out).unwrap());
     assert!(out.emitted.is_empty());
 }

@@ -553,10 +553,13 @@ impl<'a> Planner<'a> {
             }
             bundle.merge(&definition.bundle);
         }
+        let content = hex(&hash.finalize());
+        let hash = Sha256::new().chain_update(&content).chain_update(&self.file.name);
         PipelinePlan {
             name: self.file.name.as_str().into(),
             path: self.file.text.path.clone(),
             hash: hex(&hash.finalize()),
+            content,
             bundle,
             from: self.file.from,
             nodes,

@@ -1,43 +1,52 @@
-//! The loop of one pipeline: journal entries in, batches to sinks out, checkpoints at ticks,
-//! changes at marks.
+//! One pipeline: the handle to its loop, and how it begins.
+
+mod change;
+mod run;
+mod save;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+pub(super) use self::change::keeps_sink;
+use self::run::{End, Loop};
 use super::Shared;
-use super::sink::{Gone, SinkHandle};
-use crate::batch::Batch;
+use super::sink::SinkHandle;
 use crate::checkpoint::Checkpoint;
-use crate::component::{SinkContext, Staged, Tick};
-use crate::graph::{Graph, States, ToSink};
+use crate::component::{Sink, SinkContext, Staged, Tick};
+use crate::graph::Graph;
 use crate::intake::now;
-use crate::journal::{Entry, EntryKind, Reader};
 use crate::plan::{NodePlan, PipelinePlan, Work};
 use crate::tap::Taps;
-use crate::telemetry::ComponentLabels;
+use crate::telemetry::{ComponentLabels, ComponentMetrics};
 
-/// A checkpoint is due after this much running time, nanoseconds.
-const CHECKPOINT_EVERY_NS: i64 = 30_000_000_000;
-/// ... or after this many bytes of payload.
-const CHECKPOINT_BYTES: u64 = 256 << 20;
-/// After a checkpoint that failed the next try waits this long, nanoseconds of running time.
-const RETRY_AFTER_NS: i64 = 5_000_000_000;
-/// Small entries are joined up to about this many rows before they are pushed.
-const JOIN_ROWS: usize = 8_192;
+/// Changes that wait for their marks; a reload waits for one before it asks for the next.
+const CHANGES: usize = 16;
+/// How long the sinks of a loop that ended may take to end.
+const SINKS_END: Duration = Duration::from_secs(5);
 
 /// What shall happen at a mark.
 pub(super) enum Change {
-    /// Save, rebuild as this plan, take over the state, go on.
-    Swap(Arc<PipelinePlan>),
+    /// Save, rebuild, take over the state, go on.
+    Swap(Swap),
     /// Flush everything, save, end.
     Remove,
     /// Save, end.
     Stop,
+}
+
+/// What a pipeline becomes.
+pub(super) struct Swap {
+    pub(super) plan: Arc<PipelinePlan>,
+    /// Built before the mark, since building may fail: the sinks that are new or changed.
+    pub(super) sinks: HashMap<Arc<str>, BuiltSink>,
 }
 
 /// A change that waits for its mark.
@@ -60,6 +69,8 @@ pub struct Progress {
     pub generation: u32,
     /// Position of the last checkpoint whose work is committed.
     pub committed: u64,
+    /// When that was, UTC nanoseconds.
+    pub committed_at: i64,
     /// Why the last checkpoint failed, if it did.
     pub checkpoint_error: Option<String>,
     /// Why the pipeline does not run, if it does not.
@@ -68,23 +79,59 @@ pub struct Progress {
     pub watermark: i64,
 }
 
+/// What a pipeline was last asked to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The plan with this hash.
+    Plan(String),
+    Removal,
+}
+
+/// How the loop of a pipeline ended.
+#[derive(Clone, Debug)]
+pub(super) enum Ended {
+    Removed,
+    Stopped,
+    Failed(String),
+}
+
 /// The handle to a running pipeline.
 pub(super) struct Running {
     /// The plan in force; the loop changes it when it swaps.
     pub(super) plan: Arc<Mutex<Arc<PipelinePlan>>>,
+    pub(super) asked: Mutex<Asked>,
     pub(super) changes: mpsc::Sender<AtMark>,
     pub(super) progress: Arc<Mutex<Progress>>,
     pub(super) taps: Arc<Taps>,
     pub(super) cancel: CancellationToken,
     pub(super) thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    ended: Arc<OnceLock<Ended>>,
+    sinks: TaskTracker,
 }
 
-/// Where a pipeline begins.
+impl Running {
+    /// How it ended, if it has.
+    pub(super) fn ended(&self) -> Option<Ended> {
+        self.ended.get().cloned()
+    }
+
+    /// Waits until the sinks of a loop that ended are gone too: two of one name would work on the
+    /// same staged files.
+    pub(super) async fn gone(&self) {
+        self.cancel.cancel();
+        if tokio::time::timeout(SINKS_END, self.sinks.wait()).await.is_err() {
+            tracing::warn!(pipeline = %self.plan.lock().name, "a sink is still busy");
+        }
+    }
+}
+
+/// Where a pipeline begins. Its hold on the journal is taken.
 pub(super) enum Begin {
     /// Fresh, behind this offset.
     After(u64),
-    /// From what a checkpoint saved.
-    Checkpoint(Box<Checkpoint>),
+    /// From what a checkpoint saved, going on behind `after`: its position, or a later one if the
+    /// journal no longer reaches that far back.
+    Checkpoint { checkpoint: Box<Checkpoint>, after: u64 },
 }
 
 /// Builds `plan` and starts its loop. With a checkpoint, first repeats its commits.
@@ -98,22 +145,24 @@ pub(super) async fn start(
 ) -> Result<(Running, Vec<String>), String> {
     let taps = Arc::new(Taps::default());
     let cancel = CancellationToken::new();
+    let tracker = TaskTracker::new();
     let mut graph = Graph::build(&plan, &shared.telemetry, taps.clone());
     let (position, checkpoint) = match begin {
         Begin::After(offset) => (offset, None),
-        Begin::Checkpoint(c) => (c.position, Some(*c)),
+        Begin::Checkpoint { checkpoint, after } => (after, Some(*checkpoint)),
     };
-    let mut sinks = HashMap::new();
     let mut notes = Vec::new();
+    let mut sinks = HashMap::new();
     for node in &plan.nodes {
-        let staged = checkpoint.as_ref().and_then(|c| c.sinks.get(&*node.id));
-        if let Some(sink) = start_sink(&shared, &plan, node, position, staged, &cancel).await? {
-            sinks.insert(node.id.clone(), sink);
-        }
+        let Some(sink) = build_sink(&shared, &plan, node)? else { continue };
+        let staged = checkpoint.as_ref().and_then(|c| Some((c.position, c.sinks.get(&*node.id)?)));
+        let sink = sink.begin(staged, &tracker, &cancel).await?;
+        sinks.insert(node.id.clone(), sink);
     }
     let mut source_watermark = i64::MIN;
     if let Some(checkpoint) = &checkpoint {
-        notes = graph.restore(&plan, &checkpoint.states);
+        notes.extend(left_behind(checkpoint, &sinks));
+        notes.extend(graph.restore(&plan, &checkpoint.states));
         graph.set_now(checkpoint.now);
         source_watermark = checkpoint.watermark;
     } else {
@@ -126,15 +175,17 @@ pub(super) async fn start(
         ..Progress::default()
     }));
     let shown = Arc::new(Mutex::new(plan.clone()));
+    let asked = Mutex::new(Asked::Plan(plan.hash.clone()));
     let name = format!("pipeline-{}", plan.name);
-    let (changes, queue) = mpsc::channel(16);
+    let (changes, queue) = mpsc::channel(CHANGES);
     let looped = Loop {
         reader: shared.journal.reader(position),
-        shared,
+        shared: shared.clone(),
         plan,
         shown: shown.clone(),
         graph,
         sinks,
+        tracker: tracker.clone(),
         position,
         tick: Tick {
             time: checkpoint.as_ref().map_or(0, |c| c.now),
@@ -150,13 +201,64 @@ pub(super) async fn start(
         cancel: cancel.clone(),
         taps: taps.clone(),
     };
-    let runtime = tokio::runtime::Handle::current();
-    let thread = std::thread::Builder::new()
-        .name(name)
-        .spawn(move || runtime.block_on(looped.supervised()))
-        .map_err(|e| format!("no thread for the pipeline: {e}"))?;
+    let ended = Arc::new(OnceLock::new());
+    let thread = spawn(name, looped, shared, ended.clone())?;
     let thread = Mutex::new(Some(thread));
-    Ok((Running { plan: shown, changes, progress, taps, cancel, thread }, notes))
+    let sinks = tracker;
+    let running =
+        Running { plan: shown, asked, changes, progress, taps, cancel, thread, ended, sinks };
+    Ok((running, notes))
+}
+
+/// Runs the loop on a thread of its own; however it ends, that is said.
+fn spawn(
+    name: String,
+    looped: Loop,
+    shared: Arc<Shared>,
+    ended: Arc<OnceLock<Ended>>,
+) -> Result<std::thread::JoinHandle<()>, String> {
+    let runtime = tokio::runtime::Handle::current();
+    let (progress, cancel) = (looped.progress.clone(), looped.cancel.clone());
+    let run = move || {
+        let run = AssertUnwindSafe(looped.supervised()).catch_unwind();
+        let end = runtime.block_on(run).unwrap_or_else(|_| {
+            End::Failed("its loop failed, which is a defect of Weir; the log has more".to_owned())
+        });
+        let end = match end {
+            End::Removed => Ended::Removed,
+            End::Stopped | End::Cancelled => Ended::Stopped,
+            End::Failed(why) => {
+                cancel.cancel();
+                progress.lock().failed = Some(why.clone());
+                Ended::Failed(why)
+            }
+        };
+        // Set once, here.
+        let _ = ended.set(end);
+        shared.ended.notify_one();
+    };
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(run)
+        .map_err(|e| format!("no thread for the pipeline: {e}"))
+}
+
+/// Staged work and carried rows of sinks that the plan does not have: only the plan of the
+/// checkpoint could commit them.
+fn left_behind(checkpoint: &Checkpoint, sinks: &HashMap<Arc<str>, SinkHandle>) -> Vec<String> {
+    let left = checkpoint.sinks.iter().filter(|(id, s)| {
+        !sinks.contains_key(id.as_str()) && !(s.work.is_empty() && s.carry.is_empty())
+    });
+    left.map(|(id, s)| {
+        format!(
+            "what sink `{id}` had staged ({} bytes) and carried ({} bytes) at entry {} is dropped: \
+             the plan that can be built has no such sink",
+            s.work.len(),
+            s.carry.len(),
+            checkpoint.position
+        )
+    })
+    .collect()
 }
 
 /// A pipeline that starts without a checkpoint saves one at once: a crash must not make it start
@@ -174,33 +276,23 @@ async fn save_fresh(
         watermark: i64::MIN,
         ..Checkpoint::default()
     };
-    save(shared.clone(), plan.clone(), checkpoint).await
+    save::save(shared.clone(), plan.clone(), checkpoint).await.map(drop)
 }
 
-async fn save(
-    shared: Arc<Shared>,
-    plan: Arc<PipelinePlan>,
-    checkpoint: Checkpoint,
-) -> Result<(), String> {
-    let write = move || {
-        shared.checkpoints.save_plan(&plan.hash, &plan.bundle)?;
-        shared.checkpoints.save(&checkpoint)
-    };
-    tokio::task::spawn_blocking(write)
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| format!("checkpoint could not be written: {e}"))
+/// A sink that is built and does not work yet.
+pub(super) struct BuiltSink {
+    sink: Box<dyn Sink>,
+    metrics: Arc<ComponentMetrics>,
+    /// For errors.
+    name: String,
 }
 
-/// Starts the task of `node` if it is a sink.
-async fn start_sink(
+/// Builds `node` if it is a sink.
+pub(super) fn build_sink(
     shared: &Shared,
     plan: &PipelinePlan,
     node: &NodePlan,
-    mark: u64,
-    staged: Option<&Staged>,
-    cancel: &CancellationToken,
-) -> Result<Option<SinkHandle>, String> {
+) -> Result<Option<BuiltSink>, String> {
     let Work::Sink(sink_plan) = &node.work else { return Ok(None) };
     let metrics = shared.telemetry.component(ComponentLabels {
         pipeline: plan.name.clone(),
@@ -215,430 +307,34 @@ async fn start_sink(
         services: shared.services.clone(),
         metrics: metrics.clone(),
     };
-    let failed = |e| format!("sink `{}` of pipeline `{}`: {e}", node.id, plan.name);
-    let mut sink = sink_plan.build(context).map_err(failed)?;
-    let work = staged.map_or(&[][..], |s| &s.work);
-    let carry = staged.map_or(&[][..], |s| &s.carry);
-    if !work.is_empty() {
-        sink.commit(mark, work).await.map_err(failed)?;
-    }
-    // Also without anything to carry: what an earlier run left staged and no checkpoint names is
-    // the sink's to sweep.
-    sink.restore(carry).await.map_err(failed)?;
-    Ok(Some(SinkHandle::start(sink, metrics, cancel.clone())))
+    let name = format!("sink `{}` of pipeline `{}`", node.id, plan.name);
+    let sink = sink_plan.build(context).map_err(|e| format!("{name}: {e}"))?;
+    Ok(Some(BuiltSink { sink, metrics, name }))
 }
 
-struct Loop {
-    shared: Arc<Shared>,
-    plan: Arc<PipelinePlan>,
-    /// `plan`, as others see it.
-    shown: Arc<Mutex<Arc<PipelinePlan>>>,
-    graph: Graph,
-    sinks: HashMap<Arc<str>, SinkHandle>,
-    reader: Reader,
-    position: u64,
-    /// The last tick; its watermark is that of the sources.
-    tick: Tick,
-    changes: mpsc::Receiver<AtMark>,
-    waiting: BTreeMap<u64, AtMark>,
-    checkpointing: Option<JoinHandle<Result<u64, String>>>,
-    bytes_since: u64,
-    /// Running time at which the next checkpoint is due; set at the first tick.
-    due_at: Option<i64>,
-    progress: Arc<Mutex<Progress>>,
-    cancel: CancellationToken,
-    taps: Arc<Taps>,
-}
-
-/// Why the loop ends.
-enum End {
-    /// As asked.
-    Done,
-    /// The process is going down without waiting.
-    Cancelled,
-    Failed(String),
-}
-
-impl From<Gone> for End {
-    fn from(_: Gone) -> Self {
-        Self::Cancelled
-    }
-}
-
-/// Rows of consecutive entries of one source output, on their way to be joined.
-#[derive(Default)]
-struct Joining {
-    source: Arc<str>,
-    output: &'static str,
-    batches: Vec<Batch>,
-    rows: usize,
-}
-
-impl Loop {
-    async fn supervised(mut self) {
-        let cancel = self.cancel.clone();
-        let end = cancel.run_until_cancelled(self.run()).await.unwrap_or(End::Cancelled);
-        if let End::Failed(why) = end {
-            tracing::error!(pipeline = %self.plan.name, error = why, "pipeline stopped");
-            self.progress.lock().failed = Some(why);
-        }
+impl BuiltSink {
+    /// Commits the work staged at a position, takes back what was carried, starts its task.
+    pub(super) async fn begin(
+        mut self,
+        staged: Option<(u64, &Staged)>,
+        tracker: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Result<SinkHandle, String> {
+        self.restore(staged).await?;
+        Ok(SinkHandle::start(self.sink, self.metrics, tracker, cancel.clone()))
     }
 
-    async fn run(&mut self) -> End {
-        loop {
-            let entries = match self.reader.next().await {
-                Ok(entries) => entries,
-                Err(e) => return End::Failed(format!("journal behind {}: {e}", self.position)),
-            };
-            if let Err(end) = self.take(&entries).await {
-                return end;
-            }
+    /// Commits the work staged at a position and takes back what was carried.
+    pub(super) async fn restore(&mut self, staged: Option<(u64, &Staged)>) -> Result<(), String> {
+        if let Some((mark, staged)) = staged.filter(|(_, s)| !s.work.is_empty()) {
+            let done = self.sink.commit(mark, &staged.work).await;
+            done.map_err(|e| format!("{}: {e}", self.name))?;
         }
+        // Also without anything to carry: what an earlier run left staged and no checkpoint names
+        // is the sink's to sweep.
+        let carry = staged.map_or(&[][..], |(_, s)| &s.carry);
+        self.sink.restore(carry).await.map_err(|e| format!("{}: {e}", self.name))
     }
-
-    async fn take(&mut self, entries: &[Arc<Entry>]) -> Result<(), End> {
-        let mut joining = Joining::default();
-        for entry in entries {
-            match entry.head.kind {
-                EntryKind::Data => self.data(entry, &mut joining).await?,
-                EntryKind::Tick | EntryKind::Mark => {
-                    self.push(&mut joining).await?;
-                    self.position = entry.offset;
-                    self.time(entry).await?;
-                }
-            }
-            self.position = entry.offset;
-        }
-        self.push(&mut joining).await?;
-        if let Some(last) = entries.last() {
-            let mut progress = self.progress.lock();
-            progress.position = last.offset;
-            progress.received = last.head.received;
-        }
-        Ok(())
-    }
-
-    async fn data(&mut self, entry: &Entry, joining: &mut Joining) -> Result<(), End> {
-        let source = &entry.head.source;
-        if !self.graph.reads_source(source) {
-            return Ok(());
-        }
-        self.bytes_since += entry.head.payload.len() as u64;
-        let batches = match self.shared.decoders.batches(entry) {
-            Ok(batches) => batches,
-            Err(error) => {
-                // It decoded when it came in: this is a defect of ours, and must be seen.
-                tracing::error!(pipeline = %self.plan.name, error, "entry cannot be decoded again");
-                self.shared.telemetry.count(
-                    "weir_entries_undecodable_total",
-                    "Journal entries that could not be decoded again",
-                    1.0,
-                );
-                return Ok(());
-            }
-        };
-        for (output, batch) in batches.iter() {
-            if !self.graph.reads(source, output) {
-                continue;
-            }
-            let other = joining.source != *source || joining.output != *output;
-            if other || joining.rows >= JOIN_ROWS || !self.graph.joinable() {
-                self.push(joining).await?;
-                joining.source = source.clone();
-                joining.output = output;
-            }
-            joining.rows += batch.num_rows();
-            joining.batches.push(batch.clone());
-        }
-        Ok(())
-    }
-
-    async fn push(&mut self, joining: &mut Joining) -> Result<(), End> {
-        let Joining { source, output, batches, .. } = std::mem::take(joining);
-        if batches.is_empty() {
-            return Ok(());
-        }
-        let mut to_sinks = Vec::new();
-        match Batch::join(&batches) {
-            Some(batch) => self.graph.push(&source, output, &batch, &mut to_sinks),
-            None => {
-                for batch in &batches {
-                    self.graph.push(&source, output, batch, &mut to_sinks);
-                }
-            }
-        }
-        self.send(to_sinks).await
-    }
-
-    async fn send(&self, to_sinks: Vec<ToSink>) -> Result<(), End> {
-        for ToSink { node, batch } in to_sinks {
-            if let Some(sink) = self.sinks.get(&self.plan.nodes[node].id) {
-                sink.write(batch).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn time(&mut self, entry: &Entry) -> Result<(), End> {
-        let Some(stamp) = entry.stamp() else { return Ok(()) };
-        self.tick = Tick {
-            time: stamp.time,
-            elapsed: stamp.elapsed,
-            offset: entry.offset,
-            watermark: self.tick.watermark.max(stamp.time),
-        };
-        let mut to_sinks = Vec::new();
-        self.graph.tick(self.tick, &mut to_sinks);
-        self.send(to_sinks).await?;
-        {
-            let mut progress = self.progress.lock();
-            progress.watermark = self.tick.watermark;
-        }
-        let mark = entry.mark_reason().and_then(|reason| reason.parse().ok());
-        let changed = match mark {
-            Some(mark) => self.mark(mark).await?,
-            None => false,
-        };
-        if !changed {
-            self.checkpoint_if_due().await?;
-        }
-        Ok(())
-    }
-
-    /// Does what waits for this mark. Returns whether that saved a checkpoint.
-    async fn mark(&mut self, mark: u64) -> Result<bool, End> {
-        while let Ok(change) = self.changes.try_recv() {
-            self.waiting.insert(change.mark, change);
-        }
-        // Those of earlier marks never came: their appending failed, and they were told so.
-        self.waiting = self.waiting.split_off(&mark);
-        let Some(AtMark { change, reply, .. }) = self.waiting.remove(&mark) else {
-            return Ok(false);
-        };
-        self.finish_checkpoint().await?;
-        let (result, end) = match change {
-            // It ends even if its checkpoint failed: the journal has everything.
-            Change::Stop => (self.checkpoint_now(&[], false).await.map(|_| vec![]), true),
-            Change::Remove => {
-                let result = self.remove().await;
-                let end = result.is_ok();
-                (result, end)
-            }
-            Change::Swap(plan) => (self.swap(plan).await, false),
-        };
-        let _ = reply.send(result);
-        if end { Err(End::Done) } else { Ok(true) }
-    }
-
-    async fn remove(&mut self) -> Result<Vec<String>, String> {
-        let mut to_sinks = Vec::new();
-        self.graph.flush(self.tick, &|_| true, &mut to_sinks);
-        self.send(to_sinks).await.map_err(|_| "a sink is gone".to_owned())?;
-        let all: Vec<Arc<str>> = self.sinks.keys().cloned().collect();
-        self.checkpoint_now(&all, true).await.map(|_| vec![])
-    }
-
-    async fn swap(&mut self, plan: Arc<PipelinePlan>) -> Result<Vec<String>, String> {
-        // Sinks that are equal in both plans go on; the others stage everything they hold.
-        let kept = |old: &NodePlan| {
-            plan.nodes.iter().any(|new| new.id == old.id && new.resolved == old.resolved)
-        };
-        let leaving: Vec<Arc<str>> = self
-            .plan
-            .nodes
-            .iter()
-            .filter(|n| self.sinks.contains_key(&n.id) && !kept(n))
-            .map(|n| n.id.clone())
-            .collect();
-        // Operators and alerts that are not in the new plan say what they still hold.
-        let gone = |id: &str| {
-            let stays = |new: &NodePlan| {
-                let same_kind = self.plan.nodes.iter().any(|n| *n.id == *id && n.kind == new.kind);
-                same_kind && (*new.id == *id || new.was.as_deref() == Some(id))
-            };
-            !plan.nodes.iter().any(stays)
-        };
-        let mut to_sinks = Vec::new();
-        self.graph.flush(self.tick, &gone, &mut to_sinks);
-        self.send(to_sinks).await.map_err(|_| "a sink is gone".to_owned())?;
-        let (states, staged) = self.checkpoint_now(&leaving, false).await?;
-        let mut sinks = HashMap::new();
-        for node in &plan.nodes {
-            let sink = match self.sinks.get(&node.id).filter(|_| !leaving.contains(&node.id)) {
-                Some(sink) => Some(sink.clone()),
-                None => start_sink(&self.shared, &plan, node, 0, None, &self.cancel).await?,
-            };
-            sinks.extend(sink.map(|s| (node.id.clone(), s)));
-        }
-        let mut graph = Graph::build(&plan, &self.shared.telemetry, self.taps.clone());
-        graph.set_now(self.tick.time);
-        let notes = graph.restore(&plan, &states);
-        // From here on a crash starts with the new plan.
-        let carried = staged.into_iter().filter(|(id, _)| sinks.contains_key(id.as_str()));
-        let carried = carried.map(|(id, s)| (id, Staged { work: Vec::new(), carry: s.carry }));
-        let states = graph.snapshot()?;
-        let checkpoint = self.describe(&plan, states, carried.collect(), false);
-        save(self.shared.clone(), plan.clone(), checkpoint).await?;
-        self.graph = graph;
-        self.sinks = sinks;
-        *self.shown.lock() = plan.clone();
-        self.plan = plan;
-        self.progress.lock().generation += 1;
-        Ok(notes)
-    }
-
-    fn describe(
-        &self,
-        plan: &PipelinePlan,
-        states: States,
-        sinks: BTreeMap<String, Staged>,
-        removed: bool,
-    ) -> Checkpoint {
-        Checkpoint {
-            pipeline: plan.name.to_string(),
-            plan: plan.hash.clone(),
-            journal: self.shared.journal.id(),
-            position: self.position,
-            now: self.tick.time,
-            watermark: self.tick.watermark,
-            removed,
-            states,
-            sinks,
-        }
-    }
-
-    async fn checkpoint_if_due(&mut self) -> Result<(), End> {
-        let elapsed = self.tick.elapsed;
-        let due = *self.due_at.get_or_insert(elapsed + CHECKPOINT_EVERY_NS);
-        if elapsed < due && self.bytes_since < CHECKPOINT_BYTES {
-            return Ok(());
-        }
-        if self.checkpointing.as_ref().is_some_and(|task| !task.is_finished()) {
-            return Ok(());
-        }
-        self.finish_checkpoint().await?;
-        if self.due_at.is_some_and(|due| elapsed < due) && self.bytes_since < CHECKPOINT_BYTES {
-            return Ok(());
-        }
-        self.due_at = Some(elapsed + CHECKPOINT_EVERY_NS);
-        self.bytes_since = 0;
-        match self.begin_checkpoint(&[], false).await {
-            Ok(task) => self.checkpointing = Some(task),
-            Err(why) => self.note_failure(why),
-        }
-        Ok(())
-    }
-
-    /// Waits for the checkpoint in flight, if there is one.
-    async fn finish_checkpoint(&mut self) -> Result<(), End> {
-        let Some(task) = self.checkpointing.take() else { return Ok(()) };
-        match task.await.unwrap_or_else(|e| Err(e.to_string())) {
-            Ok(position) => self.note_success(position),
-            Err(why) => self.note_failure(why),
-        }
-        Ok(())
-    }
-
-    fn note_success(&self, position: u64) {
-        let mut progress = self.progress.lock();
-        progress.committed = position;
-        progress.checkpoint_error = None;
-    }
-
-    fn note_failure(&mut self, why: String) {
-        tracing::warn!(pipeline = %self.plan.name, error = why, "checkpoint failed, trying again");
-        self.due_at = Some(self.tick.elapsed + RETRY_AFTER_NS);
-        self.progress.lock().checkpoint_error = Some(why);
-    }
-
-    /// Saves a checkpoint at the current position and waits until its work is committed.
-    async fn checkpoint_now(
-        &mut self,
-        leaving: &[Arc<str>],
-        removed: bool,
-    ) -> Result<(States, BTreeMap<String, Staged>), String> {
-        let (states, staged) = self.stage(leaving).await?;
-        let staged = collect(staged).await?;
-        let checkpoint = self.describe(&self.plan, states.clone(), staged.clone(), removed);
-        let done =
-            finish(self.shared.clone(), self.plan.clone(), checkpoint, self.sinks.clone()).await;
-        match done {
-            Ok(position) => {
-                self.note_success(position);
-                self.due_at = Some(self.tick.elapsed + CHECKPOINT_EVERY_NS);
-                self.bytes_since = 0;
-                Ok((states, staged))
-            }
-            Err(why) => {
-                self.note_failure(why.clone());
-                Err(why)
-            }
-        }
-    }
-
-    /// Takes the states and asks the sinks to stage; the rest runs beside the loop.
-    async fn begin_checkpoint(
-        &mut self,
-        leaving: &[Arc<str>],
-        removed: bool,
-    ) -> Result<JoinHandle<Result<u64, String>>, String> {
-        let (states, staged) = self.stage(leaving).await?;
-        let mut checkpoint = self.describe(&self.plan, states, BTreeMap::new(), removed);
-        let (shared, plan, sinks) = (self.shared.clone(), self.plan.clone(), self.sinks.clone());
-        Ok(tokio::spawn(async move {
-            checkpoint.sinks = collect(staged).await?;
-            finish(shared, plan, checkpoint, sinks).await
-        }))
-    }
-
-    async fn stage(&mut self, leaving: &[Arc<str>]) -> Result<(States, Vec<Staging>), String> {
-        let states = self.graph.snapshot()?;
-        let mut staged = Vec::new();
-        for (id, sink) in &self.sinks {
-            let answer = sink.stage(self.position, leaving.contains(id)).await;
-            staged.push((id.clone(), answer.map_err(|Gone| format!("sink `{id}` is gone"))?));
-        }
-        Ok((states, staged))
-    }
-}
-
-type Staging = (Arc<str>, oneshot::Receiver<Result<Staged, crate::component::SinkError>>);
-
-async fn collect(staging: Vec<Staging>) -> Result<BTreeMap<String, Staged>, String> {
-    let mut all = BTreeMap::new();
-    let mut failed = Vec::new();
-    // All answers are awaited, also after a failure: a sink that is still staging must not be
-    // asked again meanwhile.
-    for (id, answer) in staging {
-        match answer.await {
-            Ok(Ok(staged)) => {
-                all.insert(id.to_string(), staged);
-            }
-            Ok(Err(e)) => failed.push(format!("sink `{id}` could not stage: {e}")),
-            Err(_) => failed.push(format!("sink `{id}` is gone")),
-        }
-    }
-    if failed.is_empty() { Ok(all) } else { Err(failed.join("; ")) }
-}
-
-/// Renames the checkpoint into place; only then commits what it names.
-async fn finish(
-    shared: Arc<Shared>,
-    plan: Arc<PipelinePlan>,
-    checkpoint: Checkpoint,
-    sinks: HashMap<Arc<str>, SinkHandle>,
-) -> Result<u64, String> {
-    let mark = checkpoint.position;
-    let work: Vec<_> =
-        checkpoint.sinks.iter().map(|(id, s)| (id.clone(), s.work.clone())).collect();
-    save(shared.clone(), plan, checkpoint).await?;
-    for (id, work) in work.into_iter().filter(|(_, work)| !work.is_empty()) {
-        if let Some(sink) = sinks.get(id.as_str()) {
-            sink.commit(mark, work).await.map_err(|Gone| format!("sink `{id}` is gone"))?;
-        }
-    }
-    tokio::task::spawn_blocking(move || shared.trim());
-    Ok(mark)
 }
 
 /// Receive time that the pipeline is behind `head`, nanoseconds.

@@ -1,17 +1,29 @@
-//! Start-up: every pipeline goes on from its newest whole checkpoint, with the plan that the
-//! checkpoint names.
+//! How a pipeline goes on from its newest whole checkpoint, with the plan that the checkpoint
+//! names: at start-up, and after its loop failed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pipeline::{Begin, start};
-use super::{Running, Runtime};
+use super::pipeline::{Begin, Running, build_sink, start};
+use super::{Runtime, Shared};
 use crate::checkpoint::Checkpoint;
 use crate::config::plan_from_bundle;
 use crate::plan::PipelinePlan;
 
 /// How long the checkpoint of a removed pipeline stays, so that it can come back.
-pub(super) const REMOVED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+const REMOVED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What is known of a pipeline that does not run.
+pub(super) enum Saved {
+    /// It goes on from here.
+    Live(Box<Checkpoint>),
+    /// It was removed here, everything committed, and goes on from here if it comes back.
+    Removed(Box<Checkpoint>),
+    /// Nothing.
+    Nothing,
+    /// There were checkpoints, all of them damaged.
+    Lost,
+}
 
 impl Runtime {
     /// Starts every pipeline that has a checkpoint and was not removed.
@@ -22,73 +34,149 @@ impl Runtime {
         }
         let plans: Vec<String> = checkpoints.iter().map(|c| c.plan.clone()).collect();
         self.shared.checkpoints.retain_plans(&plans);
-        let live: Vec<_> = checkpoints.into_iter().filter(|c| self.is_live(c)).collect();
-        // Before the first of them can trim: all of them hold the journal.
-        *self.shared.holding.lock() = live.iter().map(|c| c.pipeline.as_str().into()).collect();
+        // A crash came between the first checkpoint under a new name and the end of the old one.
+        let void = |c: &Checkpoint| {
+            let renamed = |new: &Checkpoint| new.renamed.as_ref() == Some(&c.pipeline);
+            checkpoints.iter().any(|new| renamed(new) && c.position <= new.position)
+        };
+        let (void, saved): (Vec<_>, Vec<_>) = checkpoints.iter().cloned().partition(void);
+        void.iter().for_each(|c| self.shared.checkpoints.forget(&c.pipeline));
+        let mut live = Vec::new();
+        for checkpoint in saved {
+            if let Saved::Live(checkpoint) = self.judge(checkpoint).await {
+                // Before the first of them can trim: all of them hold the journal.
+                let name: Arc<str> = checkpoint.pipeline.as_str().into();
+                self.shared.holds.take(&name, || checkpoint.position);
+                live.push(checkpoint);
+            }
+        }
         for checkpoint in live {
-            self.recover_one(checkpoint).await;
+            let name: Arc<str> = checkpoint.pipeline.as_str().into();
+            match self.go_on(checkpoint, None).await {
+                Ok((running, notes)) => {
+                    for note in notes {
+                        tracing::warn!(pipeline = %name, "{note}");
+                    }
+                    self.insert(running);
+                }
+                Err(why) => self.is_down(&name, None, None, &why),
+            }
         }
         Ok(())
     }
 
-    fn is_live(&self, checkpoint: &Checkpoint) -> bool {
-        if checkpoint.removed {
-            let age = self.shared.checkpoints.modified(&checkpoint.pipeline);
-            if age.and_then(|t| t.elapsed().ok()).is_some_and(|age| age > REMOVED_KEPT) {
-                self.shared.checkpoints.forget(&checkpoint.pipeline);
-            }
-            return false;
+    /// What is saved of the pipeline `name`.
+    ///
+    /// # Errors
+    /// If the disk refuses: then nothing is known, which is not the same as nothing being there.
+    pub(super) async fn saved(&self, name: &str) -> Result<Saved, String> {
+        let loaded = self.shared.checkpoints.load(name);
+        let (checkpoint, damage) = loaded.map_err(|e| format!("its checkpoint: {e}"))?;
+        for what in &damage {
+            tracing::error!(pipeline = name, "{what}");
         }
+        match checkpoint {
+            Some(checkpoint) => Ok(self.judge(checkpoint).await),
+            None if damage.is_empty() => Ok(Saved::Nothing),
+            None => Ok(Saved::Lost),
+        }
+    }
+
+    /// What a checkpoint is good for. Commits of a removed pipeline are repeated here, since
+    /// nobody else will.
+    async fn judge(&self, checkpoint: Checkpoint) -> Saved {
+        let name = checkpoint.pipeline.clone();
         let journal = self.shared.journal.id();
         if checkpoint.journal != journal {
+            let aside = self.shared.checkpoints.set_aside(&checkpoint);
+            let aside = aside.map_or_else(|e| e.to_string(), |path| path.display().to_string());
             tracing::error!(
-                pipeline = checkpoint.pipeline,
+                pipeline = name,
+                aside,
                 "its checkpoint belongs to journal {:032x}, this is journal {journal:032x}: it \
-                 starts anew; its state and what it carried are left in the checkpoint",
+                 starts anew; its state and what it carried are in the checkpoint set aside",
                 checkpoint.journal
             );
-            return false;
+            return Saved::Nothing;
         }
-        true
+        if !checkpoint.removed {
+            return Saved::Live(Box::new(checkpoint));
+        }
+        let age = self.shared.checkpoints.modified(&name).and_then(|t| t.elapsed().ok());
+        if age.is_some_and(|age| age > REMOVED_KEPT) {
+            self.shared.checkpoints.forget(&name);
+            return Saved::Nothing;
+        }
+        if let Err(why) = self.commit_removed(&checkpoint).await {
+            tracing::error!(pipeline = name, error = why, "removed, but not all is committed");
+        }
+        Saved::Removed(Box::new(checkpoint))
     }
 
-    async fn recover_one(&self, checkpoint: Checkpoint) {
-        let name: Arc<str> = checkpoint.pipeline.as_str().into();
-        let plan = match self.recorded_plan(&checkpoint) {
-            Ok(plan) => Arc::new(plan),
-            Err(why) => {
-                // The reload that follows starts it with the present file, from this position
-                // and with what state still fits.
-                tracing::error!(pipeline = %name, error = why, "the plan of the checkpoint cannot be built");
-                return;
+    async fn commit_removed(&self, checkpoint: &Checkpoint) -> Result<(), String> {
+        if checkpoint.sinks.values().all(|s| s.work.is_empty()) {
+            return Ok(());
+        }
+        let plan = self.recorded_plan(checkpoint)?;
+        for node in &plan.nodes {
+            let Some(staged) = checkpoint.sinks.get(&*node.id) else { continue };
+            if let Some(mut sink) = build_sink(&self.shared, &plan, node)? {
+                sink.restore(Some((checkpoint.position, staged))).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Starts a pipeline from a checkpoint: as `plan`, or else as the plan that the checkpoint
+    /// names. Its hold on the journal is taken.
+    ///
+    /// # Errors
+    /// If neither plan can be built, or a sink does not take its part back.
+    pub(super) async fn go_on(
+        &self,
+        checkpoint: Box<Checkpoint>,
+        plan: Option<Arc<PipelinePlan>>,
+    ) -> Result<(Running, Vec<String>), String> {
+        let name: Arc<str> = checkpoint.pipeline.as_str().into();
+        let mut notes = Vec::new();
+        let plan = match plan {
+            Some(plan) => plan,
+            None => Arc::new(self.recorded_plan(&checkpoint)?),
         };
         let position = checkpoint.position;
-        match start(self.shared.clone(), plan, Begin::Checkpoint(Box::new(checkpoint))).await {
-            Ok((running, notes)) => {
-                tracing::info!(pipeline = %name, position, "recovered");
-                for note in notes {
-                    tracing::warn!(pipeline = %name, "{note}");
-                }
-                self.insert(name, running);
-            }
-            Err(why) => tracing::error!(pipeline = %name, error = why, "not recovered"),
+        let after = self.shared.holds.take(&name, || position);
+        if after > position {
+            notes.push(format!(
+                "it left off behind entry {position}, and the journal no longer has entries {} to \
+                 {after}: what they held is missing from what it makes",
+                position + 1
+            ));
         }
+        let begin = Begin::Checkpoint { checkpoint, after };
+        let (running, more) = start(self.shared.clone(), plan, begin).await?;
+        tracing::info!(pipeline = %name, position, "goes on from its checkpoint");
+        notes.extend(more);
+        Ok((running, notes))
     }
 
-    fn recorded_plan(&self, checkpoint: &Checkpoint) -> Result<PipelinePlan, String> {
+    pub(super) fn recorded_plan(&self, checkpoint: &Checkpoint) -> Result<PipelinePlan, String> {
         let bundle =
             self.shared.checkpoints.load_plan(&checkpoint.plan).map_err(|e| e.to_string())?;
         plan_from_bundle(&bundle, &checkpoint.pipeline, &self.options.components)
             .map(|(plan, _)| plan)
-            .map_err(|e| e.to_string())
+            .map_err(|e| format!("the plan of its checkpoint cannot be built: {e}"))
     }
+}
 
-    pub(super) fn insert(&self, name: Arc<str>, running: Running) {
-        let mut holding = self.shared.holding.lock();
-        if !holding.contains(&name) {
-            holding.push(name.clone());
+impl Shared {
+    /// Marks the checkpoint of a pipeline that does not run as that of a removed one.
+    pub(super) fn save_as_removed(&self, name: &str) -> std::io::Result<()> {
+        let (checkpoint, _) = self.checkpoints.load(name)?;
+        if let Some(mut checkpoint) = checkpoint.filter(|c| !c.removed) {
+            checkpoint.removed = true;
+            self.checkpoints.save(&checkpoint)?;
         }
-        self.pipelines.lock().insert(name, Arc::new(running));
+        self.holds.release(name);
+        Ok(())
     }
 }

@@ -1,28 +1,36 @@
 //! The one way in which what runs changes: read everything, plan it (pure), test it, prepare what
-//! may fail, and swap at one mark.
+//! may fail, and swap at one mark (see `runtime/swap.rs`).
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::pipeline::{Begin, Change, start};
-use super::{MARK_DEADLINE, Runtime};
+use super::Runtime;
 use crate::checkpoint::write_atomically;
 use crate::config::{self, FileState, Loaded};
 use crate::intake::now;
-use crate::plan::{From, PipelinePlan};
+use crate::plan::{PipelinePlan, SourceDefinition};
 use crate::testing;
 
 /// File in the data folder with the last good text of every pipeline file.
 const LAST_GOOD: &str = "last_good.json";
+/// Files of the pipelines folder that are watched at most, those in folders below included.
+const FILES_MAX: usize = 10_000;
 
-/// What a reload remembers for the next.
+/// What is known of the last reload.
 #[derive(Default)]
 pub(super) struct Known {
     /// Last good text of each file.
     good: config::LastGood,
     /// Whether `good` was read from the data folder.
     read: bool,
+    /// What was read, by path; `None` where there was no file.
+    content: BTreeMap<PathBuf, Option<Vec<u8>>>,
+    /// What shall run.
+    pub(super) plans: BTreeMap<Arc<str>, Arc<PipelinePlan>>,
+    pub(super) sources: BTreeMap<Arc<str>, Arc<SourceDefinition>>,
+    /// The journal took no mark: it is all to be done again.
+    pub(super) unfinished: bool,
 }
 
 /// How a reload went.
@@ -57,15 +65,31 @@ impl Runtime {
     /// a pipeline that is far behind its mark swaps later, which the outcome says.
     pub async fn reload(&self) -> Outcome {
         let mut known = self.reloading.lock().await;
-        if self.stop.is_cancelled() {
-            return self.outcome();
+        self.reload_known(&mut known).await
+    }
+
+    /// [`Runtime::reload`], if any file changed since the last one.
+    pub(super) async fn reload_if_changed(&self) {
+        let mut known = self.reloading.lock().await;
+        if self.content(&known) != known.content {
+            self.reload_known(&mut known).await;
         }
-        let outcome = self.reload_locked(&mut known).await;
-        for text in &outcome.diagnostics {
-            if text.starts_with("error") {
-                tracing::error!("{text}");
-            } else {
-                tracing::warn!("{text}");
+    }
+
+    pub(super) async fn reload_known(&self, known: &mut Known) -> Outcome {
+        let before = self.outcome();
+        if self.stop.is_cancelled() {
+            return before;
+        }
+        let outcome = self.reload_locked(known).await;
+        // The same mistakes are not said again and again.
+        if outcome.diagnostics != before.diagnostics {
+            for text in &outcome.diagnostics {
+                if text.starts_with("error") {
+                    tracing::error!("{text}");
+                } else {
+                    tracing::warn!("{text}");
+                }
             }
         }
         for text in &outcome.events {
@@ -73,11 +97,7 @@ impl Runtime {
         }
         let ok = f64::from(u8::from(outcome.ok));
         self.shared.telemetry.gauge("weir_config_ok", "Whether every file is live", ok);
-        self.shared.telemetry.count(
-            "weir_config_reloads_total",
-            "Reloads that changed something",
-            1.0,
-        );
+        self.shared.telemetry.count("weir_config_reloads_total", "Reloads", 1.0);
         self.outcome.send_replace(outcome.clone());
         outcome
     }
@@ -93,7 +113,12 @@ impl Runtime {
                 .unwrap_or_default();
             known.read = true;
         }
+        // Before reading: what is edited meanwhile differs from this and is read again.
+        let content = self.content(known);
         let loaded = self.load(&known.good);
+        known.plans = loaded.plan.pipelines.clone();
+        known.content = self.content(known);
+        known.content.extend(content);
         outcome.diagnostics = loaded.diagnostics.0.iter().map(ToString::to_string).collect();
         outcome.files = loaded
             .files
@@ -109,15 +134,17 @@ impl Runtime {
             .collect();
         outcome.ok = outcome.files.iter().all(|f| f.state == "live");
         match self.sources.prepare(&loaded.plan.sources).await {
-            Ok(refused) => outcome.events.extend(refused),
+            Ok(refused) => {
+                outcome.ok &= refused.is_empty();
+                outcome.events.extend(refused);
+                self.swap(known, &loaded.plan.sources, &mut outcome).await;
+            }
             Err(why) => {
+                known.unfinished = true;
                 outcome.ok = false;
-                outcome.events.push(format!("nothing was changed: {why}"));
-                outcome.time = now();
-                return outcome;
+                outcome.events.push(format!("nothing was changed, trying again: {why}"));
             }
         }
-        self.swap(&loaded, &mut outcome).await;
         known.good = loaded.good;
         let good = serde_json::to_vec(&known.good).unwrap_or_default();
         if let Err(e) = write_atomically(&good_path, &good) {
@@ -147,120 +174,37 @@ impl Runtime {
         loaded
     }
 
-    async fn swap(&self, loaded: &Loaded, outcome: &mut Outcome) {
-        let wanted = &loaded.plan.pipelines;
-        let running = self.pipelines.lock().clone();
-        let mut changes = Vec::new();
-        let mut verbs = BTreeMap::new();
-        for (name, r) in &running {
-            let present = r.plan.lock().hash.clone();
-            match wanted.get(name) {
-                Some(plan) if plan.hash == present => *r.plan.lock() = plan.clone(),
-                Some(plan) => {
-                    verbs.insert(name.clone(), "changed");
-                    changes.push((r.clone(), Change::Swap(plan.clone())));
-                }
-                None => {
-                    verbs.insert(name.clone(), "removed");
-                    changes.push((r.clone(), Change::Remove));
-                }
-            }
+    /// All that a reload would read: the files in and below the folder, and those that plans name
+    /// elsewhere. As hashes, since a lookup file may be large.
+    fn content(&self, known: &Known) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        let mut paths = BTreeSet::new();
+        files_below(&self.options.pipelines, &mut paths);
+        for plan in known.plans.values() {
+            paths.extend(plan.bundle.files.keys().map(PathBuf::from));
         }
-        let fresh: Vec<_> =
-            wanted.values().filter(|p| !running.contains_key(&p.name)).cloned().collect();
-        for plan in fresh {
-            self.begin(plan, outcome).await;
-        }
-        for (name, result) in self.at_mark(changes, MARK_DEADLINE).await {
-            let verb = verbs.get(&name).copied().unwrap_or_default();
-            match result {
-                Ok(notes) => {
-                    outcome.events.push(format!("pipeline `{name}` {verb}"));
-                    outcome.events.extend(notes.iter().map(|n| format!("pipeline `{name}`: {n}")));
-                    if verb == "removed" {
-                        self.forget(&name);
-                    }
-                }
-                Err(why) => {
-                    outcome.ok = false;
-                    outcome.events.push(format!("pipeline `{name}` is not {verb}: {why}"));
-                }
-            }
-        }
-        // Sources last: whoever reads a new one is there before its first entry, and whoever
-        // stops reading an old one has.
-        self.sources.swap(&loaded.plan.sources).await;
+        let read = |path: PathBuf| {
+            let hash = std::fs::read(&path).ok().map(|text| {
+                use sha2::Digest;
+                sha2::Sha256::digest(text).to_vec()
+            });
+            (path, hash)
+        };
+        paths.into_iter().map(read).collect()
     }
+}
 
-    /// Starts a pipeline that does not run: where it left off if it is known, else at the head.
-    async fn begin(&self, plan: Arc<PipelinePlan>, outcome: &mut Outcome) {
-        let name = plan.name.clone();
-        let (begin, how) = self.beginning(&plan).await;
-        match start(self.shared.clone(), plan, begin).await {
-            Ok((running, notes)) => {
-                self.insert(name.clone(), running);
-                outcome.events.push(format!("pipeline `{name}` started {how}"));
-                outcome.events.extend(notes.iter().map(|n| format!("pipeline `{name}`: {n}")));
-            }
-            Err(why) => {
-                outcome.ok = false;
-                outcome.events.push(format!("pipeline `{name}` did not start: {why}"));
-            }
+/// Files of the folder and of folders below it, without dotfiles (editors keep theirs there).
+fn files_below(folder: &Path, found: &mut BTreeSet<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if found.len() >= FILES_MAX || entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
         }
-    }
-
-    async fn beginning(&self, plan: &PipelinePlan) -> (Begin, String) {
-        let journal = &self.shared.journal;
-        let saved = self.shared.checkpoints.load_all().map(|(all, _)| all).unwrap_or_default();
-        let saved =
-            saved.into_iter().find(|c| c.pipeline == *plan.name && c.journal == journal.id());
-        if let Some(saved) = saved {
-            let position = saved.position;
-            if position + 1 >= journal.oldest() {
-                let how = format!("where it left off, behind entry {position}");
-                return (Begin::Checkpoint(Box::new(saved)), how);
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files_below(&entry.path(), found),
+            Ok(_) => {
+                found.insert(entry.path());
             }
-            let oldest = journal.oldest();
-            let how = format!(
-                "at entry {oldest}: it left off behind entry {position}, and the journal no longer \
-                 has what lies between"
-            );
-            return (Begin::After(oldest - 1), how);
+            Err(_) => {}
         }
-        match plan.from {
-            From::Now => (Begin::After(journal.head()), "at the head of the journal".to_owned()),
-            From::Oldest => {
-                let oldest = journal.oldest();
-                (Begin::After(oldest - 1), format!("at the oldest entry, {oldest}"))
-            }
-            From::Time(time) => {
-                let after = self.before(time).await;
-                (Begin::After(after), format!("behind entry {after}"))
-            }
-        }
-    }
-
-    /// Offset of the last entry received before `time`, UTC nanoseconds.
-    async fn before(&self, time: i64) -> u64 {
-        let journal = &self.shared.journal;
-        let head = journal.head();
-        let mut after = journal.oldest() - 1;
-        let mut reader = journal.reader(after);
-        while after < head {
-            let Ok(entries) = reader.next().await else { break };
-            for entry in entries {
-                if entry.head.received >= time {
-                    return after;
-                }
-                after = entry.offset;
-            }
-        }
-        after
-    }
-
-    fn forget(&self, name: &Arc<str>) {
-        self.shared.holding.lock().retain(|n| n != name);
-        self.pipelines.lock().remove(name);
-        self.shared.telemetry.retain(|l| l.pipeline != *name);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::batch::Batch;
 use crate::component::{Sink, SinkError, Staged};
@@ -40,11 +41,12 @@ impl SinkHandle {
     pub(super) fn start(
         sink: Box<dyn Sink>,
         metrics: Arc<ComponentMetrics>,
+        tracker: &TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
         let task = Task { sink, metrics: metrics.clone() };
-        tokio::spawn(async move { cancel.run_until_cancelled(task.run(queue)).await });
+        tracker.spawn(async move { cancel.run_until_cancelled(task.run(queue)).await });
         Self { commands, metrics }
     }
 

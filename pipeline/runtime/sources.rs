@@ -96,8 +96,10 @@ impl Sources {
         self.journal.register_generation(&definition.id, &text).await.map_err(|e| e.to_string())
     }
 
-    /// Makes exactly `wanted` run. Sources that are equal are not touched.
-    pub(super) async fn swap(&self, wanted: &BTreeMap<Arc<str>, Arc<SourceDefinition>>) {
+    /// Stops the sources that are not in `wanted` or are of another type there, and waits until
+    /// what they accepted is in the journal. Their sockets stay open: whoever connects meanwhile
+    /// waits for the source that takes over the address.
+    pub(super) async fn stop_others(&self, wanted: &BTreeMap<Arc<str>, Arc<SourceDefinition>>) {
         let gone: Vec<_> = {
             let mut running = self.running.lock();
             let gone: Vec<_> = running
@@ -107,22 +109,23 @@ impl Sources {
                 .collect();
             gone.into_iter().filter_map(|id| running.remove(&id)).collect()
         };
-        for source in &gone {
-            source.stop.cancel();
-        }
+        stop_all(gone).await;
+    }
+
+    /// Starts what is new in `wanted` and swaps the settings of the others, those that are equal
+    /// untouched; closes sockets that nobody needs. After [`Sources::stop_others`] exactly
+    /// `wanted` runs.
+    pub(super) async fn start(&self, wanted: &BTreeMap<Arc<str>, Arc<SourceDefinition>>) {
         for (id, definition) in wanted {
             // `prepare` registered this text, so this is a look-up.
             match self.register(definition).await {
                 Ok(generation) => self.apply(id, definition, generation),
-                Err(error) => tracing::error!(source = %id, error, "source keeps its settings"),
+                Err(error) => tracing::error!(source = %id, %error, "source keeps its settings"),
             }
         }
         let keep: Vec<Listen> = wanted.values().flat_map(|d| d.plan.listens()).collect();
         self.listeners.retain(&keep);
         self.telemetry.retain(|l| l.class != "source" || wanted.contains_key(&l.component));
-        for source in gone {
-            finish(source).await;
-        }
     }
 
     fn apply(&self, id: &Arc<str>, definition: &Arc<SourceDefinition>, generation: u32) {
@@ -165,10 +168,7 @@ impl Sources {
     /// Stops all sources and waits until what they accepted is in the journal.
     pub(super) async fn stop(&self) {
         let all = std::mem::take(&mut *self.running.lock());
-        for source in all.values() {
-            source.stop.cancel();
-        }
-        futures::future::join_all(all.into_values().map(finish)).await;
+        stop_all(all.into_values().collect()).await;
     }
 
     /// What runs.
@@ -195,6 +195,13 @@ impl Sources {
             })
             .collect()
     }
+}
+
+async fn stop_all(sources: Vec<Running>) {
+    for source in &sources {
+        source.stop.cancel();
+    }
+    futures::future::join_all(sources.into_iter().map(finish)).await;
 }
 
 async fn finish(source: Running) {

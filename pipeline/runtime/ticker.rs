@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::now;
@@ -13,6 +13,8 @@ use crate::journal::{AppendError, Journal, NewEntry, Stamp, TickClock};
 const BUSY: Duration = Duration::from_millis(200);
 /// Between ticks when nothing else is in the journal.
 const IDLE: Duration = Duration::from_secs(1);
+/// Between ticks while the journal is full: they live on its reserve, which lasts for days then.
+const FULL: Duration = Duration::from_secs(10);
 
 /// Makes ticks and marks.
 pub(super) struct Ticker {
@@ -28,8 +30,11 @@ impl Ticker {
         Self { journal, started: Instant::now(), clock }
     }
 
-    fn stamp(&self) -> Stamp {
-        self.clock.lock().next(now(), self.started.elapsed())
+    /// Stamps and appends. One at a time, so that stamps are in the journal in their order.
+    async fn append(&self, entry: impl FnOnce(Stamp) -> NewEntry) -> Result<u64, AppendError> {
+        let mut clock = self.clock.lock().await;
+        let stamp = clock.next(now(), self.started.elapsed());
+        self.journal.append(entry(stamp)).await
     }
 
     /// Appends a mark that carries `id` and gives its offset.
@@ -37,7 +42,7 @@ impl Ticker {
     /// # Errors
     /// If the journal cannot take it.
     pub(super) async fn mark(&self, id: u64) -> Result<u64, AppendError> {
-        self.journal.append(NewEntry::mark(self.stamp(), &id.to_string())).await
+        self.append(|stamp| NewEntry::mark(stamp, &id.to_string())).await
     }
 
     /// Ticks until `stop`.
@@ -48,10 +53,12 @@ impl Ticker {
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(pulse.tick()).await.is_some() {
             since_tick += BUSY;
-            if self.journal.head() == head && since_tick < IDLE {
+            let every = if self.journal.is_full() { FULL } else { IDLE };
+            let idle = self.journal.head() == head || every == FULL;
+            if idle && since_tick < every {
                 continue;
             }
-            match self.journal.append(NewEntry::tick(self.stamp())).await {
+            match self.append(NewEntry::tick).await {
                 Ok(offset) => head = offset,
                 Err(error) => tracing::warn!(%error, "no tick"),
             }

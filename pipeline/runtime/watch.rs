@@ -2,7 +2,6 @@
 //! once; what decides is the content, which it also compares every ten seconds, since events get
 //! lost (network file systems, folders that are replaced).
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +26,6 @@ pub(super) async fn run(runtime: Arc<Runtime>) {
     .ok();
     let folder = runtime.options.pipelines.clone();
     let mut watching = watch(watcher.as_mut(), &folder);
-    let mut seen = runtime.content();
     let stop = runtime.stop.clone();
     loop {
         let wait = tokio::time::timeout(POLL, woken.recv());
@@ -45,11 +43,7 @@ pub(super) async fn run(runtime: Arc<Runtime>) {
                 watching = watch(watcher.as_mut(), &folder) || watching;
             }
         }
-        let content = runtime.content();
-        if content != seen {
-            seen = content;
-            runtime.reload().await;
-        }
+        runtime.reload_if_changed().await;
     }
 }
 
@@ -58,23 +52,4 @@ fn watch(watcher: Option<&mut notify::RecommendedWatcher>, folder: &Path) -> boo
         let _ = w.unwatch(folder);
         w.watch(folder, RecursiveMode::Recursive).is_ok()
     })
-}
-
-impl Runtime {
-    /// A hash of all that a reload would read: the files of the folder, and those that running
-    /// plans name.
-    fn content(&self) -> u64 {
-        let mut hash = DefaultHasher::new();
-        let mut paths = crate::config::pipeline_files(&self.options.pipelines);
-        for running in self.pipelines.lock().values() {
-            paths.extend(running.plan.lock().bundle.files.keys().map(Into::into));
-        }
-        paths.sort();
-        paths.dedup();
-        for path in paths {
-            path.hash(&mut hash);
-            std::fs::read(&path).ok().hash(&mut hash);
-        }
-        hash.finish()
-    }
 }

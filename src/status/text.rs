@@ -119,7 +119,7 @@ impl Report<'_> {
         for error in list(&pipeline["errors"]) {
             line(out, 2, &format!("error: {}", text(error)));
         }
-        let failed = state == "failed";
+        let failed = state == "down";
         if failed {
             line(out, 2, "<-- stops here: the pipeline does not run");
         }

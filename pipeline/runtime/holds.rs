@@ -1,0 +1,49 @@
+//! Who still needs which part of the journal. Whoever starts to read takes its hold in the same
+//! step as it picks its position, so that nothing can be trimmed in between.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::journal::Journal;
+
+/// The positions behind which the journal must stay, by pipeline name.
+pub(super) struct Holds {
+    journal: Journal,
+    positions: Mutex<HashMap<Arc<str>, u64>>,
+}
+
+impl Holds {
+    pub(super) fn new(journal: Journal) -> Self {
+        Self { journal, positions: Mutex::default() }
+    }
+
+    /// Holds all entries behind the position that `choose` picks, or behind the oldest one left
+    /// where that is later. Gives the position held.
+    pub(super) fn take(&self, who: &Arc<str>, choose: impl FnOnce() -> u64) -> u64 {
+        let mut positions = self.positions.lock();
+        let position = choose().max(self.journal.oldest() - 1);
+        positions.insert(who.clone(), position);
+        position
+    }
+
+    /// Lets go of the entries up to `position`.
+    pub(super) fn advance(&self, who: &Arc<str>, position: u64) {
+        if let Some(held) = self.positions.lock().get_mut(who) {
+            *held = position.max(*held);
+        }
+    }
+
+    /// Holds nothing for `who` any more.
+    pub(super) fn release(&self, who: &str) {
+        self.positions.lock().remove(who);
+    }
+
+    /// Trims the journal up to the earliest position held; all of it if none is. Deletes files.
+    pub(super) fn trim(&self) {
+        let positions = self.positions.lock();
+        let keep = positions.values().copied().min().unwrap_or_else(|| self.journal.head());
+        self.journal.trim(keep + 1);
+    }
+}

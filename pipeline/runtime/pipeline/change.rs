@@ -1,0 +1,159 @@
+//! What happens at a mark. It cannot fail: what the disk refuses is tried again, and the pipeline
+//! goes no further meanwhile.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::sink::SinkHandle;
+use super::run::{End, Loop};
+use super::{AtMark, BuiltSink, Change, Swap, build_sink, save};
+use crate::component::Staged;
+use crate::graph::{Graph, States};
+use crate::plan::{NodePlan, PipelinePlan};
+
+/// Between tries at a mark.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Loop {
+    /// Does what waits for this mark. Returns whether that saved a checkpoint.
+    pub(super) async fn mark(&mut self, mark: u64) -> Result<bool, End> {
+        while let Ok(change) = self.changes.try_recv() {
+            self.waiting.insert(change.mark, change);
+        }
+        // Those of earlier marks never came: their appending failed, and they were told so.
+        self.waiting = self.waiting.split_off(&mark);
+        let Some(AtMark { change, reply, .. }) = self.waiting.remove(&mark) else {
+            return Ok(false);
+        };
+        self.finish_checkpoint().await;
+        let (result, end) = match change {
+            // It ends even if its checkpoint failed: the journal has everything.
+            Change::Stop => {
+                let saved = self.checkpoint_now(&[], false).await;
+                (saved.map(|_| Vec::new()), Some(End::Stopped))
+            }
+            Change::Remove => {
+                self.remove().await?;
+                (Ok(Vec::new()), Some(End::Removed))
+            }
+            Change::Swap(swap) => (Ok(self.swap(swap).await?), None),
+        };
+        // Who asked may have stopped waiting.
+        let _ = reply.send(result);
+        match end {
+            Some(end) => Err(end),
+            None => Ok(true),
+        }
+    }
+
+    async fn remove(&mut self) -> Result<(), End> {
+        let mut to_sinks = Vec::new();
+        self.graph.flush(self.tick, &|_| true, &mut to_sinks);
+        self.send(to_sinks).await?;
+        let all: Vec<Arc<str>> = self.sinks.keys().cloned().collect();
+        while self.checkpoint_now(&all, true).await.is_err() {
+            tokio::time::sleep(AGAIN).await;
+        }
+        Ok(())
+    }
+
+    async fn swap(&mut self, swap: Swap) -> Result<Vec<String>, End> {
+        let Swap { plan, sinks: mut built } = swap;
+        let leaving: Vec<Arc<str>> = self
+            .plan
+            .nodes
+            .iter()
+            .filter(|n| self.sinks.contains_key(&n.id) && !keeps_sink(&self.plan, &plan, n))
+            .map(|n| n.id.clone())
+            .collect();
+        let mut to_sinks = Vec::new();
+        let gone = |id: &str| is_gone(&self.plan, &plan, id);
+        self.graph.flush(self.tick, &gone, &mut to_sinks);
+        self.send(to_sinks).await?;
+        let (states, staged) = loop {
+            match self.checkpoint_now(&leaving, false).await {
+                Ok(saved) => break saved,
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        };
+        let mut graph = Graph::build(&plan, &self.shared.telemetry, self.taps.clone());
+        graph.set_now(self.tick.time);
+        let notes = graph.restore(&plan, &states);
+        let mut sinks = HashMap::new();
+        for node in &plan.nodes {
+            let sink = match self.sinks.get(&node.id).filter(|_| !leaving.contains(&node.id)) {
+                Some(sink) => Some(sink.clone()),
+                None => self.start_sink(&plan, node, built.remove(&node.id)).await,
+            };
+            sinks.extend(sink.map(|s| (node.id.clone(), s)));
+        }
+        let carried = staged.into_iter().filter(|(id, _)| sinks.contains_key(id.as_str()));
+        let carried =
+            carried.map(|(id, s)| (id, Staged { work: Vec::new(), carry: s.carry })).collect();
+        // An operator that just took over a state can say it.
+        let states: States = graph.snapshot().map_err(End::Failed)?;
+        let mut checkpoint = self.describe(&plan, states, carried, false);
+        let renamed = (plan.name != self.plan.name).then(|| self.plan.name.clone());
+        checkpoint.renamed = renamed.as_deref().map(str::to_owned);
+        // From here on a crash starts with the new plan.
+        while let Err(why) = save::save(self.shared.clone(), plan.clone(), checkpoint.clone()).await
+        {
+            self.note_failure(why);
+            tokio::time::sleep(AGAIN).await;
+        }
+        if let Some(before) = renamed {
+            self.shared.checkpoints.forget(&before);
+            self.shared.holds.release(&before);
+            self.shared.telemetry.retain(|l| l.pipeline != before);
+        }
+        self.graph = graph;
+        self.sinks = sinks;
+        *self.shown.lock() = plan.clone();
+        self.plan = plan;
+        self.progress.lock().generation += 1;
+        Ok(notes)
+    }
+
+    /// Starts a sink that is new in `plan`; tries until it does.
+    async fn start_sink(
+        &mut self,
+        plan: &PipelinePlan,
+        node: &NodePlan,
+        mut built: Option<BuiltSink>,
+    ) -> Option<SinkHandle> {
+        loop {
+            let sink = match built.take() {
+                Some(sink) => Ok(Some(sink)),
+                None => build_sink(&self.shared, plan, node),
+            };
+            let why = match sink {
+                Ok(None) => return None,
+                Ok(Some(sink)) => match sink.begin(None, &self.tracker, &self.cancel).await {
+                    Ok(sink) => return Some(sink),
+                    Err(why) => why,
+                },
+                Err(why) => why,
+            };
+            self.note_failure(why);
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}
+
+/// Whether the sink `node` of `present` goes on in `next`: others stage everything they hold.
+pub(in super::super) fn keeps_sink(
+    present: &PipelinePlan,
+    next: &PipelinePlan,
+    node: &NodePlan,
+) -> bool {
+    let same = |n: &NodePlan| n.id == node.id && n.resolved == node.resolved;
+    present.name == next.name && next.nodes.iter().any(same)
+}
+
+/// Whether the operator or alert `id` of `present` is not in `next`: it says what it still holds.
+fn is_gone(present: &PipelinePlan, next: &PipelinePlan, id: &str) -> bool {
+    let Some(before) = present.nodes.iter().find(|n| *n.id == *id) else { return true };
+    let takes_over = |n: &NodePlan| *n.id == *id || n.was.as_deref() == Some(id);
+    !next.nodes.iter().any(|n| n.kind == before.kind && takes_over(n))
+}

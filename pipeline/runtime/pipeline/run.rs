@@ -1,0 +1,216 @@
+//! The loop: journal entries in, batches to sinks out, changes at marks, checkpoints at ticks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::super::Shared;
+use super::super::sink::{Gone, SinkHandle};
+use super::{AtMark, Progress};
+use crate::batch::Batch;
+use crate::component::Tick;
+use crate::graph::{Graph, ToSink};
+use crate::journal::{Entry, EntryKind, Reader, Trimmed};
+use crate::plan::PipelinePlan;
+use crate::tap::Taps;
+
+/// Small entries are joined up to about this many rows before they are pushed.
+const JOIN_ROWS: usize = 8_192;
+/// Pauses between tries to read a journal whose disk fails, from first to longest.
+const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+pub(super) struct Loop {
+    pub(super) shared: Arc<Shared>,
+    pub(super) plan: Arc<PipelinePlan>,
+    /// `plan`, as others see it.
+    pub(super) shown: Arc<Mutex<Arc<PipelinePlan>>>,
+    pub(super) graph: Graph,
+    pub(super) sinks: HashMap<Arc<str>, SinkHandle>,
+    /// The tasks of all sinks there ever were.
+    pub(super) tracker: TaskTracker,
+    pub(super) reader: Reader,
+    pub(super) position: u64,
+    /// The last tick; its watermark is that of the sources.
+    pub(super) tick: Tick,
+    pub(super) changes: mpsc::Receiver<AtMark>,
+    pub(super) waiting: BTreeMap<u64, AtMark>,
+    pub(super) checkpointing: Option<JoinHandle<Result<u64, String>>>,
+    /// Bytes of decoded rows since the last checkpoint.
+    pub(super) bytes_since: u64,
+    /// Running time at which the next checkpoint is due; set at the first tick.
+    pub(super) due_at: Option<i64>,
+    pub(super) progress: Arc<Mutex<Progress>>,
+    pub(super) cancel: CancellationToken,
+    pub(super) taps: Arc<Taps>,
+}
+
+/// Why the loop ends.
+pub(super) enum End {
+    Removed,
+    Stopped,
+    /// The process is going down without waiting.
+    Cancelled,
+    Failed(String),
+}
+
+/// Rows of consecutive entries of one source output, on their way to be joined.
+#[derive(Default)]
+struct Joining {
+    source: Arc<str>,
+    output: &'static str,
+    batches: Vec<Batch>,
+    rows: usize,
+}
+
+impl Loop {
+    pub(super) async fn supervised(mut self) -> End {
+        let cancel = self.cancel.clone();
+        cancel.run_until_cancelled(self.run()).await.unwrap_or(End::Cancelled)
+    }
+
+    async fn run(&mut self) -> End {
+        let mut pause = READ_AGAIN.0;
+        loop {
+            let entries = match self.reader.next().await {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return End::Stopped,
+                Err(e) if Trimmed::of(&e).is_some() => return End::Failed(e.to_string()),
+                Err(error) => {
+                    tracing::warn!(pipeline = %self.plan.name, %error, "journal cannot be read, trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(READ_AGAIN.1);
+                    continue;
+                }
+            };
+            pause = READ_AGAIN.0;
+            if let Err(end) = self.take(&entries).await {
+                return end;
+            }
+        }
+    }
+
+    async fn take(&mut self, entries: &[Arc<Entry>]) -> Result<(), End> {
+        let mut joining = Joining::default();
+        for entry in entries {
+            match entry.head.kind {
+                EntryKind::Data => self.data(entry, &mut joining).await?,
+                EntryKind::Tick | EntryKind::Mark => {
+                    self.push(&mut joining).await?;
+                    self.position = entry.offset;
+                    self.time(entry).await?;
+                }
+            }
+            self.position = entry.offset;
+        }
+        self.push(&mut joining).await?;
+        if let Some(last) = entries.last() {
+            let mut progress = self.progress.lock();
+            progress.position = last.offset;
+            progress.received = last.head.received;
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, entry: &Entry, joining: &mut Joining) -> Result<(), End> {
+        let source = &entry.head.source;
+        if !self.graph.reads_source(source) {
+            return Ok(());
+        }
+        let batches = match self.shared.decoders.batches(entry) {
+            Ok(batches) => batches,
+            Err(error) => {
+                // It decoded when it came in: this is a defect of ours, and must be seen.
+                tracing::error!(pipeline = %self.plan.name, error, "entry cannot be decoded again");
+                self.shared.telemetry.count(
+                    "weir_entries_undecodable_total",
+                    "Journal entries that could not be decoded again",
+                    1.0,
+                );
+                return Ok(());
+            }
+        };
+        for (output, batch) in batches.iter() {
+            if !self.graph.reads(source, output) {
+                continue;
+            }
+            self.bytes_since += batch.bytes() as u64;
+            let other = joining.source != *source || joining.output != *output;
+            if other || joining.rows >= JOIN_ROWS || !self.graph.joinable() {
+                self.push(joining).await?;
+                joining.source = source.clone();
+                joining.output = output;
+            }
+            joining.rows += batch.num_rows();
+            joining.batches.push(batch.clone());
+        }
+        Ok(())
+    }
+
+    async fn push(&mut self, joining: &mut Joining) -> Result<(), End> {
+        let Joining { source, output, batches, .. } = std::mem::take(joining);
+        if batches.is_empty() {
+            return Ok(());
+        }
+        let mut to_sinks = Vec::new();
+        match Batch::join(&batches) {
+            Some(batch) => self.graph.push(&source, output, &batch, &mut to_sinks),
+            None => {
+                for batch in &batches {
+                    self.graph.push(&source, output, batch, &mut to_sinks);
+                }
+            }
+        }
+        self.send(to_sinks).await
+    }
+
+    pub(super) async fn send(&self, to_sinks: Vec<ToSink>) -> Result<(), End> {
+        for ToSink { node, batch } in to_sinks {
+            let id = &self.plan.nodes[node].id;
+            if let Some(sink) = self.sinks.get(id) {
+                sink.write(batch).await.map_err(|Gone| self.gone(id))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A sink's task ended although nobody asked it to.
+    pub(super) fn gone(&self, id: &str) -> End {
+        if self.cancel.is_cancelled() {
+            return End::Cancelled;
+        }
+        End::Failed(format!("sink `{id}` failed, which is a defect of Weir; the log has more"))
+    }
+
+    async fn time(&mut self, entry: &Entry) -> Result<(), End> {
+        let Some(stamp) = entry.stamp() else { return Ok(()) };
+        // The clock was ahead and is mended: by what it said then, all that comes would be late.
+        let watermark =
+            if stamp.step < 0 { stamp.time } else { self.tick.watermark.max(stamp.time) };
+        self.tick = Tick {
+            time: stamp.time,
+            elapsed: stamp.elapsed,
+            offset: entry.offset,
+            watermark,
+            step: stamp.step,
+        };
+        let mut to_sinks = Vec::new();
+        self.graph.tick(self.tick, &mut to_sinks);
+        self.send(to_sinks).await?;
+        self.progress.lock().watermark = self.tick.watermark;
+        let mark = entry.mark_reason().and_then(|reason| reason.parse().ok());
+        let changed = match mark {
+            Some(mark) => self.mark(mark).await?,
+            None => false,
+        };
+        if !changed {
+            self.checkpoint_if_due().await?;
+        }
+        Ok(())
+    }
+}
