@@ -67,6 +67,10 @@ impl Sink for RouterSink {
         })
     }
 
+    fn tick(&mut self, _offset: u64) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Whatever was written is logged already.
     fn stage(&mut self, _mark: u64, _last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {
         Box::pin(async { Ok(Staged::default()) })

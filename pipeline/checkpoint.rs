@@ -5,10 +5,11 @@
 //! that the header lists in order, and the CRC32C (u32 LE) of all that. It is written aside,
 //! fsynced and renamed into place; the two newest are kept. Plans stand beside, by content hash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +27,51 @@ const ASIDE: &str = "aside-";
 /// What [`write_atomically`] writes before it renames.
 const UNFINISHED: &str = "tmp";
 
+/// Who reads the journal at a position of its own: a pipeline, or a sink detached from it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Consumer {
+    /// Pipeline name.
+    pub pipeline: Arc<str>,
+    /// Id of the detached sink.
+    pub sink: Option<Arc<str>>,
+}
+
+impl Consumer {
+    /// A pipeline.
+    pub fn pipeline(name: &str) -> Self {
+        Self { pipeline: name.into(), sink: None }
+    }
+
+    /// A sink that is detached from its pipeline.
+    pub fn detached(pipeline: &str, sink: &str) -> Self {
+        Self { pipeline: pipeline.into(), sink: Some(sink.into()) }
+    }
+
+    /// Its folder. Names of pipelines are free text, so all but the plainest is hex; ids of sinks
+    /// are plain.
+    fn folder(&self) -> String {
+        let name = &self.pipeline;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let mut folder = if !name.is_empty() && name.len() <= 100 && name.chars().all(plain) {
+            format!("p-{name}")
+        } else {
+            name.bytes().fold("x-".to_owned(), |s, b| s + &format!("{b:02x}"))
+        };
+        if let Some(sink) = &self.sink {
+            folder.push('.');
+            folder.push_str(sink);
+        }
+        folder
+    }
+}
+
 /// Everything that a pipeline needs to go on from a position.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
     /// Pipeline name.
     pub pipeline: String,
+    /// If it is that of a detached sink: the sink's id.
+    pub detached: Option<String>,
     /// Hash of the plan that made it.
     pub plan: String,
     /// Journal id.
@@ -47,13 +88,23 @@ pub struct Checkpoint {
     pub renamed: Option<String>,
     /// State by node id.
     pub states: States,
-    /// Staged work by sink id.
+    /// Staged work by sink id: of each sink that is not detached.
     pub sinks: BTreeMap<String, Staged>,
+}
+
+impl Checkpoint {
+    /// Whose it is.
+    pub fn consumer(&self) -> Consumer {
+        let sink = self.detached.as_deref().map(Into::into);
+        Consumer { pipeline: self.pipeline.as_str().into(), sink }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     pipeline: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    detached: Option<String>,
     plan: String,
     journal: String,
     position: u64,
@@ -80,7 +131,7 @@ struct SinkHeader {
     carry: usize,
 }
 
-/// The checkpoints of all pipelines, in a folder of the data folder.
+/// The checkpoints of all consumers, in a folder of the data folder.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     dir: PathBuf,
@@ -109,7 +160,8 @@ impl Checkpoints {
     /// # Errors
     /// If the disk refuses; then the checkpoint before is still in force.
     pub fn save(&self, checkpoint: &Checkpoint) -> io::Result<u64> {
-        let dir = self.dir.join(folder(&checkpoint.pipeline));
+        let consumer = checkpoint.consumer();
+        let dir = self.dir.join(consumer.folder());
         fs::create_dir_all(&dir)?;
         // Of two checkpoints at one position (a reload makes two) the later wins by its serial.
         let serial = self.files(&dir)?.last().map_or(0, |(serial, _)| serial + 1);
@@ -118,11 +170,11 @@ impl Checkpoints {
         for (_, old) in self.files(&dir)?.iter().rev().skip(KEPT) {
             let _ = fs::remove_file(old);
         }
-        let kept = self.oldest_position(&checkpoint.pipeline)?;
+        let kept = self.oldest_position(&consumer)?;
         Ok(kept.unwrap_or(checkpoint.position))
     }
 
-    /// The newest whole checkpoint of every pipeline that has one. A damaged file is set aside as
+    /// The newest whole checkpoint of every consumer that has one. A damaged file is set aside as
     /// `*.damaged` and named in the second value.
     ///
     /// # Errors
@@ -135,15 +187,26 @@ impl Checkpoints {
             all.extend(checkpoint);
             damage.extend(damaged);
         }
+        // A sink that is in the checkpoint of its pipeline is not detached any more.
+        let void = |c: &Checkpoint| {
+            c.detached.as_ref().is_some_and(|sink| {
+                all.iter().any(|whole: &Checkpoint| {
+                    let same = whole.pipeline == c.pipeline && whole.journal == c.journal;
+                    same && whole.detached.is_none() && whole.sinks.contains_key(sink)
+                })
+            })
+        };
+        let (void, all): (Vec<_>, Vec<_>) = all.iter().cloned().partition(void);
+        void.iter().for_each(|c| self.forget(&c.consumer()));
         Ok((all, damage))
     }
 
-    /// The newest whole checkpoint of `pipeline`, and what was found damaged.
+    /// The newest whole checkpoint of `who`, and what was found damaged.
     ///
     /// # Errors
     /// As [`Checkpoints::load_all`].
-    pub fn load(&self, pipeline: &str) -> io::Result<(Option<Checkpoint>, Vec<String>)> {
-        self.load_newest(&self.dir.join(folder(pipeline)))
+    pub fn load(&self, who: &Consumer) -> io::Result<(Option<Checkpoint>, Vec<String>)> {
+        self.load_newest(&self.dir.join(who.folder()))
     }
 
     fn load_newest(&self, dir: &Path) -> io::Result<(Option<Checkpoint>, Vec<String>)> {
@@ -171,24 +234,25 @@ impl Checkpoints {
         Ok((None, damage))
     }
 
-    /// Keeps the checkpoints of `pipeline`, which cannot be gone on from, out of the way of new
+    /// Keeps the checkpoints of a consumer, which cannot be gone on from, out of the way of new
     /// ones. Gives the folder where they are now.
     ///
     /// # Errors
     /// If the folder cannot be renamed.
     pub fn set_aside(&self, checkpoint: &Checkpoint) -> io::Result<PathBuf> {
-        let from = self.dir.join(folder(&checkpoint.pipeline));
-        let name = format!("{ASIDE}{:032x}-{}", checkpoint.journal, folder(&checkpoint.pipeline));
+        let folder = checkpoint.consumer().folder();
+        let from = self.dir.join(&folder);
+        let name = format!("{ASIDE}{:032x}-{folder}", checkpoint.journal);
         let to = self.dir.join(name);
         let _ = fs::remove_dir_all(&to);
         fs::rename(from, &to)?;
         Ok(to)
     }
 
-    /// Position of the older of the kept checkpoints of `pipeline`: the journal is needed from
-    /// there on.
-    pub fn oldest_position(&self, pipeline: &str) -> io::Result<Option<u64>> {
-        let files = self.files(&self.dir.join(folder(pipeline)))?;
+    /// Position of the older of the kept checkpoints of `who`: the journal is needed from there
+    /// on.
+    fn oldest_position(&self, who: &Consumer) -> io::Result<Option<u64>> {
+        let files = self.files(&self.dir.join(who.folder()))?;
         Ok(files.iter().filter_map(|(_, path)| position_of(path)).min())
     }
 
@@ -205,14 +269,25 @@ impl Checkpoints {
         Ok(highest)
     }
 
-    /// Forgets the checkpoints of `pipeline`.
-    pub fn forget(&self, pipeline: &str) {
-        let _ = fs::remove_dir_all(self.dir.join(folder(pipeline)));
+    /// Ids of the sinks of `pipeline` that have checkpoints of their own.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn detached(&self, pipeline: &str) -> io::Result<BTreeSet<Arc<str>>> {
+        let prefix = format!("{}.", Consumer::pipeline(pipeline).folder());
+        let folders = self.folders()?;
+        let names = folders.iter().filter_map(|path| path.file_name()?.to_str());
+        Ok(names.filter_map(|name| name.strip_prefix(&prefix)).map(Into::into).collect())
     }
 
-    /// When the newest checkpoint of `pipeline` was written.
-    pub fn modified(&self, pipeline: &str) -> Option<std::time::SystemTime> {
-        let files = self.files(&self.dir.join(folder(pipeline))).ok()?;
+    /// Forgets the checkpoints of `who`.
+    pub fn forget(&self, who: &Consumer) {
+        let _ = fs::remove_dir_all(self.dir.join(who.folder()));
+    }
+
+    /// When the newest checkpoint of `who` was written.
+    pub fn modified(&self, who: &Consumer) -> Option<std::time::SystemTime> {
+        let files = self.files(&self.dir.join(who.folder())).ok()?;
         fs::metadata(&files.last()?.1).ok()?.modified().ok()
     }
 
@@ -246,7 +321,7 @@ impl Checkpoints {
         }
     }
 
-    /// The folders of all pipelines, in the order of names.
+    /// The folders of all consumers, in the order of names.
     fn folders(&self) -> io::Result<Vec<PathBuf>> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -282,15 +357,6 @@ impl Checkpoints {
 
 fn position_of(path: &Path) -> Option<u64> {
     path.file_stem()?.to_str()?.split('-').nth(1)?.parse().ok()
-}
-
-/// A pipeline name as a folder name: names are free text, so all but the plainest is hex.
-fn folder(pipeline: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !pipeline.is_empty() && pipeline.len() <= 100 && pipeline.chars().all(plain) {
-        return format!("p-{pipeline}");
-    }
-    pipeline.bytes().fold("x-".to_owned(), |s, b| s + &format!("{b:02x}"))
 }
 
 /// Writes aside, fsyncs, renames, fsyncs the folder.
@@ -330,6 +396,7 @@ fn sweep_unfinished(dir: &Path) -> io::Result<()> {
 fn encode(c: &Checkpoint) -> io::Result<Vec<u8>> {
     let header = Header {
         pipeline: c.pipeline.clone(),
+        detached: c.detached.clone(),
         plan: c.plan.clone(),
         journal: format!("{:032x}", c.journal),
         position: c.position,
@@ -419,6 +486,7 @@ fn decode(bytes: &[u8]) -> Result<Checkpoint, Unreadable> {
     }
     Ok(Checkpoint {
         pipeline: header.pipeline,
+        detached: header.detached,
         plan: header.plan,
         journal: u128::from_str_radix(&header.journal, 16).unwrap_or_default(),
         position: header.position,
@@ -441,6 +509,7 @@ mod tests {
         let staged = Staged { work: b"file".to_vec(), carry: b"rows".to_vec() };
         Checkpoint {
             pipeline: "shop".into(),
+            detached: None,
             plan: "abc".into(),
             journal: 7,
             position,
@@ -474,7 +543,7 @@ mod tests {
         for position in [3, 6, 9] {
             store.save(&sample(position)).unwrap();
         }
-        assert_eq!(store.oldest_position("shop").unwrap(), Some(6), "two are kept");
+        assert_eq!(store.oldest_position(&sample(0).consumer()).unwrap(), Some(6), "two are kept");
         let dir = data.path().join("checkpoints/p-shop");
         let newest = store.files(&dir).unwrap().last().unwrap().1.clone();
         fs::write(&newest, b"WEIRCKPT garbage").unwrap();

@@ -356,6 +356,11 @@ pub trait Sink: Send {
     /// (at-least-once) or hold it until `commit`.
     fn write(&mut self, batch: Batch) -> BoxFuture<'_, Result<(), SinkError>>;
 
+    /// All rows up to the tick at this offset have been written. Ticks stand in the journal, so
+    /// what is sent between two of them is the same in every replay: requests to the outside are
+    /// cut and named by them.
+    fn tick(&mut self, offset: u64) -> BoxFuture<'_, Result<(), SinkError>>;
+
     /// Makes everything written so far durable on this side, outside what readers of the
     /// destination see as committed. `last`: the sink is going away, nothing may be carried on.
     fn stage(&mut self, mark: u64, last: bool) -> BoxFuture<'_, Result<Staged, SinkError>>;

@@ -12,6 +12,7 @@ pub mod edge;
 pub mod entity;
 pub mod expression;
 pub mod graph;
+pub mod http_client;
 pub mod intake;
 pub mod journal;
 pub mod listen;

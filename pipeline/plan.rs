@@ -1,7 +1,7 @@
 //! What planning yields: sources, and pipelines as graphs in topological order. Pure data; the
 //! runtime builds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -58,6 +58,41 @@ pub struct PipelinePlan {
     pub tests: Vec<TestPlan>,
 }
 
+impl PipelinePlan {
+    /// The part of it that the sink `id` needs: the sink, and all nodes above it. Name, hash and
+    /// texts stay those of the whole. `None` if there is no such sink.
+    pub fn only(&self, id: &str) -> Option<Self> {
+        let sink = self.nodes.iter().position(|n| *n.id == *id)?;
+        let mut needed = BTreeSet::from([sink]);
+        // A node comes after everything it reads.
+        for index in (0..=sink).rev() {
+            if needed.contains(&index) {
+                needed.extend(self.nodes[index].inputs.iter().filter_map(InputPlan::node));
+            }
+        }
+        let place = |node: usize| needed.iter().position(|n| *n == node).unwrap_or_default();
+        let nodes = needed.iter().map(|index| {
+            let mut node = self.nodes[*index].clone();
+            for input in &mut node.inputs {
+                if let InputPlan::Node { node, .. } = input {
+                    *node = place(*node);
+                }
+            }
+            node
+        });
+        Some(Self {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            hash: self.hash.clone(),
+            content: self.content.clone(),
+            bundle: self.bundle.clone(),
+            from: self.from,
+            nodes: nodes.collect(),
+            tests: Vec::new(),
+        })
+    }
+}
+
 /// Where a new pipeline starts to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum From {
@@ -71,7 +106,7 @@ pub enum From {
 }
 
 /// One node of a pipeline.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NodePlan {
     /// Id, unique in its file over operators, sinks and alerts.
     pub id: Arc<str>,
@@ -93,14 +128,14 @@ pub struct NodePlan {
 }
 
 /// What a node does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Work {
     /// An operator.
-    Operator(Box<dyn OperatorPlan>),
+    Operator(Arc<dyn OperatorPlan>),
     /// An alert: an operator whose main output goes to the router.
-    Alert(Box<dyn OperatorPlan>),
+    Alert(Arc<dyn OperatorPlan>),
     /// A sink.
-    Sink(Box<dyn SinkPlan>),
+    Sink(Arc<dyn SinkPlan>),
 }
 
 impl Work {
@@ -147,6 +182,14 @@ impl InputPlan {
     /// Whether it is an output of the source `id`.
     pub fn is_source(&self, id: &str) -> bool {
         matches!(self, Self::Source { source, .. } if **source == *id)
+    }
+
+    /// The earlier node that it is an output of.
+    fn node(&self) -> Option<usize> {
+        match self {
+            Self::Node { node, .. } => Some(*node),
+            Self::Source { .. } => None,
+        }
     }
 
     /// As people write it: `id` or `id.output`.

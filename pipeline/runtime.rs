@@ -4,6 +4,7 @@
 //! checkpoint names, then moves to the present files by the same reload that later edits take.
 
 mod decoders;
+mod detached;
 mod holds;
 mod pipeline;
 mod recovery;
@@ -34,7 +35,7 @@ pub use self::sources::SourceStatus;
 use self::sources::Sources;
 use self::supervise::Down;
 use self::ticker::Ticker;
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Consumer};
 use crate::component::{Components, Services};
 use crate::config::Environment;
 use crate::journal::Journal;
@@ -74,14 +75,26 @@ pub(crate) struct Shared {
     ended: Notify,
 }
 
+impl Shared {
+    /// Where the operators of a consumer count: those above a detached sink do what their
+    /// pipeline has counted already.
+    fn graph_telemetry(&self, who: &Consumer) -> Arc<Telemetry> {
+        match who.sink {
+            None => self.telemetry.clone(),
+            Some(_) => Arc::default(),
+        }
+    }
+}
+
 /// Everything that runs.
 pub struct Runtime {
     options: RuntimeOptions,
     shared: Arc<Shared>,
     sources: Sources,
     ticker: Ticker,
-    pipelines: Mutex<BTreeMap<Arc<str>, Arc<Running>>>,
-    down: Mutex<BTreeMap<Arc<str>, Down>>,
+    /// Pipelines, and sinks that are detached from theirs.
+    running: Mutex<BTreeMap<Consumer, Arc<Running>>>,
+    down: Mutex<BTreeMap<Consumer, Down>>,
     /// One reload at a time; holds what the last one knew.
     reloading: tokio::sync::Mutex<reload::Known>,
     outcome: tokio::sync::watch::Sender<Outcome>,
@@ -115,6 +128,20 @@ pub struct PipelineStatus {
     pub progress: Progress,
     /// The graph: node ids with type, class and inputs, in topological order.
     pub nodes: Vec<NodeStatus>,
+    /// Sinks that did not get on and read for themselves until they have caught up.
+    pub detached: Vec<DetachedStatus>,
+}
+
+/// A detached sink as the status shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct DetachedStatus {
+    /// Its id.
+    pub sink: String,
+    /// Receive time behind the head of the journal, nanoseconds.
+    pub lag_ns: i64,
+    /// Positions, errors, what it skipped.
+    #[serde(flatten)]
+    pub progress: Progress,
 }
 
 /// A node as the status shows it.
@@ -165,7 +192,7 @@ impl Runtime {
             ticker: Ticker::new(journal),
             options: RuntimeOptions { data, pipelines, components, environment },
             shared,
-            pipelines: Mutex::default(),
+            running: Mutex::default(),
             down: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
             outcome: tokio::sync::watch::Sender::default(),
@@ -214,16 +241,28 @@ impl Runtime {
         self.sources.status()
     }
 
-    /// Running pipelines.
+    /// Pipelines that run or should.
     pub fn pipelines(&self) -> Vec<PipelineStatus> {
         let head = self.shared.journal.head();
-        let running = self.pipelines.lock().clone();
-        let mut all: Vec<_> = running.values().map(|r| r.status(head)).collect();
-        let down = self.down.lock();
-        let down = down.iter().filter(|(name, _)| !running.contains_key(*name));
-        all.extend(down.map(|(name, down)| down.status(name)));
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
+        let running = self.running.lock().clone();
+        let mut all: BTreeMap<Consumer, PipelineStatus> =
+            running.iter().map(|(who, r)| (who.clone(), r.status(head))).collect();
+        for (who, down) in &*self.down.lock() {
+            all.entry(who.clone()).or_insert_with(|| down.status(&who.pipeline));
+        }
+        let (detached, mut whole): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            all.into_iter().partition(|(who, _)| who.sink.is_some());
+        for (Consumer { pipeline, sink }, status) in detached {
+            let whole = whole.get_mut(&Consumer { pipeline, sink: None });
+            if let (Some(whole), Some(sink)) = (whole, sink) {
+                whole.detached.push(DetachedStatus {
+                    sink: sink.to_string(),
+                    lag_ns: status.lag_ns,
+                    progress: status.progress,
+                });
+            }
+        }
+        whole.into_values().collect()
     }
 
     /// Opens a tap on an edge: `node` is an operator, alert or source id, `output` its output.
@@ -231,7 +270,7 @@ impl Runtime {
     /// # Errors
     /// If there is no such pipeline or node, or too many taps are open.
     pub fn tap(&self, pipeline: &str, node: &str, output: &str) -> Result<TapReader, String> {
-        let running = self.pipelines.lock().get(pipeline).cloned();
+        let running = self.running.lock().get(&Consumer::pipeline(pipeline)).cloned();
         let running = running.ok_or_else(|| format!("no pipeline: `{pipeline}`"))?;
         let plan = running.plan.lock().clone();
         let known = plan.nodes.iter().any(|n| *n.id == *node)
@@ -269,14 +308,16 @@ impl Runtime {
                 tokio::time::timeout(deadline / RELOAD_SHARE, self.reloading.lock()).await;
             self.sources.stop().await;
             self.stop.cancel();
-            let all: Vec<_> = self.pipelines.lock().clone().into_iter().collect();
-            let stops = all.into_iter().map(|(name, r)| (name, r, Change::Stop)).collect();
+            // A detached sink has its checkpoint; nobody waits for it.
+            let all = self.running.lock().clone().into_iter();
+            let whole = all.filter(|(who, _)| who.sink.is_none());
+            let stops = whole.map(|(who, r)| (who, r, Change::Stop)).collect();
             match self.mark(stops).await {
                 Err(why) => tracing::warn!(error = why, "stopped without checkpoints"),
                 Ok(mark) => {
-                    for (name, result) in self.answers(mark, deadline).await {
+                    for (who, result) in self.answers(mark, deadline).await {
                         if let Err(why) = result {
-                            tracing::warn!(pipeline = %name, error = why, "stopped without a checkpoint");
+                            tracing::warn!(pipeline = %who.pipeline, error = why, "stopped without a checkpoint");
                         }
                     }
                 }
@@ -286,7 +327,7 @@ impl Runtime {
             tracing::warn!("not everything stopped in time; the next start recovers the rest");
         }
         self.stop.cancel();
-        let all = std::mem::take(&mut *self.pipelines.lock());
+        let all = std::mem::take(&mut *self.running.lock());
         for running in all.values() {
             running.cancel.cancel();
         }
@@ -300,9 +341,8 @@ impl Runtime {
         }
     }
 
-    fn insert(&self, running: Running) {
-        let name = running.plan.lock().name.clone();
-        self.pipelines.lock().insert(name, Arc::new(running));
+    fn insert(&self, who: Consumer, running: Running) {
+        self.running.lock().insert(who, Arc::new(running));
     }
 
     fn next_mark(&self) -> u64 {
@@ -322,6 +362,7 @@ impl Down {
             hash: plan.map(|p| p.hash.clone()).unwrap_or_default(),
             progress,
             nodes: plan.map(nodes).unwrap_or_default(),
+            detached: Vec::new(),
         }
     }
 }
@@ -349,6 +390,7 @@ impl Running {
             hash: plan.hash.clone(),
             progress,
             nodes: nodes(&plan),
+            detached: Vec::new(),
         }
     }
 }

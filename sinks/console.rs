@@ -22,6 +22,8 @@ use weir_pipeline::component::{Sink, SinkContext, SinkError, SinkKind, SinkPlan,
 use weir_pipeline::config::{Scope, Section};
 use weir_pipeline::diagnostic::Diagnostics;
 
+use crate::lines::lines;
+
 /// The row of the table.
 pub(crate) const KIND: SinkKind = SinkKind {
     name: "console",
@@ -60,16 +62,6 @@ struct Console {
     out: Out,
 }
 
-/// The rows of a batch as JSON, one object a line.
-fn lines(batch: &Batch) -> Result<Vec<u8>, SinkError> {
-    let failed = |e: arrow::error::ArrowError| SinkError::permanent(e.to_string());
-    let wide = batch.wide().map_err(failed)?;
-    let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
-    writer.write(&wide).map_err(failed)?;
-    writer.finish().map_err(failed)?;
-    Ok(writer.into_inner())
-}
-
 impl Sink for Console {
     fn write(&mut self, batch: Batch) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(async move {
@@ -93,6 +85,10 @@ impl Sink for Console {
                 }
             }
         })
+    }
+
+    fn tick(&mut self, _offset: u64) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn stage(&mut self, _mark: u64, _last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {

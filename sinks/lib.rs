@@ -1,9 +1,11 @@
 //! The table of sink types.
 
 mod console;
+mod http;
+mod lines;
 mod store;
 
 use weir_pipeline::component::SinkKind;
 
 /// Every sink type, by name.
-pub const ALL: &[SinkKind] = &[console::KIND, store::KIND];
+pub const ALL: &[SinkKind] = &[console::KIND, http::KIND, store::KIND];

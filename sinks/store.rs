@@ -110,6 +110,10 @@ impl Sink for StoreSink {
         })
     }
 
+    fn tick(&mut self, _offset: u64) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn stage(&mut self, mark: u64, last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {
         self.blocking(move |writer| {
             let staged = writer.stage(mark, last)?;

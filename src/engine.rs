@@ -9,12 +9,12 @@ use weir_alerts::{Router, RouterConfig, RouterError};
 use weir_pipeline::config::{Environment, Flags, ServerConfig};
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::{Journal, JournalOptions};
-use weir_pipeline::runtime::{Outcome, PipelineStatus, Runtime};
+use weir_pipeline::runtime::{DetachedStatus, Outcome, PipelineStatus, Runtime};
 use weir_pipeline::telemetry::Telemetry;
 use weir_store::Store;
 use weir_web::{
-    ComponentReport, Engine, EngineError, FileReport, NodeReport, PipelineReport, ReloadReport,
-    SourceReport, Status, Tap,
+    ComponentReport, DetachedReport, Engine, EngineError, FileReport, NodeReport, PipelineReport,
+    ReloadReport, SourceReport, Status, Tap,
 };
 
 /// The parts of a running server.
@@ -103,6 +103,14 @@ impl Server {
             let errors = [&p.progress.failed, &p.progress.checkpoint_error];
             let errors = errors.into_iter().flatten();
             problems.extend(errors.map(|e| format!("pipeline `{}`: {e}", p.name)));
+            problems.extend(p.detached.iter().map(|d| {
+                let seconds = d.lag_ns / 1_000_000_000;
+                format!(
+                    "sink `{}` of pipeline `{}` does not get on; it is detached and {seconds} s \
+                     behind",
+                    d.sink, p.name
+                )
+            }));
             if p.state == "behind" {
                 let seconds = p.lag_ns / 1_000_000_000;
                 problems.push(format!("pipeline `{}` is {seconds} s behind", p.name));
@@ -190,6 +198,16 @@ fn reload_report(outcome: Outcome) -> ReloadReport {
     }
 }
 
+fn detached_report(d: DetachedStatus) -> DetachedReport {
+    DetachedReport {
+        sink: d.sink,
+        position: d.progress.position,
+        lag_ns: d.lag_ns,
+        skipped: d.progress.skipped,
+        errors: [d.progress.failed, d.progress.checkpoint_error].into_iter().flatten().collect(),
+    }
+}
+
 fn pipeline_report(p: PipelineStatus) -> PipelineReport {
     PipelineReport {
         name: p.name,
@@ -202,6 +220,7 @@ fn pipeline_report(p: PipelineStatus) -> PipelineReport {
         lag_ns: p.lag_ns,
         watermark: p.progress.watermark,
         errors: [p.progress.failed, p.progress.checkpoint_error].into_iter().flatten().collect(),
+        detached: p.detached.into_iter().map(detached_report).collect(),
         nodes: p
             .nodes
             .into_iter()

@@ -1,5 +1,6 @@
 //! Nothing acknowledged is lost and nothing is doubled: under edits, `kill -9`, stops.
 
+mod dead_sink;
 mod load;
 pub(crate) mod remote_write;
 

@@ -16,7 +16,7 @@ pub(crate) use http::{Reply, request};
 pub(crate) use programs::{Program, free_port, program, python};
 
 /// How long a condition may take to come true: far longer than it does on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 /// A stop takes at most this long (design, section 6).
 const STOP: Duration = Duration::from_secs(10);
 /// Pause between two looks at a condition.

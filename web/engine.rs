@@ -119,7 +119,7 @@ pub struct PipelineReport {
     pub name: String,
     /// File.
     pub file: String,
-    /// `running`, `behind` or `failed`.
+    /// `running`, `behind` or `down`.
     pub state: String,
     /// Times that it was rebuilt.
     pub generation: u32,
@@ -137,6 +137,24 @@ pub struct PipelineReport {
     pub errors: Vec<String>,
     /// The graph, in topological order.
     pub nodes: Vec<NodeReport>,
+    /// Sinks that did not get on and read for themselves until they have caught up.
+    pub detached: Vec<DetachedReport>,
+}
+
+/// A sink that is detached from its pipeline.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DetachedReport {
+    /// Its id.
+    pub sink: String,
+    /// Offset of the last journal entry that it took in.
+    pub position: u64,
+    /// Receive time behind the head of the journal, nanoseconds.
+    pub lag_ns: i64,
+    /// Stretches of the journal that it skipped because they were trimmed: behind the first and up
+    /// to the second offset.
+    pub skipped: Vec<(u64, u64)>,
+    /// Why it does not run, or why its last checkpoint failed.
+    pub errors: Vec<String>,
 }
 
 /// A node of a pipeline.

@@ -40,8 +40,8 @@ use weir_store::query::Queries;
 
 pub use access::Access;
 pub use engine::{
-    ComponentReport, Engine, EngineError, FileReport, JournalReport, NodeReport, PipelineReport,
-    ReloadReport, SourceReport, Status, Tap,
+    ComponentReport, DetachedReport, Engine, EngineError, FileReport, JournalReport, NodeReport,
+    PipelineReport, ReloadReport, SourceReport, Status, Tap,
 };
 pub use error::ApiError;
 pub use serve::{ServeOptions, serve};

@@ -364,18 +364,18 @@ impl<'a> Planner<'a> {
                 let kind = self.kind(components.operators, part)?;
                 let (plan, kind, resolved) = operator(self, kind)?;
                 let outputs = plan.outputs();
-                Some((Work::Operator(plan), outputs, kind, resolved))
+                Some((Work::Operator(plan.into()), outputs, kind, resolved))
             }
             Group::Alert => {
                 let (plan, kind, resolved) = operator(self, components.alert)?;
                 let outputs = plan.outputs();
-                Some((Work::Alert(plan), outputs, kind, resolved))
+                Some((Work::Alert(plan.into()), outputs, kind, resolved))
             }
             Group::Sink => {
                 let kind = self.kind(components.sinks, part)?;
                 let proved = self.prove(kind, &part.section, inputs, assumed)?;
                 let resolved = resolved(part, kind.name, proved.config, &proved.bundle);
-                Some((Work::Sink(proved.plan), Vec::new(), kind.name, resolved))
+                Some((Work::Sink(proved.plan.into()), Vec::new(), kind.name, resolved))
             }
             Group::Source => None,
         }
@@ -512,7 +512,7 @@ impl<'a> Planner<'a> {
                 id: id.into(),
                 was: None,
                 kind: kind.name,
-                work: Work::Sink(proved.plan),
+                work: Work::Sink(proved.plan.into()),
                 inputs,
                 on_error: OnError::Reject,
                 resolved: canonical(&[

@@ -2,16 +2,16 @@
 //! step as it picks its position, so that nothing can be trimmed in between.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::checkpoint::Consumer;
 use crate::journal::Journal;
 
-/// The positions behind which the journal must stay, by pipeline name.
+/// The positions behind which the journal must stay.
 pub(super) struct Holds {
     journal: Journal,
-    positions: Mutex<HashMap<Arc<str>, u64>>,
+    positions: Mutex<HashMap<Consumer, u64>>,
 }
 
 impl Holds {
@@ -21,7 +21,7 @@ impl Holds {
 
     /// Holds all entries behind the position that `choose` picks, or behind the oldest one left
     /// where that is later. Gives the position held.
-    pub(super) fn take(&self, who: &Arc<str>, choose: impl FnOnce() -> u64) -> u64 {
+    pub(super) fn take(&self, who: &Consumer, choose: impl FnOnce() -> u64) -> u64 {
         let mut positions = self.positions.lock();
         let position = choose().max(self.journal.oldest() - 1);
         positions.insert(who.clone(), position);
@@ -29,14 +29,14 @@ impl Holds {
     }
 
     /// Lets go of the entries up to `position`.
-    pub(super) fn advance(&self, who: &Arc<str>, position: u64) {
+    pub(super) fn advance(&self, who: &Consumer, position: u64) {
         if let Some(held) = self.positions.lock().get_mut(who) {
             *held = position.max(*held);
         }
     }
 
     /// Holds nothing for `who` any more.
-    pub(super) fn release(&self, who: &str) {
+    pub(super) fn release(&self, who: &Consumer) {
         self.positions.lock().remove(who);
     }
 

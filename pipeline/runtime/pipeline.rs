@@ -1,10 +1,11 @@
 //! One pipeline: the handle to its loop, and how it begins.
 
 mod change;
+mod detach;
 mod run;
 mod save;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::change::keeps_sink;
+pub(super) use self::detach::{Handed, detached};
 use self::run::{End, Loop};
 use super::Shared;
 use super::sink::SinkHandle;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Consumer};
 use crate::component::{Sink, SinkContext, Staged, Tick};
 use crate::graph::Graph;
 use crate::intake::now;
@@ -40,6 +42,10 @@ pub(super) enum Change {
     Remove,
     /// Save, end.
     Stop,
+    /// Of a detached sink: save, hand it back to its pipeline, end.
+    Hand(oneshot::Sender<Handed>),
+    /// Of its pipeline: take it back and save.
+    Adopt(Arc<str>, oneshot::Receiver<Handed>),
 }
 
 /// What a pipeline becomes.
@@ -77,6 +83,9 @@ pub struct Progress {
     pub failed: Option<String>,
     /// Newest watermark of the sources, UTC nanoseconds.
     pub watermark: i64,
+    /// Stretches of the journal that were trimmed before they were read: behind the first and up
+    /// to the second entry.
+    pub skipped: Vec<(u64, u64)>,
 }
 
 /// What a pipeline was last asked to become.
@@ -140,23 +149,29 @@ pub(super) enum Begin {
 /// If a sink cannot be built or does not take back what it carried.
 pub(super) async fn start(
     shared: Arc<Shared>,
+    consumer: Consumer,
     plan: Arc<PipelinePlan>,
     begin: Begin,
 ) -> Result<(Running, Vec<String>), String> {
     let taps = Arc::new(Taps::default());
     let cancel = CancellationToken::new();
     let tracker = TaskTracker::new();
-    let mut graph = Graph::build(&plan, &shared.telemetry, taps.clone());
+    let mut graph = Graph::build(&plan, &shared.graph_telemetry(&consumer), taps.clone());
     let (position, checkpoint) = match begin {
         Begin::After(offset) => (offset, None),
         Begin::Checkpoint { checkpoint, after } => (after, Some(*checkpoint)),
     };
     let mut notes = Vec::new();
     let mut sinks = HashMap::new();
-    for node in &plan.nodes {
+    // A detached sink reads for itself.
+    let away = match consumer.sink {
+        None => shared.checkpoints.detached(&plan.name).map_err(|e| e.to_string())?,
+        Some(_) => BTreeSet::new(),
+    };
+    for node in plan.nodes.iter().filter(|n| !away.contains(&n.id)) {
         let Some(sink) = build_sink(&shared, &plan, node)? else { continue };
         let staged = checkpoint.as_ref().and_then(|c| Some((c.position, c.sinks.get(&*node.id)?)));
-        let sink = sink.begin(staged, &tracker, &cancel).await?;
+        let sink = sink.begin(staged, &tracker).await?;
         sinks.insert(node.id.clone(), sink);
     }
     let mut source_watermark = i64::MIN;
@@ -166,7 +181,7 @@ pub(super) async fn start(
         graph.set_now(checkpoint.now);
         source_watermark = checkpoint.watermark;
     } else {
-        save_fresh(&shared, &plan, position).await?;
+        save_fresh(&shared, &plan, position, sinks.keys()).await?;
     }
     let progress = Arc::new(Mutex::new(Progress {
         position,
@@ -181,10 +196,13 @@ pub(super) async fn start(
     let looped = Loop {
         reader: shared.journal.reader(position),
         shared: shared.clone(),
+        consumer,
         plan,
         shown: shown.clone(),
         graph,
         sinks,
+        away,
+        adopted: None,
         tracker: tracker.clone(),
         position,
         tick: Tick {
@@ -267,6 +285,7 @@ async fn save_fresh(
     shared: &Arc<Shared>,
     plan: &Arc<PipelinePlan>,
     position: u64,
+    sinks: impl Iterator<Item = &Arc<str>>,
 ) -> Result<(), String> {
     let checkpoint = Checkpoint {
         pipeline: plan.name.to_string(),
@@ -274,6 +293,7 @@ async fn save_fresh(
         journal: shared.journal.id(),
         position,
         watermark: i64::MIN,
+        sinks: sinks.map(|id| (id.to_string(), Staged::default())).collect(),
         ..Checkpoint::default()
     };
     save::save(shared.clone(), plan.clone(), checkpoint).await.map(drop)
@@ -318,10 +338,9 @@ impl BuiltSink {
         mut self,
         staged: Option<(u64, &Staged)>,
         tracker: &TaskTracker,
-        cancel: &CancellationToken,
     ) -> Result<SinkHandle, String> {
         self.restore(staged).await?;
-        Ok(SinkHandle::start(self.sink, self.metrics, tracker, cancel.clone()))
+        Ok(SinkHandle::start(self.sink, self.metrics, tracker))
     }
 
     /// Commits the work staged at a position and takes back what was carried.

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pipeline::{Begin, Running, build_sink, start};
+use super::pipeline::{Begin, Running, build_sink, detached, start};
 use super::{Runtime, Shared};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Consumer};
 use crate::config::plan_from_bundle;
 use crate::plan::PipelinePlan;
 
@@ -36,44 +36,45 @@ impl Runtime {
         self.shared.checkpoints.retain_plans(&plans);
         // A crash came between the first checkpoint under a new name and the end of the old one.
         let void = |c: &Checkpoint| {
-            let renamed = |new: &Checkpoint| new.renamed.as_ref() == Some(&c.pipeline);
+            let renamed = |new: &Checkpoint| {
+                new.renamed.as_ref() == Some(&c.pipeline) && new.detached == c.detached
+            };
             checkpoints.iter().any(|new| renamed(new) && c.position <= new.position)
         };
         let (void, saved): (Vec<_>, Vec<_>) = checkpoints.iter().cloned().partition(void);
-        void.iter().for_each(|c| self.shared.checkpoints.forget(&c.pipeline));
+        void.iter().for_each(|c| self.shared.checkpoints.forget(&c.consumer()));
         let mut live = Vec::new();
         for checkpoint in saved {
             if let Saved::Live(checkpoint) = self.judge(checkpoint).await {
                 // Before the first of them can trim: all of them hold the journal.
-                let name: Arc<str> = checkpoint.pipeline.as_str().into();
-                self.shared.holds.take(&name, || checkpoint.position);
+                self.shared.holds.take(&checkpoint.consumer(), || checkpoint.position);
                 live.push(checkpoint);
             }
         }
         for checkpoint in live {
-            let name: Arc<str> = checkpoint.pipeline.as_str().into();
+            let who = checkpoint.consumer();
             match self.go_on(checkpoint, None).await {
                 Ok((running, notes)) => {
                     for note in notes {
-                        tracing::warn!(pipeline = %name, "{note}");
+                        tracing::warn!(pipeline = %who.pipeline, "{note}");
                     }
-                    self.insert(running);
+                    self.insert(who, running);
                 }
-                Err(why) => self.is_down(&name, None, None, &why),
+                Err(why) => self.is_down(&who, None, None, &why),
             }
         }
         Ok(())
     }
 
-    /// What is saved of the pipeline `name`.
+    /// What is saved of `who`.
     ///
     /// # Errors
     /// If the disk refuses: then nothing is known, which is not the same as nothing being there.
-    pub(super) async fn saved(&self, name: &str) -> Result<Saved, String> {
-        let loaded = self.shared.checkpoints.load(name);
+    pub(super) async fn saved(&self, who: &Consumer) -> Result<Saved, String> {
+        let loaded = self.shared.checkpoints.load(who);
         let (checkpoint, damage) = loaded.map_err(|e| format!("its checkpoint: {e}"))?;
         for what in &damage {
-            tracing::error!(pipeline = name, "{what}");
+            tracing::error!(pipeline = %who.pipeline, "{what}");
         }
         match checkpoint {
             Some(checkpoint) => Ok(self.judge(checkpoint).await),
@@ -102,9 +103,10 @@ impl Runtime {
         if !checkpoint.removed {
             return Saved::Live(Box::new(checkpoint));
         }
-        let age = self.shared.checkpoints.modified(&name).and_then(|t| t.elapsed().ok());
+        let age =
+            self.shared.checkpoints.modified(&checkpoint.consumer()).and_then(|t| t.elapsed().ok());
         if age.is_some_and(|age| age > REMOVED_KEPT) {
-            self.shared.checkpoints.forget(&name);
+            self.shared.checkpoints.forget(&checkpoint.consumer());
             return Saved::Nothing;
         }
         if let Err(why) = self.commit_removed(&checkpoint).await {
@@ -137,14 +139,14 @@ impl Runtime {
         checkpoint: Box<Checkpoint>,
         plan: Option<Arc<PipelinePlan>>,
     ) -> Result<(Running, Vec<String>), String> {
-        let name: Arc<str> = checkpoint.pipeline.as_str().into();
+        let who = checkpoint.consumer();
         let mut notes = Vec::new();
         let plan = match plan {
             Some(plan) => plan,
-            None => Arc::new(self.recorded_plan(&checkpoint)?),
+            None => self.recorded_plan(&checkpoint)?,
         };
         let position = checkpoint.position;
-        let after = self.shared.holds.take(&name, || position);
+        let after = self.shared.holds.take(&who, || position);
         if after > position {
             notes.push(format!(
                 "it left off behind entry {position}, and the journal no longer has entries {} to \
@@ -153,30 +155,37 @@ impl Runtime {
             ));
         }
         let begin = Begin::Checkpoint { checkpoint, after };
-        let (running, more) = start(self.shared.clone(), plan, begin).await?;
-        tracing::info!(pipeline = %name, position, "goes on from its checkpoint");
+        let (running, more) = start(self.shared.clone(), who.clone(), plan, begin).await?;
+        tracing::info!(pipeline = %who.pipeline, sink = who.sink.as_deref(), position, "goes on from its checkpoint");
         notes.extend(more);
         Ok((running, notes))
     }
 
-    pub(super) fn recorded_plan(&self, checkpoint: &Checkpoint) -> Result<PipelinePlan, String> {
+    /// The plan that a checkpoint names; of a detached sink, its part.
+    pub(super) fn recorded_plan(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> Result<Arc<PipelinePlan>, String> {
         let bundle =
             self.shared.checkpoints.load_plan(&checkpoint.plan).map_err(|e| e.to_string())?;
-        plan_from_bundle(&bundle, &checkpoint.pipeline, &self.options.components)
-            .map(|(plan, _)| plan)
-            .map_err(|e| format!("the plan of its checkpoint cannot be built: {e}"))
+        let (plan, _) = plan_from_bundle(&bundle, &checkpoint.pipeline, &self.options.components)
+            .map_err(|e| format!("the plan of its checkpoint cannot be built: {e}"))?;
+        match &checkpoint.detached {
+            None => Ok(Arc::new(plan)),
+            Some(sink) => detached(&plan, sink),
+        }
     }
 }
 
 impl Shared {
     /// Marks the checkpoint of a pipeline that does not run as that of a removed one.
-    pub(super) fn save_as_removed(&self, name: &str) -> std::io::Result<()> {
-        let (checkpoint, _) = self.checkpoints.load(name)?;
+    pub(super) fn save_as_removed(&self, who: &Consumer) -> std::io::Result<()> {
+        let (checkpoint, _) = self.checkpoints.load(who)?;
         if let Some(mut checkpoint) = checkpoint.filter(|c| !c.removed) {
             checkpoint.removed = true;
             self.checkpoints.save(&checkpoint)?;
         }
-        self.holds.release(name);
+        self.holds.release(who);
         Ok(())
     }
 }

@@ -18,18 +18,27 @@ const QUEUE_BATCHES: usize = 32;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
 
+/// What a sink is given in the order of the journal.
+#[derive(Clone)]
+pub(super) enum Given {
+    Batch(Batch),
+    /// The tick at this offset.
+    Tick(u64),
+}
+
 enum Command {
-    Write(Batch),
+    Give(Given),
     Stage { mark: u64, last: bool, reply: oneshot::Sender<Result<Staged, SinkError>> },
     Commit { mark: u64, work: Vec<u8>, reply: oneshot::Sender<()> },
 }
 
-/// The way to a running sink. It ends when the handle is dropped and the queue is empty, or at
-/// once when its token is cancelled.
+/// The way to a running sink. It ends when the last handle is dropped and the queue is empty, or
+/// at once when it is cancelled.
 #[derive(Clone)]
 pub(super) struct SinkHandle {
     commands: mpsc::Sender<Command>,
     metrics: Arc<ComponentMetrics>,
+    cancel: CancellationToken,
 }
 
 /// The sink's task is gone: it was cancelled.
@@ -42,17 +51,28 @@ impl SinkHandle {
         sink: Box<dyn Sink>,
         metrics: Arc<ComponentMetrics>,
         tracker: &TaskTracker,
-        cancel: CancellationToken,
     ) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
         let task = Task { sink, metrics: metrics.clone() };
-        tracker.spawn(async move { cancel.run_until_cancelled(task.run(queue)).await });
-        Self { commands, metrics }
+        let cancel = CancellationToken::new();
+        let end = cancel.clone();
+        tracker.spawn(async move { end.run_until_cancelled(task.run(queue)).await });
+        Self { commands, metrics, cancel }
     }
 
-    /// Hands over a batch; waits while the queue is full.
-    pub(super) async fn write(&self, batch: Batch) -> Result<(), Gone> {
-        self.commands.send(Command::Write(batch)).await.map_err(|_| Gone)?;
+    /// Ends it, whatever it does.
+    pub(super) fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Waits until its task has ended.
+    pub(super) async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
+    /// Hands over a batch or a tick; waits while the queue is full.
+    pub(super) async fn give(&self, given: Given) -> Result<(), Gone> {
+        self.commands.send(Command::Give(given)).await.map_err(|_| Gone)?;
         self.metrics.queue((QUEUE_BATCHES - self.commands.capacity()) as u64);
         Ok(())
     }
@@ -86,7 +106,8 @@ impl Task {
         while let Some(command) = queue.recv().await {
             self.metrics.queue(queue.len() as u64);
             match command {
-                Command::Write(batch) => self.write(batch).await,
+                Command::Give(Given::Batch(batch)) => self.write(batch).await,
+                Command::Give(Given::Tick(offset)) => self.tick(offset).await,
                 Command::Stage { mark, last, reply } => {
                     let staged = self.sink.stage(mark, last).await;
                     if let Err(e) = &staged {
@@ -121,6 +142,18 @@ impl Task {
             pause = (pause * 2).min(RETRY_LONGEST);
         }
         self.metrics.batch_time(start.elapsed());
+    }
+
+    async fn tick(&mut self, offset: u64) {
+        let mut pause = RETRY_FIRST;
+        while let Err(e) = self.sink.tick(offset).await {
+            self.metrics.error(0, "tick", &e.message, now());
+            if !e.retry {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_LONGEST);
+        }
     }
 
     /// A checkpoint names this work: there is no way but forward.

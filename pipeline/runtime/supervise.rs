@@ -1,6 +1,5 @@
 //! Takes out pipelines whose loop ended, and brings back those that failed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +8,13 @@ use tokio::time::Instant;
 use super::pipeline::Ended;
 use super::reload::Known;
 use super::{Running, Runtime};
+use crate::checkpoint::Consumer;
 use crate::plan::PipelinePlan;
 
 /// Between tries to bring back a pipeline, from first to longest.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// How often it is looked after what is down, and the journal is trimmed.
-const ROUND: Duration = Duration::from_secs(5);
+/// How often it is looked after what is down or detached, and the journal is trimmed.
+const ROUND: Duration = Duration::from_secs(2);
 
 /// A pipeline that should run and does not, or that came back and may fail again.
 pub(super) struct Down {
@@ -54,67 +54,74 @@ impl Runtime {
             return;
         }
         for plan in known.plans.values() {
-            let running = self.pipelines.lock().contains_key(&plan.name);
-            let waits = self.down.lock().get(&plan.name).is_some_and(|d| d.again > Instant::now());
-            if running || waits {
-                continue;
-            }
-            for event in self.bring_up(plan, None).await {
-                tracing::warn!("{event}");
+            if self.is_due(&Consumer::pipeline(&plan.name)) {
+                for event in self.bring_up(plan, None).await {
+                    tracing::warn!("{event}");
+                }
             }
         }
-        // As it was when it failed; now it can become what the files say.
-        let changed = |r: &Arc<Running>| {
-            let plan = r.plan.lock();
-            let wanted = known.plans.get(&plan.name);
-            wanted.is_some_and(|w| w.hash != plan.hash) && r.is_as_asked()
+        self.tend_detached(known).await;
+        // What came back as it was when it failed can now become what the files say.
+        let changed = |(who, r): (&Consumer, &Arc<Running>)| {
+            let wanted = known.plans.get(&who.pipeline);
+            wanted.is_some_and(|w| w.hash != r.plan.lock().hash) && r.is_as_asked()
         };
-        if self.pipelines.lock().values().any(changed) {
+        if self.running.lock().iter().any(changed) {
             self.reload_known(known).await;
         }
     }
 
-    /// Takes out the pipelines whose loop ended.
+    /// Whether it does not run, and it is time to try again.
+    pub(super) fn is_due(&self, who: &Consumer) -> bool {
+        let waits = self.down.lock().get(who).is_some_and(|d| d.again > Instant::now());
+        !waits && !self.running.lock().contains_key(who)
+    }
+
+    /// Takes out the pipelines and sinks whose loop ended.
     pub(super) async fn clear(&self) {
-        let ended: BTreeMap<_, _> = {
-            let mut all = self.pipelines.lock();
-            let ended = all.iter().filter_map(|(n, r)| Some((n.clone(), r.ended()?)));
+        let ended: Vec<_> = {
+            let mut all = self.running.lock();
+            let ended = all.iter().filter_map(|(who, r)| Some((who.clone(), r.ended()?)));
             let ended: Vec<_> = ended.collect();
-            ended.into_iter().filter_map(|(n, e)| all.remove(&n).map(|r| (n, (r, e)))).collect()
+            ended.into_iter().filter_map(|(who, e)| all.remove(&who).map(|r| (who, r, e))).collect()
         };
-        for (name, (running, end)) in ended {
-            running.gone().await;
+        for (who, running, end) in ended {
             match end {
-                Ended::Removed => {
-                    self.shared.holds.release(&name);
-                    self.shared.telemetry.retain(|l| l.pipeline != name);
+                Ended::Removed if who.sink.is_none() => {
+                    running.gone().await;
+                    self.shared.holds.release(&who);
+                    self.shared.telemetry.retain(|l| l.pipeline != who.pipeline);
                 }
-                Ended::Stopped => {}
+                // It was handed back, and works on for its pipeline.
+                Ended::Removed => {}
+                Ended::Stopped => running.gone().await,
                 Ended::Failed(why) => {
+                    running.gone().await;
                     let committed = running.progress.lock().committed;
-                    self.is_down(&name, Some(running.plan.lock().clone()), Some(committed), &why);
+                    self.is_down(&who, Some(running.plan.lock().clone()), Some(committed), &why);
                 }
             }
         }
     }
 
-    /// Notes that a pipeline does not run; it is tried again, later each time that it got no
-    /// further than `committed`.
+    /// Notes that it does not run; it is tried again, later each time that it got no further than
+    /// `committed`.
     pub(super) fn is_down(
         &self,
-        name: &Arc<str>,
+        who: &Consumer,
         plan: Option<Arc<PipelinePlan>>,
         committed: Option<u64>,
         why: &str,
     ) {
-        tracing::error!(pipeline = %name, error = why, "pipeline is down, trying again");
+        let sink = who.sink.as_deref();
+        tracing::error!(pipeline = %who.pipeline, sink, error = why, "down, trying again");
         let mut all = self.down.lock();
-        let before = all.remove(name);
+        let before = all.remove(who);
         let stuck = before.as_ref().filter(|d| committed.is_none() || d.committed == committed);
         let tries = stuck.map_or(0, |d| d.tries + 1);
         let pause = (AGAIN.0 * 2u32.saturating_pow(tries.min(16))).min(AGAIN.1);
         let plan = plan.or(before.and_then(|d| d.plan));
         let (why, again) = (why.to_owned(), Instant::now() + pause);
-        all.insert(name.clone(), Down { plan, why, committed, tries, again });
+        all.insert(who.clone(), Down { plan, why, committed, tries, again });
     }
 }

@@ -2,33 +2,39 @@
 //! at it, new pipelines begin behind it, and only then new sources start. So no entry falls
 //! between the readers of before and after.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::pipeline::{self, Asked, AtMark, Begin, Change, Swap, keeps_sink, start};
+use super::detached::same_sink;
+use super::pipeline::{self, Asked, AtMark, Begin, Change, Swap, detached, keeps_sink, start};
 use super::recovery::Saved;
 use super::reload::Known;
 use super::{Outcome, Running, Runtime};
+use crate::checkpoint::Consumer;
 use crate::plan::{From, PipelinePlan, SourceDefinition};
 
 /// How long a pipeline may take to reach a mark and save.
-const MARK_DEADLINE: Duration = Duration::from_secs(8);
+pub(super) const MARK_DEADLINE: Duration = Duration::from_secs(8);
 
 /// A mark in the journal, and the answers of those that change at it.
 pub(super) struct Mark {
     pub(super) offset: u64,
-    answers: Vec<(Arc<str>, Option<Answer>)>,
+    answers: Vec<(Consumer, Option<Answer>)>,
 }
+
+/// What to call the change of each.
+type Verbs = BTreeMap<Consumer, String>;
 
 type Answer = oneshot::Receiver<Result<Vec<String>, String>>;
 
-/// A pipeline that changes.
+/// A pipeline or a detached sink that changes.
 struct Changing {
-    /// Its name from now on.
-    name: Arc<str>,
+    before: Consumer,
+    /// Who it is from now on.
+    after: Consumer,
     running: Arc<Running>,
     verb: String,
     asked: Asked,
@@ -45,6 +51,7 @@ impl Runtime {
     ) {
         self.clear().await;
         self.bring_back(&known.plans, outcome).await;
+        self.change_detached(&known.plans, outcome).await;
         let (changing, fresh) = self.differences(&known.plans, outcome);
         let mark = if changing.is_empty() && fresh.is_empty() {
             None
@@ -67,7 +74,7 @@ impl Runtime {
         for plan in fresh {
             let at = mark.as_ref().map(|(mark, _)| mark.offset);
             outcome.events.extend(self.bring_up(&plan, at).await);
-            outcome.ok &= self.pipelines.lock().contains_key(&plan.name);
+            outcome.ok &= self.running.lock().contains_key(&Consumer::pipeline(&plan.name));
         }
         self.sources.stop_others(sources).await;
         self.sources.start(sources).await;
@@ -84,15 +91,19 @@ impl Runtime {
         wanted: &BTreeMap<Arc<str>, Arc<PipelinePlan>>,
         outcome: &mut Outcome,
     ) {
-        let down: Vec<Arc<str>> = self.down.lock().keys().cloned().collect();
-        for name in down.iter().filter(|name| !self.pipelines.lock().contains_key(*name)) {
+        let down: Vec<Consumer> = self.down.lock().keys().cloned().collect();
+        for who in down.iter().filter(|who| !self.running.lock().contains_key(*who)) {
+            let name = &who.pipeline;
+            if who.sink.is_some() {
+                continue;
+            }
             if let Some(plan) = wanted.get(name) {
                 outcome.events.extend(self.bring_up(plan, None).await);
                 continue;
             }
-            match self.shared.save_as_removed(name) {
+            match self.shared.save_as_removed(who) {
                 Ok(()) => {
-                    self.down.lock().remove(name);
+                    self.down.lock().remove(who);
                     outcome.events.push(format!("pipeline `{name}` removed; it was down"));
                 }
                 Err(e) => {
@@ -103,21 +114,57 @@ impl Runtime {
         }
     }
 
+    /// Detached sinks that are gone are let go; those that are another now start anew from their
+    /// checkpoints. The others change at the mark like pipelines.
+    async fn change_detached(
+        &self,
+        wanted: &BTreeMap<Arc<str>, Arc<PipelinePlan>>,
+        outcome: &mut Outcome,
+    ) {
+        let detached: Vec<_> = {
+            let running = self.running.lock();
+            let down = self.down.lock();
+            let all = running.keys().chain(down.keys()).filter(|who| who.sink.is_some());
+            all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        for who in detached {
+            let sink = who.sink.as_deref().unwrap_or_default();
+            let present = wanted.get(&who.pipeline).filter(|p| p.only(sink).is_some());
+            let Some(present) = present else {
+                outcome.events.push(self.abandon(&who).await);
+                continue;
+            };
+            let running = self.running.lock().get(&who).cloned();
+            let part = present.only(sink);
+            let other = |r: &Arc<Running>| {
+                part.as_ref().is_some_and(|part| !same_sink(&r.plan.lock(), part))
+            };
+            if running.as_ref().is_none_or(other) {
+                if let Some(running) = running {
+                    running.gone().await;
+                    self.running.lock().remove(&who);
+                }
+                self.start_detached(&who, present).await;
+            }
+        }
+    }
+
     /// What has to change among what runs, and what has to start.
     fn differences(
         &self,
         wanted: &BTreeMap<Arc<str>, Arc<PipelinePlan>>,
         outcome: &mut Outcome,
     ) -> (Vec<Changing>, Vec<Arc<PipelinePlan>>) {
-        let running = self.pipelines.lock().clone();
-        let mut fresh: Vec<_> =
-            wanted.values().filter(|p| !running.contains_key(&p.name)).cloned().collect();
+        let running = self.running.lock().clone();
+        let runs = |p: &&Arc<PipelinePlan>| running.contains_key(&Consumer::pipeline(&p.name));
+        let mut fresh: Vec<_> = wanted.values().filter(|p| !runs(p)).cloned().collect();
         let mut changing = Vec::new();
-        for (name, r) in running {
+        for (before, r) in &running {
+            let name = &before.pipeline;
             let asked = r.asked.lock().clone();
-            let (plan, verb) = match wanted.get(&name) {
+            let (plan, verb) = match wanted.get(name) {
                 Some(plan) if asked == Asked::Plan(plan.hash.clone()) => {
-                    if r.plan.lock().hash == plan.hash {
+                    if r.plan.lock().hash == plan.hash && before.sink.is_none() {
                         // Places in the files may have moved.
                         *r.plan.lock() = plan.clone();
                     }
@@ -136,7 +183,7 @@ impl Runtime {
                 }
             };
             let (asked, change) = match &plan {
-                Some(plan) => match self.prepare(&r, plan) {
+                Some(plan) => match self.prepare(before, r, plan) {
                     Ok(swap) => (Asked::Plan(plan.hash.clone()), Change::Swap(swap)),
                     Err(why) => {
                         outcome.ok = false;
@@ -146,64 +193,74 @@ impl Runtime {
                 },
                 None => (Asked::Removal, Change::Remove),
             };
-            let name = plan.map_or(name, |p| p.name.clone());
-            changing.push(Changing { name, running: r, verb, asked, change });
+            let pipeline = plan.map_or_else(|| name.clone(), |p| p.name.clone());
+            let after = Consumer { pipeline, sink: before.sink.clone() };
+            let (before, running) = (before.clone(), r.clone());
+            changing.push(Changing { before, after, running, verb, asked, change });
         }
         (changing, fresh)
     }
 
     /// Builds the sinks that are not in the running plan.
-    fn prepare(&self, running: &Running, plan: &Arc<PipelinePlan>) -> Result<Swap, String> {
+    fn prepare(
+        &self,
+        who: &Consumer,
+        running: &Running,
+        plan: &Arc<PipelinePlan>,
+    ) -> Result<Swap, String> {
+        let plan = match &who.sink {
+            None => plan.clone(),
+            Some(sink) => detached(plan, sink)?,
+        };
         let present = running.plan.lock().clone();
         let mut sinks = HashMap::new();
         for node in &plan.nodes {
-            if keeps_sink(&present, plan, node) {
+            if keeps_sink(&present, &plan, node) {
                 continue;
             }
-            let sink = pipeline::build_sink(&self.shared, plan, node)?;
+            let sink = pipeline::build_sink(&self.shared, &plan, node)?;
             sinks.extend(sink.map(|s| (node.id.clone(), s)));
         }
-        Ok(Swap { plan: plan.clone(), sinks })
+        Ok(Swap { plan, sinks })
     }
 
-    /// Appends the mark at which all of them change.
-    async fn change(
-        &self,
-        changing: Vec<Changing>,
-    ) -> Result<(Mark, BTreeMap<Arc<str>, String>), String> {
+    /// Appends the mark at which all of them change. Gives what to call each change.
+    async fn change(&self, changing: Vec<Changing>) -> Result<(Mark, Verbs), String> {
         let mut changes = Vec::new();
-        let mut verbs = BTreeMap::new();
+        let mut verbs = Verbs::new();
         let mut asked = Vec::new();
         for c in changing {
-            let before = c.running.plan.lock().name.clone();
-            if before != c.name {
-                self.shared.holds.take(&c.name, || c.running.progress.lock().position);
+            if c.before != c.after {
+                self.shared.holds.take(&c.after, || c.running.progress.lock().position);
             }
-            verbs.insert(c.name.clone(), c.verb);
-            asked.push((before, c.name.clone(), c.running.clone(), c.asked));
-            changes.push((c.name, c.running, c.change));
+            verbs.insert(c.after.clone(), c.verb);
+            asked.push((c.before, c.after.clone(), c.running.clone(), c.asked));
+            changes.push((c.after, c.running, c.change));
         }
         let mark = self.mark(changes).await?;
-        for (before, name, running, asked) in asked {
+        let mut all = self.running.lock();
+        for (before, after, running, asked) in asked {
             *running.asked.lock() = asked;
-            if before != name {
-                let mut all = self.pipelines.lock();
-                if all.remove(&before).is_some() {
-                    all.insert(name, running);
-                }
+            if all.remove(&before).is_some() {
+                all.insert(after, running);
             }
         }
         Ok((mark, verbs))
     }
 
-    async fn tell(&self, mark: Mark, verbs: &BTreeMap<Arc<str>, String>, outcome: &mut Outcome) {
-        for (name, result) in self.answers(mark, MARK_DEADLINE).await {
-            let verb = verbs.get(&name).map_or("changed", String::as_str);
+    async fn tell(&self, mark: Mark, verbs: &Verbs, outcome: &mut Outcome) {
+        for (who, result) in self.answers(mark, MARK_DEADLINE).await {
+            let verb = verbs.get(&who).map_or("changed", String::as_str);
+            let name = &who.pipeline;
             match result {
                 Ok(notes) => {
-                    outcome.events.push(format!("pipeline `{name}` {verb}"));
+                    if who.sink.is_none() {
+                        outcome.events.push(format!("pipeline `{name}` {verb}"));
+                    }
                     outcome.events.extend(notes.iter().map(|n| format!("pipeline `{name}`: {n}")));
                 }
+                // It has time.
+                Err(_) if who.sink.is_some() => {}
                 Err(why) => {
                     outcome.ok = false;
                     outcome.events.push(format!("pipeline `{name}` is not {verb}: {why}"));
@@ -218,14 +275,14 @@ impl Runtime {
     /// If the journal cannot take the mark: nothing changes then.
     pub(super) async fn mark(
         &self,
-        changes: Vec<(Arc<str>, Arc<Running>, Change)>,
+        changes: Vec<(Consumer, Arc<Running>, Change)>,
     ) -> Result<Mark, String> {
         let mark = self.next_mark();
         let mut answers = Vec::new();
-        for (name, running, change) in changes {
+        for (who, running, change) in changes {
             let (reply, answer) = oneshot::channel();
             let sent = running.changes.try_send(AtMark { mark, change, reply });
-            answers.push((name, sent.is_ok().then_some(answer)));
+            answers.push((who, sent.is_ok().then_some(answer)));
         }
         let offset = self.ticker.mark(mark).await;
         let offset = offset.map_err(|e| format!("no mark could be appended: {e}"))?;
@@ -237,10 +294,10 @@ impl Runtime {
         &self,
         mark: Mark,
         deadline: Duration,
-    ) -> Vec<(Arc<str>, Result<Vec<String>, String>)> {
+    ) -> Vec<(Consumer, Result<Vec<String>, String>)> {
         let limit = tokio::time::Instant::now() + deadline;
         let mut results = Vec::new();
-        for (name, answer) in mark.answers {
+        for (who, answer) in mark.answers {
             let result = match answer {
                 None => Err("it does not take changes now".to_owned()),
                 Some(answer) => match tokio::time::timeout_at(limit, answer).await {
@@ -253,7 +310,7 @@ impl Runtime {
                     )),
                 },
             };
-            results.push((name, result));
+            results.push((who, result));
         }
         results
     }
@@ -265,13 +322,13 @@ impl Runtime {
         let name = &plan.name;
         match self.try_bring_up(plan, at).await {
             Ok((running, how, notes)) => {
-                self.insert(running);
+                self.insert(Consumer::pipeline(name), running);
                 let mut events = vec![format!("pipeline `{name}` started {how}")];
                 events.extend(notes.iter().map(|n| format!("pipeline `{name}`: {n}")));
                 events
             }
             Err(why) => {
-                self.is_down(name, Some(plan.clone()), None, &why);
+                self.is_down(&Consumer::pipeline(name), Some(plan.clone()), None, &why);
                 vec![format!("pipeline `{name}` did not start: {why}")]
             }
         }
@@ -284,29 +341,30 @@ impl Runtime {
     ) -> Result<(Running, String, Vec<String>), String> {
         let journal = &self.shared.journal;
         let oldest = || journal.oldest() - 1;
-        let (checkpoint, plan, mut notes) = match self.saved(&plan.name).await? {
+        let who = Consumer::pipeline(&plan.name);
+        let (checkpoint, plan, mut notes) = match self.saved(&who).await? {
             Saved::Nothing => {
                 let before = match plan.from {
                     From::Time(time) => self.before(time).await,
                     From::Now | From::Oldest => 0,
                 };
-                let after = self.shared.holds.take(&plan.name, || match plan.from {
+                let after = self.shared.holds.take(&who, || match plan.from {
                     From::Now => at.unwrap_or_else(|| journal.head()),
                     From::Oldest => oldest(),
                     From::Time(_) => before,
                 });
-                return self.fresh(plan, after).await;
+                return self.fresh(who, plan, after).await;
             }
             // All that the journal has: what is committed already is not committed again.
             Saved::Lost => {
-                let after = self.shared.holds.take(&plan.name, oldest);
-                return self.fresh(plan, after).await;
+                let after = self.shared.holds.take(&who, oldest);
+                return self.fresh(who, plan, after).await;
             }
             Saved::Removed(checkpoint) => (checkpoint, plan.clone(), Vec::new()),
             // It changes to the present plan at the next mark.
             Saved::Live(checkpoint) if checkpoint.plan != plan.hash => {
                 match self.recorded_plan(&checkpoint) {
-                    Ok(recorded) => (checkpoint, Arc::new(recorded), Vec::new()),
+                    Ok(recorded) => (checkpoint, recorded, Vec::new()),
                     Err(why) => (checkpoint, plan.clone(), vec![why]),
                 }
             }
@@ -320,10 +378,11 @@ impl Runtime {
 
     async fn fresh(
         &self,
+        who: Consumer,
         plan: &Arc<PipelinePlan>,
         after: u64,
     ) -> Result<(Running, String, Vec<String>), String> {
-        let started = start(self.shared.clone(), plan.clone(), Begin::After(after)).await;
+        let started = start(self.shared.clone(), who, plan.clone(), Begin::After(after)).await;
         let (running, notes) = started?;
         Ok((running, format!("behind entry {after}"), notes))
     }

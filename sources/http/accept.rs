@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Server, Tls};
@@ -24,6 +24,8 @@ pub(super) const CONNECTIONS_MAX: usize = 512;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The first request of a connection has to be there after this long.
 const FIRST_REQUEST: Duration = Duration::from_secs(15);
+/// So long a connection without a request may still send one after the source was stopped.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// The head of a request may take this long; an idle HTTP/1 connection is closed after it.
 const HEAD: Duration = Duration::from_secs(30);
 /// HTTP/2 connections are asked for a sign of life this often, and have as long to give it.
@@ -124,13 +126,21 @@ async fn requests(
         .max_header_list_size(64 << 10);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut first = pin!(sleep(FIRST_REQUEST));
-    let (mut stopping, mut waited) = (false, false);
+    let mut last = pin!(sleep(FIRST_REQUEST));
+    let (mut stopping, mut closing, mut waited) = (false, false, false);
     loop {
         tokio::select! {
             // What goes wrong with one connection is the sender's to see.
             _ = connection.as_mut() => return,
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
+                // A request may be on its way over a connection that was just made: closing it
+                // unread would refuse it.
+                let wait = if asked.load(Relaxed) { Duration::ZERO } else { LAST_REQUEST };
+                last.as_mut().reset(Instant::now() + wait);
+            }
+            () = last.as_mut(), if stopping && !closing => {
+                closing = true;
                 connection.as_mut().graceful_shutdown();
             }
             () = first.as_mut(), if !waited => {

@@ -1,21 +1,16 @@
 //! One GET, within limits.
 
-use std::error::Error as _;
-use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use weir_pipeline::config::{ClientAuth, TlsClient};
-use weir_pipeline::tls::client_config;
+use http::{HeaderValue, header};
+use weir_pipeline::config::ClientAuth;
+use weir_pipeline::http_client::{credentials, describe};
 
 /// As Prometheus 3 asks.
 const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
     application/openmetrics-text;version=0.0.1;q=0.5,\
     text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-
-/// Redirects that are followed, all on the same host and scheme: credentials go along.
-const REDIRECTS_MAX: usize = 5;
 
 /// An answer.
 #[derive(Debug, Default)]
@@ -24,71 +19,6 @@ pub(super) struct Page {
     pub(super) content_type: String,
     pub(super) encoding: String,
     pub(super) body: Bytes,
-}
-
-/// A client for all targets of one generation of settings.
-///
-/// # Errors
-/// If a file of `tls` cannot be read or used.
-pub(super) fn client(tls: Option<&TlsClient>) -> Result<reqwest::Client, String> {
-    let tls = client_config(&tls.cloned().unwrap_or_default()).map_err(|e| e.to_string())?;
-    let same_host = reqwest::redirect::Policy::custom(|attempt| {
-        let first = attempt.previous().first();
-        let origin = |url: &url::Url| {
-            (
-                url.scheme().to_owned(),
-                url.host_str().map(str::to_owned),
-                url.port_or_known_default(),
-            )
-        };
-        let same = first.is_some_and(|first| origin(first) == origin(attempt.url()));
-        if same && attempt.previous().len() <= REDIRECTS_MAX {
-            attempt.follow()
-        } else {
-            attempt.stop()
-        }
-    });
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        // The body goes to the journal as it came.
-        .no_gzip()
-        .no_proxy()
-        .redirect(same_host)
-        .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|e| describe(&e))
-}
-
-/// Headers that prove who asks; secrets are read now.
-///
-/// # Errors
-/// If a secret cannot be read, or cannot stand in a header.
-fn credentials(auth: &ClientAuth) -> Result<HeaderMap, String> {
-    use base64::Engine;
-    let mut headers = HeaderMap::new();
-    let mut set = |name: HeaderName, value: &str| {
-        let bad = || format!("the value of header `{name}` cannot be sent");
-        let mut value = HeaderValue::from_str(value).map_err(|_| bad())?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
-        Ok::<(), String>(())
-    };
-    if let Some(bearer) = &auth.bearer {
-        let token = bearer.reveal().map_err(|e| e.to_string())?;
-        set(header::AUTHORIZATION, &format!("Bearer {token}"))?;
-    }
-    if let Some(basic) = &auth.basic {
-        let password = basic.password.reveal().map_err(|e| e.to_string())?;
-        let pair = format!("{}:{password}", basic.username);
-        let pair = base64::engine::general_purpose::STANDARD.encode(pair);
-        set(header::AUTHORIZATION, &format!("Basic {pair}"))?;
-    }
-    for (name, value) in &auth.headers {
-        let value = value.reveal().map_err(|e| e.to_string())?;
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|e| e.to_string())?;
-        set(name, &value)?;
-    }
-    Ok(headers)
 }
 
 /// Asks `url`. What was learned before a failure is in `page`.
@@ -134,15 +64,4 @@ pub(super) async fn get(
         Ok(result) => result,
         Err(_) => Err(format!("no answer within {} s", timeout.as_secs_f64())),
     }
-}
-
-/// An error with its causes, which alone say what happened.
-fn describe(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(why) = cause {
-        let _ = write!(text, ": {why}");
-        cause = why.source();
-    }
-    text
 }

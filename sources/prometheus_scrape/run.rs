@@ -76,7 +76,7 @@ async fn watch(
     loop {
         look.tick().await;
         if client.is_none() {
-            client = match client::client(plan.tls.as_ref()) {
+            client = match weir_pipeline::http_client::client(plan.tls.as_ref()) {
                 Ok(client) => Some(client),
                 Err(error) => {
                     tracing::error!(source = %context.id, error, "cannot scrape, trying again");

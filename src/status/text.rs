@@ -119,6 +119,23 @@ impl Report<'_> {
         for error in list(&pipeline["errors"]) {
             line(out, 2, &format!("error: {}", text(error)));
         }
+        for sink in list(&pipeline["detached"]) {
+            let lag = duration(number(&sink["lag_ns"]));
+            let position = number(&sink["position"]);
+            let id = text(&sink["sink"]);
+            line(out, 2, &format!("sink {id} is detached: at entry {position}, {lag} behind"));
+            for gap in list(&sink["skipped"]) {
+                let (after, to) = (number(&gap[0]), number(&gap[1]));
+                line(
+                    out,
+                    4,
+                    &format!("skipped, as the journal was trimmed: entries {after} to {to}"),
+                );
+            }
+            for error in list(&sink["errors"]) {
+                line(out, 4, &format!("error: {}", text(error)));
+            }
+        }
         let failed = state == "down";
         if failed {
             line(out, 2, "<-- stops here: the pipeline does not run");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::super::sink::SinkHandle;
 use super::run::{End, Loop};
 use super::{AtMark, BuiltSink, Change, Swap, build_sink, save};
+use crate::checkpoint::Consumer;
 use crate::component::Staged;
 use crate::graph::{Graph, States};
 use crate::plan::{NodePlan, PipelinePlan};
@@ -38,6 +39,11 @@ impl Loop {
                 (Ok(Vec::new()), Some(End::Removed))
             }
             Change::Swap(swap) => (Ok(self.swap(swap).await?), None),
+            Change::Hand(to) => match self.hand(to).await {
+                Ok(()) => (Ok(Vec::new()), Some(End::Removed)),
+                Err(why) => (Err(why), None),
+            },
+            Change::Adopt(sink, from) => (self.adopt(&sink, from).await.map(|()| vec![]), None),
         };
         // Who asked may have stopped waiting.
         let _ = reply.send(result);
@@ -77,11 +83,13 @@ impl Loop {
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         };
-        let mut graph = Graph::build(&plan, &self.shared.telemetry, self.taps.clone());
+        let telemetry = self.shared.graph_telemetry(&self.consumer);
+        let mut graph = Graph::build(&plan, &telemetry, self.taps.clone());
         graph.set_now(self.tick.time);
         let notes = graph.restore(&plan, &states);
         let mut sinks = HashMap::new();
-        for node in &plan.nodes {
+        let away = self.away.clone();
+        for node in plan.nodes.iter().filter(|n| !away.contains(&n.id)) {
             let sink = match self.sinks.get(&node.id).filter(|_| !leaving.contains(&node.id)) {
                 Some(sink) => Some(sink.clone()),
                 None => self.start_sink(&plan, node, built.remove(&node.id)).await,
@@ -102,9 +110,11 @@ impl Loop {
             self.note_failure(why);
             tokio::time::sleep(AGAIN).await;
         }
+        self.consumer.pipeline = plan.name.clone();
         if let Some(before) = renamed {
-            self.shared.checkpoints.forget(&before);
-            self.shared.holds.release(&before);
+            let who = Consumer::pipeline(&before);
+            self.shared.checkpoints.forget(&who);
+            self.shared.holds.release(&who);
             self.shared.telemetry.retain(|l| l.pipeline != before);
         }
         self.graph = graph;
@@ -129,7 +139,7 @@ impl Loop {
             };
             let why = match sink {
                 Ok(None) => return None,
-                Ok(Some(sink)) => match sink.begin(None, &self.tracker, &self.cancel).await {
+                Ok(Some(sink)) => match sink.begin(None, &self.tracker).await {
                     Ok(sink) => return Some(sink),
                     Err(why) => why,
                 },

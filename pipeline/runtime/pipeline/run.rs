@@ -1,6 +1,6 @@
 //! The loop: journal entries in, batches to sinks out, changes at marks, checkpoints at ticks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::Shared;
-use super::super::sink::{Gone, SinkHandle};
+use super::super::sink::{Given, SinkHandle};
+use super::save::Saved;
 use super::{AtMark, Progress};
 use crate::batch::Batch;
-use crate::component::Tick;
+use crate::checkpoint::Consumer;
+use crate::component::{Staged, Tick};
 use crate::graph::{Graph, ToSink};
 use crate::journal::{Entry, EntryKind, Reader, Trimmed};
 use crate::plan::PipelinePlan;
@@ -27,11 +29,17 @@ const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::
 
 pub(super) struct Loop {
     pub(super) shared: Arc<Shared>,
+    /// The pipeline, or the one sink of it that `plan` is cut down to.
+    pub(super) consumer: Consumer,
     pub(super) plan: Arc<PipelinePlan>,
     /// `plan`, as others see it.
     pub(super) shown: Arc<Mutex<Arc<PipelinePlan>>>,
     pub(super) graph: Graph,
     pub(super) sinks: HashMap<Arc<str>, SinkHandle>,
+    /// Sinks of the plan that are detached.
+    pub(super) away: BTreeSet<Arc<str>>,
+    /// A sink on its way back, with what it carries.
+    pub(super) adopted: Option<(String, Staged)>,
     /// The tasks of all sinks there ever were.
     pub(super) tracker: TaskTracker,
     pub(super) reader: Reader,
@@ -40,7 +48,7 @@ pub(super) struct Loop {
     pub(super) tick: Tick,
     pub(super) changes: mpsc::Receiver<AtMark>,
     pub(super) waiting: BTreeMap<u64, AtMark>,
-    pub(super) checkpointing: Option<JoinHandle<Result<u64, String>>>,
+    pub(super) checkpointing: Option<JoinHandle<Result<Saved, String>>>,
     /// Bytes of decoded rows since the last checkpoint.
     pub(super) bytes_since: u64,
     /// Running time at which the next checkpoint is due; set at the first tick.
@@ -68,6 +76,13 @@ struct Joining {
     rows: usize,
 }
 
+impl Drop for Loop {
+    /// Sinks of a loop that ended in good order have nothing left to do; others must not go on.
+    fn drop(&mut self) {
+        self.sinks.values().for_each(SinkHandle::cancel);
+    }
+}
+
 impl Loop {
     pub(super) async fn supervised(mut self) -> End {
         let cancel = self.cancel.clone();
@@ -80,8 +95,13 @@ impl Loop {
             let entries = match self.reader.next().await {
                 Ok(entries) => entries,
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return End::Stopped,
-                Err(e) if Trimmed::of(&e).is_some() => return End::Failed(e.to_string()),
                 Err(error) => {
+                    if let Some(trimmed) = Trimmed::of(&error) {
+                        match self.skip(trimmed) {
+                            Some(end) => return end,
+                            None => continue,
+                        }
+                    }
                     tracing::warn!(pipeline = %self.plan.name, %error, "journal cannot be read, trying again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(READ_AGAIN.1);
@@ -169,12 +189,10 @@ impl Loop {
         self.send(to_sinks).await
     }
 
-    pub(super) async fn send(&self, to_sinks: Vec<ToSink>) -> Result<(), End> {
+    pub(super) async fn send(&mut self, to_sinks: Vec<ToSink>) -> Result<(), End> {
         for ToSink { node, batch } in to_sinks {
-            let id = &self.plan.nodes[node].id;
-            if let Some(sink) = self.sinks.get(id) {
-                sink.write(batch).await.map_err(|Gone| self.gone(id))?;
-            }
+            let id = self.plan.nodes[node].id.clone();
+            self.give(&id, Given::Batch(batch)).await?;
         }
         Ok(())
     }
@@ -202,6 +220,10 @@ impl Loop {
         let mut to_sinks = Vec::new();
         self.graph.tick(self.tick, &mut to_sinks);
         self.send(to_sinks).await?;
+        let sinks: Vec<_> = self.sinks.keys().cloned().collect();
+        for id in sinks {
+            self.give(&id, Given::Tick(entry.offset)).await?;
+        }
         self.progress.lock().watermark = self.tick.watermark;
         let mark = entry.mark_reason().and_then(|reason| reason.parse().ok());
         let changed = match mark {

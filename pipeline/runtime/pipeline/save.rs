@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::super::Shared;
 use super::super::sink::{Gone, SinkHandle};
+use super::detach::{self, DETACH_AFTER};
 use super::run::{End, Loop};
 use crate::checkpoint::Checkpoint;
 use crate::component::{SinkError, Staged};
@@ -33,6 +35,7 @@ impl Loop {
     ) -> Checkpoint {
         Checkpoint {
             pipeline: plan.name.to_string(),
+            detached: self.consumer.sink.as_deref().map(str::to_owned),
             plan: plan.hash.clone(),
             journal: self.shared.journal.id(),
             position: self.position,
@@ -74,7 +77,10 @@ impl Loop {
     pub(super) async fn finish_checkpoint(&mut self) {
         let Some(task) = self.checkpointing.take() else { return };
         match task.await.unwrap_or_else(|e| Err(e.to_string())) {
-            Ok(position) => self.note_success(position),
+            Ok(saved) => {
+                self.note_success(saved.position);
+                self.let_go(saved.slow);
+            }
             Err(why) => self.note_failure(why),
         }
     }
@@ -115,81 +121,124 @@ impl Loop {
         leaving: &[Arc<str>],
         removed: bool,
     ) -> Result<(States, BTreeMap<String, Staged>), String> {
-        let (states, staged) = self.stage(leaving).await?;
-        let staged = collect(staged).await?;
-        let checkpoint = self.describe(&self.plan, states.clone(), staged.clone(), removed);
-        finish(self.shared.clone(), self.plan.clone(), checkpoint, self.sinks.clone()).await?;
-        Ok((states, staged))
+        let (states, staging) = self.stage(leaving).await?;
+        let adopted = self.adopted.clone().into_iter().collect();
+        let checkpoint = self.describe(&self.plan, states.clone(), adopted, removed);
+        let saved = self.finish(staging, checkpoint).await?;
+        self.let_go(saved.slow);
+        Ok((states, saved.staged))
     }
 
     /// Takes the states and asks the sinks to stage; the rest runs beside the loop.
-    async fn begin_checkpoint(&mut self) -> Result<JoinHandle<Result<u64, String>>, String> {
-        let (states, staged) = self.stage(&[]).await?;
-        let mut checkpoint = self.describe(&self.plan, states, BTreeMap::new(), false);
-        let (shared, plan, sinks) = (self.shared.clone(), self.plan.clone(), self.sinks.clone());
-        Ok(tokio::spawn(async move {
-            checkpoint.sinks = collect(staged).await?;
-            finish(shared, plan, checkpoint, sinks).await
-        }))
+    async fn begin_checkpoint(&mut self) -> Result<JoinHandle<Result<Saved, String>>, String> {
+        let (states, staging) = self.stage(&[]).await?;
+        let checkpoint = self.describe(&self.plan, states, BTreeMap::new(), false);
+        Ok(tokio::spawn(self.finish(staging, checkpoint)))
     }
 
     async fn stage(&mut self, leaving: &[Arc<str>]) -> Result<(States, Vec<Staging>), String> {
         let states = self.graph.snapshot()?;
-        let mut staged = Vec::new();
+        let mut staging = Vec::new();
         for (id, sink) in &self.sinks {
-            let answer = sink.stage(self.position, leaving.contains(id)).await;
-            staged.push((id.clone(), answer.map_err(|Gone| format!("sink `{id}` is gone"))?));
+            let answer = sink.stage(self.position, leaving.contains(id));
+            // A full queue is a sink that does not get on.
+            let answer = match tokio::time::timeout(DETACH_AFTER, answer).await {
+                Ok(answer) => Some(answer.map_err(|Gone| format!("sink `{id}` is gone"))?),
+                Err(_) => None,
+            };
+            staging.push(Staging { id: id.clone(), answer, sink: sink.clone() });
         }
-        Ok((states, staged))
+        Ok((states, staging))
+    }
+
+    fn finish(
+        &self,
+        staging: Vec<Staging>,
+        checkpoint: Checkpoint,
+    ) -> impl Future<Output = Result<Saved, String>> + Send + 'static {
+        finish(self.shared.clone(), self.plan.clone(), staging, checkpoint)
     }
 }
 
-type Staging = (Arc<str>, oneshot::Receiver<Result<Staged, SinkError>>);
-
-async fn collect(staging: Vec<Staging>) -> Result<BTreeMap<String, Staged>, String> {
-    let mut all = BTreeMap::new();
-    let mut failed = Vec::new();
-    // All answers are awaited, also after a failure: a sink that is still staging must not be
-    // asked again meanwhile.
-    for (id, answer) in staging {
-        match answer.await {
-            Ok(Ok(staged)) => {
-                all.insert(id.to_string(), staged);
-            }
-            Ok(Err(e)) => failed.push(format!("sink `{id}` could not stage: {e}")),
-            Err(_) => failed.push(format!("sink `{id}` is gone")),
-        }
-    }
-    if failed.is_empty() { Ok(all) } else { Err(failed.join("; ")) }
+/// A sink that was asked to stage.
+pub(super) struct Staging {
+    id: Arc<str>,
+    /// `None` if it did not even take the question.
+    answer: Option<oneshot::Receiver<Result<Staged, SinkError>>>,
+    sink: SinkHandle,
 }
 
-/// Renames the checkpoint into place; only then commits what it names.
+/// A checkpoint that is on disk and committed.
+pub(super) struct Saved {
+    position: u64,
+    staged: BTreeMap<String, Staged>,
+    /// Sinks that did not stage or commit in time; each has a checkpoint of its own now.
+    slow: Vec<Arc<str>>,
+}
+
+/// Waits until everything is staged, renames the checkpoint into place, and only then commits
+/// what it names. Sinks that do not get on are left to themselves.
 async fn finish(
     shared: Arc<Shared>,
     plan: Arc<PipelinePlan>,
-    checkpoint: Checkpoint,
-    sinks: HashMap<Arc<str>, SinkHandle>,
-) -> Result<u64, String> {
-    let mark = checkpoint.position;
-    let work: Vec<_> =
-        checkpoint.sinks.iter().map(|(id, s)| (id.clone(), s.work.clone())).collect();
-    let name = plan.name.clone();
+    staging: Vec<Staging>,
+    mut checkpoint: Checkpoint,
+) -> Result<Saved, String> {
+    let limit = Instant::now() + DETACH_AFTER;
+    let mut sinks = HashMap::new();
+    let (mut failed, mut slow) = (Vec::new(), Vec::new());
+    // All answers are awaited, also after a failure: a sink that is still staging must not be
+    // asked again meanwhile.
+    for Staging { id, answer, sink } in staging {
+        let answer = match answer {
+            Some(answer) => tokio::time::timeout_at(limit, answer).await.ok(),
+            None => None,
+        };
+        match answer {
+            Some(Ok(Ok(staged))) => {
+                checkpoint.sinks.insert(id.to_string(), staged);
+                sinks.insert(id, sink);
+            }
+            Some(Ok(Err(e))) => failed.push(format!("sink `{id}` could not stage: {e}")),
+            Some(Err(_)) => failed.push(format!("sink `{id}` is gone")),
+            None => slow.push(id),
+        }
+    }
+    if !failed.is_empty() {
+        return Err(failed.join("; "));
+    }
+    let (consumer, mark) = (checkpoint.consumer(), checkpoint.position);
+    if consumer.sink.is_some() && !slow.is_empty() {
+        return Err("it does not stage".to_owned());
+    }
+    for id in &slow {
+        // From the checkpoint before: what it was given since is in the journal.
+        detach::part(&shared, &consumer, id).await?;
+    }
+    let staged = checkpoint.sinks.clone();
     let oldest = save(shared.clone(), plan, checkpoint).await?;
-    let commits = work.into_iter().filter(|(_, work)| !work.is_empty()).map(|(id, work)| {
-        let sink = sinks.get(id.as_str()).cloned();
+    let commits = sinks.into_iter().map(|(id, sink)| {
+        let work = staged.get(&*id).map(|s| s.work.clone()).unwrap_or_default();
         async move {
-            match sink {
-                Some(sink) => {
-                    sink.commit(mark, work).await.map_err(|Gone| format!("sink `{id}` is gone"))
-                }
-                None => Ok(()),
+            if work.is_empty() {
+                return Ok(None);
+            }
+            match tokio::time::timeout(DETACH_AFTER, sink.commit(mark, work)).await {
+                Ok(done) => done.map(|()| None).map_err(|Gone| format!("sink `{id}` is gone")),
+                Err(_) => Ok(Some(id)),
             }
         }
     });
-    futures::future::try_join_all(commits).await?;
-    shared.holds.advance(&name, oldest);
+    for id in futures::future::try_join_all(commits).await?.into_iter().flatten() {
+        if consumer.sink.is_some() {
+            return Err("it does not commit".to_owned());
+        }
+        detach::part(&shared, &consumer, &id).await?;
+        slow.push(id);
+    }
+    shared.holds.advance(&consumer, oldest);
     tokio::task::spawn_blocking(move || shared.holds.trim());
-    Ok(mark)
+    Ok(Saved { position: mark, staged, slow })
 }
 
 /// Writes plan and checkpoint. Gives the position of the oldest checkpoint that is kept.

@@ -1,0 +1,177 @@
+//! A sink that does not get on is detached: from its part of the last checkpoint (plan, position,
+//! state of the nodes above it, what it staged) it becomes a consumer of its own, which replays
+//! from the journal. When it has caught up, it is handed back at a common mark.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::super::Shared;
+use super::super::sink::{Given, Gone, SinkHandle};
+use super::run::{End, Loop};
+use crate::checkpoint::{Checkpoint, Consumer};
+use crate::component::Staged;
+use crate::journal::Trimmed;
+use crate::plan::PipelinePlan;
+
+/// A sink that takes, stages or commits nothing for this long is detached.
+pub(super) const DETACH_AFTER: Duration = Duration::from_secs(30);
+/// How long a pipeline waits at the mark for a sink that comes back.
+const HAND_OVER: Duration = Duration::from_secs(5);
+/// Skipped stretches that are listed; more are only logged.
+const SKIPPED_MAX: usize = 100;
+
+/// A sink on its way back to its pipeline.
+pub(in super::super) struct Handed {
+    sink: SinkHandle,
+    carry: Vec<u8>,
+}
+
+/// Saves the part that the sink `id` has in the newest checkpoint of its pipeline as a checkpoint
+/// of its own. From here on it is detached, unless a later checkpoint of the pipeline has it.
+pub(super) async fn part(shared: &Arc<Shared>, whole: &Consumer, id: &str) -> Result<(), String> {
+    let (shared, whole, id) = (shared.clone(), whole.clone(), id.to_owned());
+    let save = move || {
+        let failed = |e| format!("sink `{id}` cannot be detached: {e}");
+        let (newest, _) = shared.checkpoints.load(&whole).map_err(failed)?;
+        let newest =
+            newest.ok_or_else(|| format!("pipeline `{}` has no checkpoint", whole.pipeline))?;
+        let who = Consumer::detached(&whole.pipeline, &id);
+        shared.holds.take(&who, || newest.position);
+        let staged = newest.sinks.get(&id).cloned().unwrap_or_default();
+        let part = Checkpoint {
+            detached: Some(id.clone()),
+            sinks: [(id.clone(), staged)].into(),
+            renamed: None,
+            ..newest
+        };
+        shared.checkpoints.save(&part).map_err(failed)?;
+        tracing::error!(
+            pipeline = %whole.pipeline,
+            sink = id,
+            position = part.position,
+            "sink does not get on: it is detached and goes on by itself, the others are not held up"
+        );
+        Ok(())
+    };
+    tokio::task::spawn_blocking(save).await.map_err(|e| e.to_string())?
+}
+
+/// The part of `plan` that a detached sink runs.
+///
+/// # Errors
+/// If the plan has no such sink.
+pub(in super::super) fn detached(
+    plan: &PipelinePlan,
+    sink: &str,
+) -> Result<Arc<PipelinePlan>, String> {
+    let part = plan.only(sink).map(Arc::new);
+    part.ok_or_else(|| format!("pipeline `{}` has no sink `{sink}`", plan.name))
+}
+
+impl Loop {
+    /// Hands something to a sink; waits while its queue is full, but not for ever.
+    pub(super) async fn give(&mut self, id: &Arc<str>, given: Given) -> Result<(), End> {
+        loop {
+            let Some(sink) = self.sinks.get(id) else { return Ok(()) };
+            match tokio::time::timeout(DETACH_AFTER, sink.give(given.clone())).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(Gone)) => return Err(self.gone(id)),
+                // It is by itself already, and nobody else waits.
+                Err(_) if self.consumer.sink.is_some() => {}
+                Err(_) => self.detach(id).await,
+            }
+        }
+    }
+
+    async fn detach(&mut self, id: &Arc<str>) {
+        // It may find out the same.
+        self.finish_checkpoint().await;
+        if !self.sinks.contains_key(id) {
+            return;
+        }
+        match part(&self.shared, &self.consumer, id).await {
+            Ok(()) => self.let_go(vec![id.clone()]),
+            Err(why) => self.note_failure(why),
+        }
+    }
+
+    /// Ends the tasks of sinks that are detached; others start them anew from their checkpoints.
+    pub(super) fn let_go(&mut self, slow: Vec<Arc<str>>) {
+        for id in slow {
+            if let Some(sink) = self.sinks.remove(&id) {
+                sink.cancel();
+                self.away.insert(id);
+                self.shared.ended.notify_one();
+            }
+        }
+    }
+
+    /// Gives the only sink back to its pipeline. The checkpoint that it saves first is the last of
+    /// its own.
+    pub(super) async fn hand(&mut self, to: oneshot::Sender<Handed>) -> Result<(), String> {
+        let (_, staged) = self.checkpoint_now(&[], false).await?;
+        let Some(id) = self.consumer.sink.clone() else {
+            return Err("it is not detached".to_owned());
+        };
+        let Some(sink) = self.sinks.remove(&id) else {
+            return Err("its sink is gone".to_owned());
+        };
+        let carry = staged.get(&*id).map(|s| s.carry.clone()).unwrap_or_default();
+        to.send(Handed { sink, carry }).map_err(|handed| {
+            self.sinks.insert(id, handed.sink);
+            "its pipeline did not wait".to_owned()
+        })
+    }
+
+    /// Takes a sink back that has caught up to this mark.
+    pub(super) async fn adopt(
+        &mut self,
+        id: &Arc<str>,
+        from: oneshot::Receiver<Handed>,
+    ) -> Result<(), String> {
+        let handed = tokio::time::timeout(HAND_OVER, from).await;
+        let Ok(Ok(Handed { sink, carry })) = handed else {
+            return Err(format!("sink `{id}` did not come to the mark"));
+        };
+        // It has staged and committed at this mark itself.
+        self.adopted = Some((id.to_string(), Staged { work: Vec::new(), carry }));
+        let saved = self.checkpoint_now(&[], false).await;
+        self.adopted = None;
+        if let Err(why) = saved {
+            // Its own checkpoint is still there to go on from.
+            sink.cancel();
+            return Err(why);
+        }
+        let who = Consumer::detached(&self.consumer.pipeline, id);
+        self.shared.checkpoints.forget(&who);
+        self.shared.holds.release(&who);
+        self.away.remove(id);
+        let task = sink.clone();
+        self.tracker.spawn(async move { task.ended().await });
+        self.sinks.insert(id.clone(), sink);
+        tracing::info!(pipeline = %self.consumer.pipeline, sink = %id, "sink has caught up and is back");
+        Ok(())
+    }
+
+    /// What it needs was trimmed. A detached sink past its backlog goes on behind the gap.
+    pub(super) fn skip(&mut self, gap: Trimmed) -> Option<End> {
+        if self.consumer.sink.is_none() {
+            return Some(End::Failed(gap.to_string()));
+        }
+        tracing::error!(
+            pipeline = %self.consumer.pipeline,
+            sink = self.consumer.sink.as_deref(),
+            behind = gap.after,
+            to = gap.to,
+            "sink skips entries that the journal no longer has"
+        );
+        self.reader = self.shared.journal.reader(gap.to);
+        let mut progress = self.progress.lock();
+        if progress.skipped.len() < SKIPPED_MAX {
+            progress.skipped.push((gap.after, gap.to));
+        }
+        None
+    }
+}

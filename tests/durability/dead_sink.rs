@@ -1,0 +1,111 @@
+//! One of ten sinks is dead: the others do not notice, and it gets everything in order when it is
+//! back.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+
+use axum::http::StatusCode;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::load::{Load, OnFailure, SOURCES};
+use super::{numbers, pass};
+use crate::harness::{Server, wait};
+
+/// What an endpoint has got, and whether it takes anything.
+#[derive(Default)]
+struct Endpoint {
+    dead: AtomicBool,
+    numbers: Mutex<Vec<i64>>,
+}
+
+impl Endpoint {
+    fn take(&self, body: &str) -> StatusCode {
+        if self.dead.load(Relaxed) {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+        let number = |line: &str| serde_json::from_str::<Value>(line).unwrap()["n"].as_i64();
+        self.numbers.lock().extend(body.lines().filter_map(number));
+        StatusCode::OK
+    }
+
+    /// Serves until the test ends.
+    fn serve() -> (Arc<Self>, String) {
+        let endpoint = Arc::new(Self::default());
+        let state = endpoint.clone();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let app =
+            axum::Router::new().fallback(move |body: String| async move { state.take(&body) });
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                axum::serve(listener, app.layer(axum::extract::DefaultBodyLimit::disable())).await
+            })
+        });
+        (endpoint, url)
+    }
+}
+
+fn detached(server: &Server) -> Vec<Value> {
+    let status = server.status();
+    let pipelines = status["pipelines"].as_array().unwrap();
+    let all = pipelines.iter().flat_map(|p| p["detached"].as_array().unwrap().clone());
+    all.collect()
+}
+
+#[test]
+fn one_of_ten_sinks_is_dead() {
+    let endpoints: Vec<_> = (0..9).map(|_| Endpoint::serve()).collect();
+    let mut text =
+        "[sinks.rows_table]\ntype = \"store\"\ninputs = [\"otlp.logs\"]\ntable = \"rows\"\n"
+            .to_owned();
+    for (i, (_, url)) in endpoints.iter().enumerate() {
+        let _ = write!(
+            text,
+            "[sinks.out{i}]\ntype = \"http\"\ninputs = [\"otlp.logs\"]\nendpoint = \"{url}\"\n"
+        );
+    }
+    let mut server = Server::start(&[("sources", SOURCES), ("work", &text)], None);
+    let next = Arc::new(AtomicI64::new(0));
+    let dead = &endpoints[4].0;
+    dead.dead.store(true, Relaxed);
+
+    let load = Load::start(&server, &next, OnFailure::Panic);
+    wait("the dead sink is detached", || (!detached(&server).is_empty()).then_some(()));
+    let (mut logs, _) = load.finish();
+    assert_eq!(detached(&server)[0]["sink"], "out4");
+    pass(&server);
+    logs.check("rows", numbers(&server, "SELECT n FROM rows"));
+
+    // It stays so over a death, and a reload does not wait for it.
+    server.kill9();
+    server.restart();
+    server.write("work", &format!("# another\n{text}\n"));
+    let outcome = server.reload();
+    assert_eq!(outcome["ok"], true, "{outcome}");
+    assert_eq!(detached(&server).len(), 1);
+
+    let load = Load::start(&server, &next, OnFailure::Panic);
+    dead.dead.store(false, Relaxed);
+    wait("the sink is back", || detached(&server).is_empty().then_some(()));
+    let (more, _) = load.finish();
+    logs.add(more);
+    pass(&server);
+    logs.check("rows", numbers(&server, "SELECT n FROM rows"));
+    let all = logs.acknowledged_rows();
+    for (i, (endpoint, _)) in endpoints.iter().enumerate() {
+        // At least once: what came after the last checkpoint is repeated after a death.
+        let got = || {
+            let mut numbers = endpoint.numbers.lock().clone();
+            numbers.sort_unstable();
+            numbers.dedup();
+            numbers
+        };
+        wait(&format!("out{i} has everything"), || (got().len() >= all).then_some(()));
+        logs.check(&format!("out{i}"), got());
+    }
+}
