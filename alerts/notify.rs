@@ -35,6 +35,27 @@ pub struct Target {
     pub channel: Channel,
 }
 
+impl Target {
+    /// For another attempt that only the recipients `left` are still to take; all if that is
+    /// empty.
+    pub(crate) fn narrowed(mut self, left: &[String]) -> Self {
+        if let Channel::Email(email) = &mut self.channel
+            && !left.is_empty()
+        {
+            email.narrow(left);
+        }
+        self
+    }
+
+    /// With all of its recipients again.
+    pub(crate) fn whole(mut self) -> Self {
+        if let Channel::Email(email) = &mut self.channel {
+            email.narrow(&[]);
+        }
+        self
+    }
+}
+
 /// How to reach a target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,23 +84,32 @@ pub struct SendError {
     pub after: Option<Duration>,
     /// Whether the other side may have taken it all the same.
     pub doubt: bool,
+    /// Of several recipients, those that did not take it but may later; others did.
+    pub left: Vec<String>,
 }
 
 impl SendError {
     /// Worth another try.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self { message: message.into(), retry: true, after: None, doubt: false }
+        Self { message: message.into(), retry: true, after: None, doubt: false, left: Vec::new() }
     }
 
     /// Stays wrong until someone changes something.
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self { message: message.into(), retry: false, after: None, doubt: false }
+        Self { message: message.into(), retry: false, after: None, doubt: false, left: Vec::new() }
     }
 
     /// It may have been taken all the same: a time limit, an answer torn off.
     #[must_use]
     pub fn in_doubt(mut self) -> Self {
         self.doubt = true;
+        self
+    }
+
+    /// Some recipients took it, these may later: only they are tried again.
+    #[must_use]
+    pub(crate) fn left(mut self, left: Vec<String>) -> Self {
+        self.left = left;
         self
     }
 

@@ -13,18 +13,20 @@
 //! An instance is what has the same values in `by`; these, `labels` and `alertname` (the id) are
 //! its identity. It is *pending* while `when` holds, *firing* once it has held for `for` (at least
 //! that long; none means at once), and *resolved* when it holds no more and `keep_firing_for` has
-//! passed. NULL keeps the state.
+//! passed. NULL keeps the state. A value of `by` over 256 characters is cut in labels and marked
+//! with a hash of the whole.
 //!
 //! What holds depends on what flows. Behind a `window` (and other streams of that kind) the rows
 //! of one time decide: the condition holds if it is true for any of them, and does not if it is
-//! for none. For metrics each series counts: the condition holds while the newest sample of any
-//! series makes it true. Logs and spans are events: a row that does not match says nothing, the
+//! for none. For metrics each series counts: the condition holds while the newest sample, by its
+//! own time, of any series makes it true. Logs and spans are events: a row that does not match says nothing, the
 //! condition holds until none has matched for `resolve_after`.
 //!
 //! `resolve_after`: without a (matching) row for that long an instance resolves with reason
 //! `absent`, counted only once the watermark has passed it. Default: two window lengths, 5 minutes
-//! where there is no window. While the source is late nothing resolves or fires by time; one alert
-//! with the label `weir.reason = "source_late"` says so.
+//! where there is no window. While the source is late (5 minutes and `resolve_after` further
+//! behind than it usually is) nothing resolves or fires by time; one alert with the label
+//! `weir.reason = "source_late"` says so.
 //!
 //! `no_data` says what happens to an instance that had rows and has none of any kind for
 //! `resolve_after`: `ok` (default) as above; `keep` holds its state; `firing` makes it fire;
@@ -33,8 +35,11 @@
 //! without rows.
 //!
 //! At most `limit` (1,000) instances are watched; the first to come are kept, and
-//! `weir.reason = "limit"` tells of the rest. Output: one row per change, to the router.
-//! State: in checkpoints. Timers count the time that Weir runs.
+//! `weir.reason = "limit"` tells of the rest. Output: one row per change, to the router; the
+//! output `<id>.held`, for the router too, says at the start and then every minute what the rule
+//! holds open: what the router has open and the rule does not (its state was lost) is closed with
+//! reason `state_lost`, what the router does not know is opened. State: in checkpoints. Timers
+//! count the time that Weir runs.
 
 mod instance;
 mod machine;
@@ -46,19 +51,20 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{
     Operator, OperatorError, OperatorKind, OperatorPlan, Output, OutputPlan, Tick,
 };
-use weir_pipeline::config::{Duration, Scope, Section, Spanned};
-use weir_pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
+use weir_pipeline::config::{Duration, Scope, Section, Spanned, Text};
+use weir_pipeline::diagnostic::{Diagnostic, Diagnostics, Span, nearest};
 use weir_pipeline::edge::Edge;
 use weir_pipeline::expression::Expression;
 use weir_pipeline::signal::Signal;
 
+use crate::notify::{excerpt, sha256_hex};
 use crate::template::{Template, json_value};
-use crate::transition::{STREAM, columns, to_batch};
+use crate::transition::{self, STREAM, columns, to_batch};
 use instance::{Details, Key};
 use machine::{Machine, Mode, Row, Settings};
 
@@ -71,8 +77,15 @@ pub const ALERT: OperatorKind = OperatorKind {
     plan,
 };
 
+/// Output for the router: all that the rule holds open, so that neither lost state nor a lost
+/// log leaves an alert open that nobody closes, or one unknown that nobody opens again.
+const HELD: &str = "held";
+/// How often it is said, besides at the first tick.
+const HELD_EVERY: i64 = 60_000_000_000;
 /// Instances watched if `limit` is not given.
 const LIMIT: usize = 1_000;
+/// Longest `by` value in a label, in characters: labels stand in every notice and in the log.
+const LABEL_CHARS_MAX: usize = 256;
 /// Most instances that `limit` may ask for: each takes about 2 KiB of state.
 const LIMIT_MAX: usize = 100_000;
 
@@ -108,7 +121,7 @@ struct Config {
 }
 
 /// What happens to an instance without rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum NoData {
     /// It resolves.
@@ -133,6 +146,10 @@ struct Plan {
 #[derive(Clone, Debug)]
 struct Watch {
     when: Expression,
+    /// The columns of `by`, in their order.
+    by: Vec<Expression>,
+    /// Those that `when` reads.
+    values: Vec<(String, Expression)>,
     annotations: Vec<(String, Template)>,
 }
 
@@ -152,10 +169,11 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
             problems.push(Diagnostic::error("W163", message).at(&section.span(by)));
         }
     }
-    for (name, value) in &config.labels {
+    let labels = config.labels.iter().map(|(name, value)| (name, value));
+    for (name, written) in labels.chain(config.by.iter().map(|b| (&b.value, b))) {
         if name == "alertname" || name == machine::REASON_LABEL {
             let message = format!("label `{name}` is set by Weir");
-            let problem = Diagnostic::error("W163", message).at(&section.span(value));
+            let problem = Diagnostic::error("W163", message).at(&section.span(written));
             problems.push(problem.hint("`alertname` is the id of the alert"));
         }
     }
@@ -211,17 +229,30 @@ fn watch(
             annotations.push((name.to_owned(), template));
         }
     }
-    match when {
-        Some(when) if !problems.has_errors() => Ok(Watch { when, annotations }),
-        _ => Err(problems),
-    }
+    let by = config.by.iter().map(|by| column(&by.value, &section.span(by), edge, scope));
+    let by = by.filter_map(|by| problems.ok(by)).collect();
+    let Some(when) = when else { return Err(problems) };
+    let at = section.span(&config.when);
+    let values = when.columns().iter().filter_map(|name| {
+        problems.ok(column(name, &at, edge, scope)).map(|column| (name.clone(), column))
+    });
+    let values = values.collect();
+    if problems.has_errors() { Err(problems) } else { Ok(Watch { when, by, values, annotations }) }
+}
+
+/// A column as expressions read it, wherever a batch has it. That it exists was looked at before.
+fn column(name: &str, at: &Span, edge: &Edge, scope: &Scope) -> Result<Expression, Diagnostics> {
+    let text = format!("\"{}\"", name.replace('"', "\"\""));
+    let any = Edge { signal: edge.signal.clone(), columns: Default::default(), open: true };
+    Expression::parse(&Text { text, span: at.clone(), exact: false }, &any, scope)
 }
 
 impl OperatorPlan for Plan {
     fn outputs(&self) -> Vec<OutputPlan> {
         let columns = columns().into_iter().map(|(n, t)| (n.to_owned(), Some(t))).collect();
         let edge = Edge { signal: Signal::named(STREAM), columns, open: false };
-        vec![OutputPlan { name: "", edge }]
+        let held = Edge { signal: Signal::named(transition::HELD), ..edge.clone() };
+        vec![OutputPlan { name: "", edge }, OutputPlan { name: HELD, edge: held }]
     }
 
     /// Always the same: a changed rule takes over the state, so that what was opened is closed.
@@ -234,6 +265,7 @@ impl OperatorPlan for Plan {
             source: self.settings.alert.as_str().into(),
             inputs: self.inputs.clone(),
             machine: Machine::new(self.settings.clone()),
+            held_at: None,
         })
     }
 }
@@ -242,6 +274,9 @@ struct Alert {
     source: Arc<str>,
     inputs: Arc<Vec<Watch>>,
     machine: Machine,
+    /// Elapsed time at which it last said what it holds. Not part of its state: it says so again
+    /// after every start, whatever it started with.
+    held_at: Option<i64>,
 }
 
 impl Alert {
@@ -281,7 +316,7 @@ impl Operator for Alert {
         let rows = batch.filter(&rows_mask(batch.num_rows(), &picked))?;
         let truth: Vec<Option<bool>> =
             picked.iter().map(|&i| mask.is_valid(i).then(|| mask.value(i))).collect();
-        let wanted = self.machine_rows(mode, &rows, &truth)?;
+        let wanted = self.machine_rows(watch, mode, &rows, &truth)?;
         let details = details(watch, &rows, &wanted)?;
         self.machine.describe(&wanted, details);
         self.emit(out)
@@ -289,7 +324,12 @@ impl Operator for Alert {
 
     fn tick(&mut self, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
         self.machine.tick(tick);
-        self.emit(out)
+        self.emit(out)?;
+        if self.held_at.is_none_or(|at| tick.elapsed - at >= HELD_EVERY) {
+            self.held_at = Some(tick.elapsed);
+            out.emit_to(HELD, self.machine.held(tick).to_batch(&self.source)?);
+        }
+        Ok(())
     }
 
     fn watermark(&self, inputs: i64) -> i64 {
@@ -318,15 +358,18 @@ impl Alert {
         match (mode, batch.entities()) {
             (Mode::Steps, _) => (0..batch.num_rows()).collect(),
             _ if all => (0..batch.num_rows()).collect(),
-            (Mode::Series, Some(entities)) if self.machine.has_series() => {
+            (Mode::Series, Some(entities)) => {
+                // By key: whether the machine waits for this series, or will by then.
                 let mut known = hashbrown::HashMap::new();
-                let mut counts = |key: u32| {
-                    *known.entry(key).or_insert_with(|| {
-                        self.machine.knows_series(entities.table.get(key).fingerprint())
-                    })
-                };
                 let keys = entities.keys.values();
-                (0..batch.num_rows()).filter(|&i| matches(i) || counts(keys[i])).collect()
+                let counts = |&i: &usize| {
+                    let waits = known.entry(keys[i]).or_insert_with(|| {
+                        self.machine.knows_series(|| entities.table.get(keys[i]).fingerprint())
+                    });
+                    *waits |= matches(i);
+                    *waits
+                };
+                (0..batch.num_rows()).filter(counts).collect()
             }
             _ => (0..batch.num_rows()).filter(|&i| matches(i)).collect(),
         }
@@ -335,17 +378,13 @@ impl Alert {
     /// Runs rows through the machine; those whose texts are wanted, ascending.
     fn machine_rows(
         &mut self,
+        watch: &Watch,
         mode: Mode,
         rows: &Batch,
         truth: &[Option<bool>],
     ) -> Result<Vec<usize>, OperatorError> {
-        let by: Vec<Option<ArrayRef>> = self
-            .machine
-            .settings()
-            .by
-            .iter()
-            .map(|name| rows.array(name).map(|a| cast(&a, &DataType::Utf8)).transpose())
-            .collect::<Result<_, _>>()?;
+        let text = |by: &Expression| Ok(cast(&by.evaluate(rows)?, &DataType::Utf8)?);
+        let by: Vec<ArrayRef> = watch.by.iter().map(text).collect::<Result<_, OperatorError>>()?;
         let times = times(rows, "timestamp");
         self.machine.note_window(
             match (times_at(rows, "window_start"), times_at(rows, "window_end")) {
@@ -359,8 +398,9 @@ impl Alert {
             let key: Key = by
                 .iter()
                 .map(|a| {
-                    let array = a.as_ref()?.as_string::<i32>();
-                    array.is_valid(i).then(|| array.value(i).to_owned()).filter(|v| !v.is_empty())
+                    let array = a.as_string::<i32>();
+                    let value = array.is_valid(i).then(|| array.value(i));
+                    value.filter(|v| !v.is_empty()).map(label)
                 })
                 .collect();
             let series = rows
@@ -382,6 +422,14 @@ impl Alert {
             });
         }
         Ok(self.machine.wanted())
+    }
+}
+
+/// A `by` value as a label: one that is too long is cut, and keeps its identity by its hash.
+fn label(value: &str) -> String {
+    match value.chars().count() {
+        0..=LABEL_CHARS_MAX => value.to_owned(),
+        _ => format!("{} #{}", excerpt(value, LABEL_CHARS_MAX), &sha256_hex(value)[..16]),
     }
 }
 
@@ -416,16 +464,11 @@ fn details(watch: &Watch, rows: &Batch, wanted: &[usize]) -> Result<Vec<Details>
             d.annotations.insert(name.clone(), text);
         }
     }
-    let columns: Vec<(&String, Option<ArrayRef>)> =
-        watch.when.columns().iter().map(|c| (c, rows.array(c))).collect();
+    let columns = watch.values.iter().map(|(name, column)| Ok((name, column.evaluate(&rows)?)));
+    let columns: Vec<(&String, ArrayRef)> = columns.collect::<Result<_, OperatorError>>()?;
     for (i, d) in details.iter_mut().enumerate() {
-        let value: serde_json::Map<String, serde_json::Value> = columns
-            .iter()
-            .map(|(name, array)| {
-                let value = array.as_ref().map(|a| json_value(a, i));
-                ((*name).clone(), value.unwrap_or_default())
-            })
-            .collect();
+        let value: serde_json::Map<String, serde_json::Value> =
+            columns.iter().map(|(name, array)| ((*name).clone(), json_value(array, i))).collect();
         d.value = serde_json::Value::Object(value).to_string();
     }
     Ok(details)

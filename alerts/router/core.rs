@@ -15,26 +15,30 @@
 //! receivers (the record keeps the target as it was) and restarts.
 
 mod change;
+mod held;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Wanted;
 use super::config::{Route, RouterConfig, group_key};
 use crate::notify::{Notice, Notification, Reason, Target};
-use crate::transition::{State as AlertState, Transition};
+use crate::transition::{Held, State as AlertState, Transition};
 
 pub(crate) use state::{Alert, AlertKey, Delivery, Group, Position, Sent, State};
 
 const SECOND: i64 = 1_000_000_000;
-/// How long a transition that is older than `stale_after` waits for its resolve.
+/// How long at least a transition that is older than `stale_after` waits for its resolve, where
+/// nothing says that its pipeline has caught up.
 const STALE_HOLD: i64 = 10 * SECOND;
 /// First wait after a failed attempt; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF: i64 = SECOND;
 /// Longest wait between attempts that nobody asked for.
 const BACKOFF_MAX: i64 = 60 * SECOND;
-/// How long a resolve that cannot be delivered is tried at each turn of its group.
+/// How long a resolve that cannot be delivered is tried at each turn of its group, from the first
+/// attempt that failed.
 const RESOLVE_RETENTION: i64 = 7 * 24 * 3600 * SECOND;
 
 /// How one attempt went.
@@ -44,7 +48,14 @@ pub(crate) enum Outcome {
     /// The other side took it.
     Delivered,
     /// It may work later. `doubt`: the other side may have taken it all the same.
-    Failed { error: String, after: Option<i64>, doubt: bool },
+    /// `left`: of several recipients, those that did not take it.
+    Failed {
+        error: String,
+        after: Option<i64>,
+        doubt: bool,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<String>,
+    },
     /// It will not work by itself.
     Refused { error: String },
 }
@@ -63,10 +74,33 @@ pub(crate) enum Record {
     Tick { now: i64 },
     /// An attempt ended.
     Done { now: i64, delivery: u64, outcome: Outcome },
-    /// Only these rules (pipeline, alert) run: what others opened is over.
-    Retain { now: i64, rules: BTreeSet<(String, String)> },
+    /// A rule said what it holds open, and that is not what was known.
+    Held { now: i64, journal: u128, pipeline: String, held: Held },
+    /// A pipeline with late transitions has come to this time.
+    Came { now: i64, pipeline: String, time: i64 },
+    /// The clock went back.
+    SetBack { now: i64, by: i64 },
+    /// Only these rules are wanted: what others opened is over.
+    Retain { now: i64, wanted: Wanted },
     /// Receivers or routes changed.
     Config { now: i64, config: RouterConfig },
+}
+
+impl Record {
+    fn now(&self) -> Option<i64> {
+        match self {
+            Self::Snapshot { .. } => None,
+            Self::Open { now }
+            | Self::Submit { now, .. }
+            | Self::Tick { now }
+            | Self::Done { now, .. }
+            | Self::Held { now, .. }
+            | Self::Came { now, .. }
+            | Self::SetBack { now, .. }
+            | Self::Retain { now, .. }
+            | Self::Config { now, .. } => Some(*now),
+        }
+    }
 }
 
 /// Configuration and state.
@@ -84,6 +118,7 @@ impl Core {
 
     /// Lets one thing happen.
     pub(crate) fn apply(&mut self, record: Record) {
+        self.state.now = record.now().unwrap_or(self.state.now);
         match record {
             Record::Snapshot { config, state } => {
                 self.config = config;
@@ -96,19 +131,22 @@ impl Core {
                 }
             }
             Record::Submit { now, journal, pipeline, transitions } => {
+                let newest = transitions.iter().map(|t| t.time).max();
                 for transition in transitions {
                     self.submit(now, journal, &pipeline, transition);
                 }
-            }
-            Record::Tick { now } => self.tick(now),
-            Record::Done { now, delivery, outcome } => self.done(now, delivery, outcome),
-            Record::Retain { now, rules } => {
-                for key in self.strays(&rules) {
-                    if let Some(alert) = self.state.alerts.get_mut(&key) {
-                        alert.end(now, "removed");
-                    }
+                if let Some(time) = newest {
+                    self.came(now, &pipeline, time);
                 }
             }
+            Record::Held { now, journal, pipeline, held } => {
+                self.reconcile(now, journal, &pipeline, held);
+            }
+            Record::Came { now, pipeline, time } => self.came(now, &pipeline, time),
+            Record::SetBack { by, .. } => self.state.set_back(by),
+            Record::Tick { now } => self.tick(now),
+            Record::Done { now, delivery, outcome } => self.done(now, delivery, outcome),
+            Record::Retain { now, wanted } => self.retain(now, &wanted),
             Record::Config { now, config } => self.reconfigure(now, config),
         }
     }
@@ -150,9 +188,13 @@ impl Core {
             }
             return;
         }
-        let stale = now.saturating_sub(t.time) > self.config.stale_after;
-        let hold_until = if stale { now + STALE_HOLD } else { 0 };
-        match self.state.alerts.get_mut(&key) {
+        let hold_until = if self.is_stale(now, t.time) { self.hold(now) } else { 0 };
+        self.open(now, &key, t, hold_until);
+    }
+
+    /// An alert begins to fire, or says again that it does.
+    fn open(&mut self, now: i64, key: &AlertKey, t: Transition, hold_until: i64) {
+        match self.state.alerts.get_mut(key) {
             Some(alert) => {
                 let firing = alert.transition.state == AlertState::Firing;
                 let starts_at =
@@ -167,13 +209,15 @@ impl Core {
                 self.state.alerts.insert(key.clone(), alert);
             }
         }
-        self.place(now, &key);
+        self.place(now, key);
     }
 
-    /// Puts a firing alert into the groups that its labels lead to, which may be new.
-    fn place(&mut self, now: i64, key: &AlertKey) -> BTreeSet<String> {
-        let Some(alert) = self.state.alerts.get_mut(key) else { return BTreeSet::new() };
+    /// Puts a firing alert into the groups that its labels lead to, which may be new. Others that
+    /// it was in may owe its end to somebody.
+    fn place(&mut self, now: i64, key: &AlertKey) {
+        let Some(alert) = self.state.alerts.get_mut(key) else { return };
         let labels = alert.transition.labels.clone();
+        let before = alert.groups.clone();
         let mut placed = BTreeSet::new();
         for route in self.config.route.find(&labels) {
             let group_labels = route.group_labels(&labels);
@@ -191,7 +235,13 @@ impl Core {
             alert.groups.insert(group_key.clone());
             placed.insert(group_key);
         }
-        placed
+        for left in before.difference(&placed) {
+            if let Some(group) = self.state.groups.get_mut(left)
+                && group.members.remove(key)
+            {
+                group.closing.insert(key.clone());
+            }
+        }
     }
 
     fn tick(&mut self, now: i64) {
@@ -242,6 +292,9 @@ impl Core {
     fn give_up_old(&mut self, now: i64, key: &str) {
         let Some(group) = self.state.groups.get_mut(key) else { return };
         for (target, sent) in &mut group.sent {
+            if sent.failing.is_none_or(|since| now - since < RESOLVE_RETENTION) {
+                continue;
+            }
             let keep = |k: &AlertKey| {
                 let ends = self.state.alerts.get(k).and_then(|a| a.transition.ends_at);
                 let keep = ends.is_none_or(|e| now - e < RESOLVE_RETENTION);
@@ -409,8 +462,15 @@ impl Core {
         }
         self.state.note(now, &delivery, &outcome);
         let mut again = delivery.stale;
+        if let Outcome::Failed { doubt: true, .. } = outcome {
+            self.state.doubt(&delivery);
+        }
+        if outcome != Outcome::Delivered {
+            self.state.failed(now, &delivery);
+        }
         match outcome {
             Outcome::Delivered => {
+                delivery.target = delivery.target.whole();
                 if let Some(group) = self.state.groups.get_mut(&key) {
                     let mut doubt = group.sent.remove(&id).map_or_else(BTreeSet::new, |s| s.doubt);
                     doubt
@@ -421,6 +481,7 @@ impl Core {
                         firing: delivery.firing.clone(),
                         resolved: delivery.resolved.clone(),
                         at: delivery.notification.time,
+                        failing: None,
                     };
                     group.sent.insert(id.clone(), sent);
                 }
@@ -428,10 +489,8 @@ impl Core {
                 delivery.next_attempt = now;
                 delivery.error = None;
             }
-            Outcome::Failed { error, after, doubt } => {
-                if doubt {
-                    self.state.doubt(&delivery);
-                }
+            Outcome::Failed { error, after, left, .. } => {
+                delivery.target = delivery.target.narrowed(&left);
                 let backoff =
                     BACKOFF.saturating_mul(1 << delivery.attempts.min(6)).min(BACKOFF_MAX);
                 delivery.attempts = delivery.attempts.saturating_add(1);

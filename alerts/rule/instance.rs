@@ -15,6 +15,20 @@ pub(super) struct Details {
     pub(super) value: String,
 }
 
+impl Details {
+    /// One line of our own, without a row.
+    pub(super) fn summary(text: String) -> Self {
+        Self { annotations: BTreeMap::from([("summary".to_owned(), text)]), value: String::new() }
+    }
+}
+
+/// The newest sample of a series, by its own time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Sample {
+    pub(super) time: i64,
+    pub(super) matches: bool,
+}
+
 /// Where an instance stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -91,8 +105,8 @@ pub(super) struct Instance {
     pub(super) row: Seen,
     /// The last row that matched.
     pub(super) matched: Seen,
-    /// Series (hex fingerprints) whose newest sample makes the condition true.
-    pub(super) series: std::collections::BTreeSet<String>,
+    /// Series (hex fingerprints) whose newest sample makes the condition true, or did just before.
+    pub(super) series: BTreeMap<String, Sample>,
     /// Rows of this epoch, by their time.
     pub(super) steps: BTreeMap<i64, Step>,
     /// Of the last row that matched.
