@@ -14,10 +14,12 @@ pub mod slack;
 mod testing;
 pub mod webhook;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use weir_pipeline::config::Secret;
 
 pub use notification::{Notice, Notification, Reason};
@@ -146,7 +148,9 @@ pub trait Transport: Send + Sync + 'static {
 
 /// The real ones.
 pub struct Notifiers {
-    http: reqwest::Client,
+    http: http::Clients,
+    /// Taken while standard output is written to: it may block, and then one thread is enough.
+    console: Arc<Semaphore>,
 }
 
 impl Notifiers {
@@ -155,7 +159,7 @@ impl Notifiers {
     /// # Errors
     /// If the TLS client cannot be made.
     pub fn new() -> Result<Self, SendError> {
-        Ok(Self { http: http::client()? })
+        Ok(Self { http: http::Clients::new()?, console: Arc::new(Semaphore::new(1)) })
     }
 }
 
@@ -166,7 +170,7 @@ impl Transport for Notifiers {
         notification: &'a Notification,
     ) -> BoxFuture<'a, Result<(), SendError>> {
         match &target.channel {
-            Channel::Console => Box::pin(async { console::send(notification) }),
+            Channel::Console => Box::pin(console::send(self.console.clone(), notification)),
             Channel::Email(email) => Box::pin(email.send(notification)),
             Channel::Pagerduty(pagerduty) => Box::pin(pagerduty.send(&self.http, notification)),
             Channel::Slack(slack) => Box::pin(slack.send(&self.http, notification)),

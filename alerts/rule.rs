@@ -169,8 +169,8 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
             problems.push(Diagnostic::error("W163", message).at(&section.span(by)));
         }
     }
-    let labels = config.labels.iter().map(|(name, value)| (name, value));
-    for (name, written) in labels.chain(config.by.iter().map(|b| (&b.value, b))) {
+    let by = config.by.iter().map(|by| (&by.value, by));
+    for (name, written) in config.labels.iter().chain(by) {
         if name == "alertname" || name == machine::REASON_LABEL {
             let message = format!("label `{name}` is set by Weir");
             let problem = Diagnostic::error("W163", message).at(&section.span(written));

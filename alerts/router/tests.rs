@@ -913,6 +913,10 @@ fn alerts_show_who_was_told() {
     assert_eq!(router.targets()[1].delivered_at.as_deref(), Some("2023-11-14T22:13:51Z"));
 }
 
+fn config_of_pagerduty() -> RouterConfig {
+    config(&[("ops", "pagerduty = { routing_key = \"env:KEY\" }")], "receiver = \"ops\"")
+}
+
 struct Silent;
 
 impl Transport for Silent {
@@ -984,9 +988,18 @@ async fn the_running_router_delivers_retries_and_stops() {
     let ids = shaky.0.lock().clone();
     assert_eq!(ids[0], ids[1]);
     // Again: nothing is repeated, and what is handed in again is known.
-    let router = Router::open(open(), config).unwrap();
+    let router = Router::open(open(), config.clone()).unwrap();
     assert_eq!(router.submit(1, "shop", vec![alert]).await.unwrap(), 0);
     assert_eq!(told(&router), "firing");
+    // An incident that a test opens is closed by it.
+    let page = config_of_pagerduty();
+    router.reconfigure(page).await.unwrap();
+    let before = shaky.0.lock().len();
+    assert_eq!(router.test_page("ops").await.unwrap()[0].error, None);
+    let sent: Vec<String> = shaky.0.lock()[before..].to_vec();
+    assert_eq!(sent.len(), 2);
+    assert_ne!(sent[0], sent[1]);
+    router.reconfigure(config).await.unwrap();
     let outcome = router.test_page("ops").await.unwrap();
     assert_eq!(outcome[0].error, None);
     assert!(matches!(router.test_page("nobody").await, Err(RouterError::NoReceiver { .. })));
