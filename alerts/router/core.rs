@@ -227,8 +227,13 @@ impl Core {
                 let wait = if waited && alert.hold_until == 0 { 0 } else { route.group_wait };
                 new_group(route, group_labels, now + wait)
             });
-            if alert.hold_until > 0 && group.members.is_empty() {
-                group.next_flush = group.next_flush.max(alert.hold_until);
+            // A group that has told nobody begins when its first alert may be heard.
+            if group.sent.is_empty() {
+                group.next_flush = match alert.hold_until {
+                    0 => group.next_flush.min(now + route.group_wait),
+                    held if group.members.is_empty() => group.next_flush.max(held),
+                    _ => group.next_flush,
+                };
             }
             group.closing.remove(key);
             group.members.insert(key.clone());

@@ -731,6 +731,14 @@ fn late_transitions_wait_for_their_end() {
     w.held(1, held(8290, 7, &["3"]));
     w.until(8400);
     w.expect(&[(8300, "ops", "first", "3", "")]);
+    // One that is not late does not wait with it.
+    let mut w = World::new(usual());
+    w.now = T0 + 7200 * S;
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    let now = w.now;
+    w.inner().submit(now, 1, "other", vec![fires(7200, &a("2"), 1)]).unwrap();
+    w.until(7300);
+    w.expect(&[(7230, "ops", "first", "2", "")]);
     // A pipeline that says nothing more is not waited for.
     let mut w = World::new(usual());
     w.now = T0 + 7200 * S;

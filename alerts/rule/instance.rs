@@ -121,6 +121,14 @@ impl Instance {
         if self.by_row { self.row } else { self.matched }
     }
 
+    /// The clock was set back to `now`: later times are those of the old clock, and would make
+    /// all that comes now old.
+    pub(super) fn set_back(&mut self, now: i64) {
+        self.row.time = self.row.time.min(now);
+        self.matched.time = self.matched.time.min(now);
+        self.series.values_mut().for_each(|s| s.time = s.time.min(now));
+    }
+
     pub(super) fn is_firing(&self) -> bool {
         matches!(self.status, Status::Firing { .. })
     }

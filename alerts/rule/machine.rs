@@ -395,6 +395,9 @@ impl Machine {
         for instance in self.instances.values_mut() {
             stamp(instance, tick.elapsed);
         }
+        if self.lag.goes_back(tick) {
+            self.instances.values_mut().for_each(|i| i.set_back(tick.time));
+        }
         let behind = self.lag.note(tick);
         let late = behind > self.resolve_after().saturating_add(LATE_AFTER);
         self.tell(at, "source_late", late, || {

@@ -603,6 +603,28 @@ fn the_newest_sample_decides_whenever_it_comes() {
 }
 
 #[test]
+fn a_clock_set_back_makes_nothing_old() {
+    let toml = "when = \"value = 0\"\nby = [\"job\"]\nsummary = \"{{ job }} down\"";
+    let mut w = World::new(Edge::open(Signal::Metrics), toml);
+    let mut elapsed = 0;
+    let mut tick = |w: &mut World, at: i64| {
+        elapsed += S;
+        let mut out = Output::default();
+        w.operator.tick(Tick { elapsed, ..tick_at(at) }, &mut out).unwrap();
+        w.collect(out);
+    };
+    w.metrics(4000, &[("up", "a", 0.0), ("up", "b", 0.0)]);
+    tick(&mut w, 4000);
+    w.out.clear();
+    // An hour back: newer samples have earlier times, and absence is not an hour later.
+    tick(&mut w, 400);
+    w.metrics(401, &[("up", "a", 1.0)]);
+    w.expect(&["401 resolved {job=a} a down"]);
+    (401..=701).for_each(|at| tick(&mut w, at));
+    w.expect(&["700 resolved {job=b} b down absent"]);
+}
+
+#[test]
 fn windows_that_wait_long_freeze_no_rule() {
     // every = 1m, lateness = 10m: always further behind than twice a window and five minutes.
     let mut w = World::windows(&format!("{BURST}\nfor = \"5s\""));

@@ -1,19 +1,22 @@
 //! What rules say they hold open: how the router and a rule come to agree again, and how late
 //! transitions wait until their pipeline has caught up.
 
-use super::{AlertKey, Core, Position, STALE_HOLD};
-use crate::transition::Held;
+use std::collections::BTreeSet;
+
+use super::{Alert, AlertKey, Core, Position, STALE_HOLD};
+use crate::transition::{Held, Transition};
 
 impl Core {
     /// Whether what a rule holds at this place is news: not if later transitions are known (a
     /// pipeline that recovers says again what was true at its checkpoint).
     pub(crate) fn differs(&self, journal: u128, pipeline: &str, held: &Held) -> bool {
+        let unknown = |t: &Transition| !self.fires(&key(pipeline, held, &t.fingerprint));
         self.is_current(journal, pipeline, held)
-            && (!self.lost(pipeline, held).is_empty()
-                || held.open.iter().any(|t| {
-                    let alert = self.state.alerts.get(&key(pipeline, held, &t.fingerprint));
-                    alert.is_none_or(|a| !a.is_firing())
-                }))
+            && (!self.lost(pipeline, held).is_empty() || held.open.iter().any(unknown))
+    }
+
+    fn fires(&self, key: &AlertKey) -> bool {
+        self.state.alerts.get(key).is_some_and(Alert::is_firing)
     }
 
     fn is_current(&self, journal: u128, pipeline: &str, held: &Held) -> bool {
@@ -24,13 +27,12 @@ impl Core {
 
     /// What fires here, and is not held by the rule: its state was lost.
     fn lost(&self, pipeline: &str, held: &Held) -> Vec<AlertKey> {
+        let open: BTreeSet<&str> = held.open.iter().map(|t| t.fingerprint.as_str()).collect();
         let first = key(pipeline, held, "");
         let of_rule = self.state.alerts.range(first.clone()..);
         of_rule
             .take_while(|(k, _)| (&k.pipeline, &k.alert) == (&first.pipeline, &first.alert))
-            .filter(|(k, a)| {
-                a.is_firing() && held.open.iter().all(|t| t.fingerprint != k.fingerprint)
-            })
+            .filter(|(k, a)| a.is_firing() && !open.contains(k.fingerprint.as_str()))
             .map(|(k, _)| k.clone())
             .collect()
     }
@@ -54,7 +56,7 @@ impl Core {
                 alert: held.alert.clone(),
                 fingerprint: t.fingerprint.clone(),
             };
-            if self.state.alerts.get(&key).is_none_or(|a| !a.is_firing()) {
+            if !self.fires(&key) {
                 self.open(now, &key, t, hold_until);
             }
         }

@@ -22,6 +22,11 @@ pub(super) struct Lag {
 }
 
 impl Lag {
+    /// Whether the watermark goes back with this tick: the clock was set back.
+    pub(super) fn goes_back(&self, tick: Tick) -> bool {
+        self.watermark.is_some_and(|last| tick.watermark != i64::MIN && tick.watermark < last)
+    }
+
     /// How much further behind than usual the watermark is.
     pub(super) fn note(&mut self, tick: Tick) -> i64 {
         if tick.watermark == i64::MIN {
