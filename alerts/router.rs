@@ -6,13 +6,14 @@
 //! so a kill at any point loses nothing that was logged and repeats nothing that was logged as
 //! delivered. An attempt whose outcome was not logged is made again, under the same id.
 
+mod attempts;
 mod config;
 mod core;
 mod log;
 mod matcher;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,22 +22,18 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{CONSOLE, RouterConfig};
 pub use log::LogError;
 pub use status::{AlertStatus, TargetStatus, TestOutcome, Told};
 
+use self::attempts::{Attempts, Ended};
 use self::core::{Core, Delivery, Outcome, Record};
 use self::log::Log;
 use crate::notify::{Notifiers, SendError, Transport};
 use crate::transition::{Held, Transition};
 
-/// Attempts under way at once, in all.
-const ATTEMPTS_MAX: usize = 64;
-/// Attempts under way at once at one target.
-const ATTEMPTS_PER_TARGET_MAX: usize = 4;
 /// How long a stop waits for attempts under way; what is cut off is made again at next start.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Longest sleep: a wall clock that jumps is noticed after it.
@@ -474,65 +471,6 @@ impl Router {
         if let Err(error) = self.with(move |inner| inner.done(now, number, outcome)).await {
             tracing::error!(%error, "router");
         }
-    }
-}
-
-type Ended = Result<(u64, Result<(), SendError>), tokio::task::JoinError>;
-
-/// Attempts under way.
-#[derive(Default)]
-struct Attempts {
-    tasks: JoinSet<(u64, Result<(), SendError>)>,
-    load: Load,
-}
-
-/// What targets are busy with.
-#[derive(Clone, Default)]
-struct Load {
-    /// Target id by number of delivery.
-    numbers: BTreeMap<u64, String>,
-    /// Targets that asked to wait, and until when.
-    paused: HashMap<String, i64>,
-}
-
-impl Load {
-    /// The clock went back by `by`.
-    fn set_back(&mut self, by: i64) {
-        self.paused.values_mut().for_each(|until| *until = until.saturating_sub(by));
-    }
-
-    /// The attempts to begin now, which count as under way from here on, and when others are due.
-    /// A target that is busy or asked to wait takes no turn from others.
-    fn admit(
-        &mut self,
-        now: i64,
-        deliveries: &BTreeMap<u64, Delivery>,
-    ) -> (Vec<(u64, Delivery)>, i64) {
-        self.paused.retain(|_, until| *until > now);
-        let mut at_target: HashMap<String, usize> = HashMap::new();
-        for target in self.numbers.values() {
-            *at_target.entry(target.clone()).or_default() += 1;
-        }
-        let (mut go, mut next) = (Vec::new(), i64::MAX);
-        for (number, delivery) in deliveries {
-            let id = &delivery.target.id;
-            let from = self.paused.get(id).map_or(i64::MIN, |until| *until);
-            let from = from.max(delivery.next_attempt);
-            if self.numbers.contains_key(number) {
-                continue;
-            }
-            if from > now {
-                next = next.min(from);
-                continue;
-            }
-            let here = at_target.entry(id.clone()).or_default();
-            if self.numbers.len() < ATTEMPTS_MAX && *here < ATTEMPTS_PER_TARGET_MAX {
-                *here += 1;
-                self.numbers.insert(*number, id.clone());
-                go.push((*number, delivery.clone()));
-            }
-        }
-        (go, next)
     }
 }
 

@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weir_pipeline::config::Section;
 
+use super::attempts::Load;
 use super::*;
 use crate::notify::Target;
 use crate::transition::{State, fingerprint};

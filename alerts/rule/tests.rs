@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 
 use arrow::array::{
-    Float64Array, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray, UInt32Array,
+    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray,
+    UInt32Array,
 };
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use weir_pipeline::batch::{Keys, Run, TENANT};
 use weir_pipeline::config::Input;
 use weir_pipeline::entity::{Attribute, Entity, EntityTable, Origin, Value};

@@ -7,8 +7,9 @@ use weir_pipeline::component::OperatorError;
 
 use super::super::NoData;
 use super::super::instance::{Details, Instance, Key, Status};
+use super::absence::own_labels;
 use super::lag::Lag;
-use super::{Machine, REASON_LABEL, Settings, Truncated, labels, own_labels};
+use super::{Machine, REASON_LABEL, Settings, Truncated, labels};
 
 /// Version of the state.
 const VERSION: u32 = 2;
