@@ -354,12 +354,12 @@ impl Router {
         journal: u128,
         pipeline: &str,
         held: Held,
-    ) -> Result<usize, RouterError> {
+    ) -> Result<bool, RouterError> {
         let (now, pipeline) = (self.clock.now(), pipeline.to_owned());
         let changed =
             self.with(move |inner| inner.reconcile(now, journal, &pipeline, held)).await?;
         self.wake.notify_one();
-        changed.map(usize::from)
+        changed
     }
 
     /// Ends with reason `removed` what rules opened that are not wanted any more, and forgets

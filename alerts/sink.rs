@@ -62,13 +62,13 @@ impl Sink for RouterSink {
             let unreadable = |e: ArrowError| SinkError::permanent(e.to_string());
             let (journal, pipeline) = (self.context.journal, &self.context.pipeline);
             let done = match Held::from_batch(&batch).map_err(unreadable)? {
-                Some(held) => self.router.reconcile(journal, pipeline, held).await,
+                Some(held) => self.router.reconcile(journal, pipeline, held).await.map(drop),
                 None => {
                     let transitions = from_batch(&batch).map_err(unreadable)?;
-                    self.router.submit(journal, pipeline, transitions).await
+                    self.router.submit(journal, pipeline, transitions).await.map(drop)
                 }
             };
-            done.map(drop).map_err(|e| SinkError::transient(e.to_string()))
+            done.map_err(|e| SinkError::transient(e.to_string()))
         })
     }
 

@@ -107,6 +107,8 @@ pub(super) struct Instance {
     pub(super) matched: Seen,
     /// Series (hex fingerprints) whose newest sample makes the condition true, or did just before.
     pub(super) series: BTreeMap<String, Sample>,
+    /// How many of them match.
+    pub(super) matching: usize,
     /// Rows of this epoch, by their time.
     pub(super) steps: BTreeMap<i64, Step>,
     /// Of the last row that matched.

@@ -178,6 +178,12 @@ impl Machine {
         let instance = self.instances.entry(row.key.clone()).or_default();
         instance.by_row = row.mode == Mode::Steps;
         instance.row.note(row.time);
+        let series = row.series.map(hex);
+        let known = series.as_ref().and_then(|s| instance.series.get(s));
+        if known.is_some_and(|known| row.time < known.time) {
+            // An older sample than the newest decides nothing.
+            return;
+        }
         if truth == Truth::True {
             instance.matched.note(row.time);
         }
@@ -191,21 +197,24 @@ impl Machine {
             return;
         }
         let came_back = instance.no_data.is_some();
-        if let Some(series) = row.series.map(hex) {
+        if let Some(series) = series {
+            let matches = truth == Truth::True;
             let room = instance.series.len() < SERIES_MAX;
             match instance.series.get_mut(&series) {
-                // An older sample than the one that is known decides nothing.
-                Some(known) if row.time < known.time => return,
                 Some(known) if truth == Truth::Unknown => known.time = row.time,
-                Some(known) => *known = Sample { time: row.time, matches: truth == Truth::True },
-                None if truth == Truth::True && room => {
-                    let sample = Sample { time: row.time, matches: true };
-                    instance.series.insert(series.clone(), sample);
+                Some(known) => {
+                    instance.matching -= usize::from(known.matches);
+                    instance.matching += usize::from(matches);
+                    *known = Sample { time: row.time, matches };
+                }
+                None if matches && room => {
+                    instance.matching += 1;
+                    instance.series.insert(series.clone(), Sample { time: row.time, matches });
                     *self.series.entry(series).or_default() += 1;
                 }
                 None => {}
             }
-            if truth == Truth::False && !instance.series.values().any(|s| s.matches) {
+            if truth == Truth::False && instance.matching == 0 {
                 let before = self.out.len();
                 self.holds(&row.key, false, at, "");
                 // What began in this batch ends with the texts that it began with.

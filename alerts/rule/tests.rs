@@ -589,7 +589,7 @@ fn the_newest_sample_decides_whenever_it_comes() {
     w.expect(&["20 resolved {job=a} a down"]);
     // Not remembered for ever.
     w.until(200);
-    assert!(!String::from_utf8(w.operator.snapshot().unwrap()).unwrap().contains("matches"));
+    assert!(!String::from_utf8(w.operator.snapshot().unwrap()).unwrap().contains("\"matches\""));
     // Fires and resolves within one batch as in two, texts and all.
     let whole = {
         let mut w = World::new(Edge::open(Signal::Metrics), toml);

@@ -77,6 +77,7 @@ impl Machine {
     /// No (matching) row for too long: the condition holds no more.
     fn absent(&mut self, key: &Key, at: At) {
         let Some(instance) = self.instances.get_mut(key) else { return };
+        instance.matching = 0;
         for series in std::mem::take(&mut instance.series).into_keys() {
             release(&mut self.series, &series);
         }
