@@ -15,7 +15,9 @@ mod sink;
 mod template;
 mod transition;
 
-pub use router::{AlertStatus, Clock, Router, RouterConfig, RouterError, RouterOptions, WallClock};
+pub use router::{
+    AlertStatus, Clock, Router, RouterConfig, RouterError, RouterOptions, WallClock, Wanted,
+};
 pub use rule::ALERT;
 pub use sink::ROUTER;
 pub use transition::{State, Transition, fingerprint};

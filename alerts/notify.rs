@@ -14,10 +14,12 @@ pub mod slack;
 mod testing;
 pub mod webhook;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use weir_pipeline::config::Secret;
 
 pub use notification::{Notice, Notification, Reason};
@@ -33,6 +35,27 @@ pub struct Target {
     pub send_resolved: bool,
     /// How to reach it.
     pub channel: Channel,
+}
+
+impl Target {
+    /// For another attempt that only the recipients `left` are still to take; all if that is
+    /// empty.
+    pub(crate) fn narrowed(mut self, left: &[String]) -> Self {
+        if let Channel::Email(email) = &mut self.channel
+            && !left.is_empty()
+        {
+            email.narrow(left);
+        }
+        self
+    }
+
+    /// With all of its recipients again.
+    pub(crate) fn whole(mut self) -> Self {
+        if let Channel::Email(email) = &mut self.channel {
+            email.narrow(&[]);
+        }
+        self
+    }
 }
 
 /// How to reach a target.
@@ -63,23 +86,32 @@ pub struct SendError {
     pub after: Option<Duration>,
     /// Whether the other side may have taken it all the same.
     pub doubt: bool,
+    /// Of several recipients, those that did not take it but may later; others did.
+    pub left: Vec<String>,
 }
 
 impl SendError {
     /// Worth another try.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self { message: message.into(), retry: true, after: None, doubt: false }
+        Self { message: message.into(), retry: true, after: None, doubt: false, left: Vec::new() }
     }
 
     /// Stays wrong until someone changes something.
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self { message: message.into(), retry: false, after: None, doubt: false }
+        Self { message: message.into(), retry: false, after: None, doubt: false, left: Vec::new() }
     }
 
     /// It may have been taken all the same: a time limit, an answer torn off.
     #[must_use]
     pub fn in_doubt(mut self) -> Self {
         self.doubt = true;
+        self
+    }
+
+    /// Some recipients took it, these may later: only they are tried again.
+    #[must_use]
+    pub(crate) fn left(mut self, left: Vec<String>) -> Self {
+        self.left = left;
         self
     }
 
@@ -116,7 +148,9 @@ pub trait Transport: Send + Sync + 'static {
 
 /// The real ones.
 pub struct Notifiers {
-    http: reqwest::Client,
+    http: http::Clients,
+    /// Taken while standard output is written to: it may block, and then one thread is enough.
+    console: Arc<Semaphore>,
 }
 
 impl Notifiers {
@@ -125,7 +159,7 @@ impl Notifiers {
     /// # Errors
     /// If the TLS client cannot be made.
     pub fn new() -> Result<Self, SendError> {
-        Ok(Self { http: http::client()? })
+        Ok(Self { http: http::Clients::new()?, console: Arc::new(Semaphore::new(1)) })
     }
 }
 
@@ -136,7 +170,7 @@ impl Transport for Notifiers {
         notification: &'a Notification,
     ) -> BoxFuture<'a, Result<(), SendError>> {
         match &target.channel {
-            Channel::Console => Box::pin(async { console::send(notification) }),
+            Channel::Console => Box::pin(console::send(self.console.clone(), notification)),
             Channel::Email(email) => Box::pin(email.send(notification)),
             Channel::Pagerduty(pagerduty) => Box::pin(pagerduty.send(&self.http, notification)),
             Channel::Slack(slack) => Box::pin(slack.send(&self.http, notification)),

@@ -6,36 +6,34 @@
 //! so a kill at any point loses nothing that was logged and repeats nothing that was logged as
 //! delivered. An attempt whose outcome was not logged is made again, under the same id.
 
+mod attempts;
 mod config;
 mod core;
 mod log;
 mod matcher;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{CONSOLE, RouterConfig};
 pub use log::LogError;
 pub use status::{AlertStatus, TargetStatus, TestOutcome, Told};
 
+use self::attempts::{Attempts, Ended};
 use self::core::{Core, Delivery, Outcome, Record};
 use self::log::Log;
 use crate::notify::{Notifiers, SendError, Transport};
-use crate::transition::Transition;
+use crate::transition::{Held, Transition};
 
-/// Attempts under way at once, in all.
-const ATTEMPTS_MAX: usize = 64;
-/// Attempts under way at once at one target.
-const ATTEMPTS_PER_TARGET_MAX: usize = 4;
 /// How long a stop waits for attempts under way; what is cut off is made again at next start.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Longest sleep: a wall clock that jumps is noticed after it.
@@ -105,10 +103,42 @@ pub enum RouterError {
     Notifiers(String),
 }
 
+/// The rules that are to run, by pipeline and id.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Wanted {
+    rules: BTreeSet<(String, String)>,
+    /// Pipelines of which no rule is taken for removed.
+    pipelines: BTreeSet<String>,
+}
+
+impl Wanted {
+    /// With a pipeline that is wanted, but whose rules are not known: its file is broken, or it
+    /// could not be started. What it opened stays open.
+    #[must_use]
+    pub fn with_pipeline(mut self, name: String) -> Self {
+        self.pipelines.insert(name);
+        self
+    }
+
+    fn has(&self, pipeline: &str, alert: &str) -> bool {
+        self.pipelines.contains(pipeline)
+            || self.rules.contains(&(pipeline.to_owned(), alert.to_owned()))
+    }
+}
+
+impl FromIterator<(String, String)> for Wanted {
+    /// Of rules as (pipeline, alert).
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(rules: I) -> Self {
+        Self { rules: rules.into_iter().collect(), pipelines: BTreeSet::new() }
+    }
+}
+
 /// State and log, changed together.
 pub(crate) struct Inner {
     pub(crate) core: Core,
     log: Log,
+    /// What the clock said last.
+    seen: i64,
 }
 
 impl Inner {
@@ -122,7 +152,8 @@ impl Inner {
             core.apply(record);
         }
         let now = options.clock.now();
-        let mut inner = Self { core, log };
+        let mut inner = Self { core, log, seen: now };
+        inner.follow(now);
         if fresh {
             inner.compact().map_err(|e| RouterError::Write(e.to_string()))?;
         } else {
@@ -165,6 +196,17 @@ impl Inner {
         }
     }
 
+    /// Notices a clock that went back: timers would stand still for as long. Gives by how much.
+    pub(crate) fn follow(&mut self, now: i64) -> i64 {
+        let by = self.seen.max(self.core.state.now).saturating_sub(now).max(0);
+        self.seen = now;
+        if by > 0 {
+            tracing::warn!(seconds = by / 1_000_000_000, "the clock went back, timers follow");
+            self.force(Record::SetBack { now, by });
+        }
+        by
+    }
+
     pub(crate) fn tick(&mut self, now: i64) {
         if self.core.next_flush().is_some_and(|t| t <= now) {
             self.force(Record::Tick { now });
@@ -192,14 +234,34 @@ impl Inner {
         Ok(taken)
     }
 
-    pub(crate) fn retain(
+    pub(crate) fn reconcile(
         &mut self,
         now: i64,
-        rules: BTreeSet<(String, String)>,
-    ) -> Result<usize, RouterError> {
-        let strays = self.core.strays(&rules).len();
-        if strays > 0 {
-            self.write(Record::Retain { now, rules })?;
+        journal: u128,
+        pipeline: &str,
+        held: Held,
+    ) -> Result<bool, RouterError> {
+        let time = held.time;
+        let differs = self.core.differs(journal, pipeline, &held);
+        if differs {
+            tracing::warn!(
+                pipeline,
+                alert = held.alert,
+                "alerts are brought in line with the rule"
+            );
+            let pipeline = pipeline.to_owned();
+            self.write(Record::Held { now, journal, pipeline, held })?;
+        }
+        if self.core.waits(now, pipeline) {
+            self.write(Record::Came { now, pipeline: pipeline.to_owned(), time })?;
+        }
+        Ok(differs)
+    }
+
+    pub(crate) fn retain(&mut self, now: i64, wanted: Wanted) -> Result<usize, RouterError> {
+        let strays = self.core.strays(&wanted).len();
+        if !self.core.keeps_all(&wanted) {
+            self.write(Record::Retain { now, wanted })?;
         }
         Ok(strays)
     }
@@ -280,16 +342,35 @@ impl Router {
         result
     }
 
-    /// Ends with reason `removed` what rules opened that do not run any more: `rules` are all
-    /// (pipeline, alert) that do. For a rule that was taken out of its file, and for pipelines
-    /// whose state was lost. To be called after a reload has gone live, with the plans that run;
-    /// gives the number of alerts ended.
+    /// Takes what a rule of a pipeline holds open, as it says at its start and every minute.
+    /// What the router has open besides is closed with reason `state_lost` (the rule started
+    /// without its state); what it does not know is opened (its own log was lost). Gives whether
+    /// anything changed.
+    ///
+    /// # Errors
+    /// If the log cannot be written: nothing was taken, try again.
+    pub(crate) async fn reconcile(
+        &self,
+        journal: u128,
+        pipeline: &str,
+        held: Held,
+    ) -> Result<bool, RouterError> {
+        let (now, pipeline) = (self.clock.now(), pipeline.to_owned());
+        let changed =
+            self.with(move |inner| inner.reconcile(now, journal, &pipeline, held)).await?;
+        self.wake.notify_one();
+        changed
+    }
+
+    /// Ends with reason `removed` what rules opened that are not wanted any more, and forgets
+    /// where they stood. To be called after a reload has gone live, with the rules of all plans
+    /// and the pipelines that have none now but are to run; gives the number of alerts ended.
     ///
     /// # Errors
     /// If the log cannot be written: nothing has ended.
-    pub async fn retain(&self, rules: BTreeSet<(String, String)>) -> Result<usize, RouterError> {
+    pub async fn retain(&self, wanted: Wanted) -> Result<usize, RouterError> {
         let now = self.clock.now();
-        let ended = self.with(move |inner| inner.retain(now, rules)).await?;
+        let ended = self.with(move |inner| inner.retain(now, wanted)).await?;
         self.wake.notify_one();
         ended
     }
@@ -338,37 +419,23 @@ impl Router {
 
     /// Gives groups their turn, begins what is due; when to look again.
     async fn step(self: &Arc<Self>, now: i64, attempts: &mut Attempts) -> Result<i64, RouterError> {
-        let under_way: Vec<u64> = attempts.numbers.keys().copied().collect();
-        let (due, next) = self
+        let mut load = attempts.load.clone();
+        let (due, next, load) = self
             .with(move |inner| {
+                load.set_back(inner.follow(now));
                 inner.tick(now);
-                let waiting = inner.core.state.deliveries.iter();
-                let waiting = waiting.filter(|(n, _)| under_way.binary_search(n).is_err());
-                let mut next = inner.core.next_flush().unwrap_or(i64::MAX);
-                let mut due: Vec<(u64, Delivery)> = Vec::new();
-                for (number, delivery) in waiting {
-                    if delivery.next_attempt > now {
-                        next = next.min(delivery.next_attempt);
-                    } else if due.len() < ATTEMPTS_MAX * 4 {
-                        due.push((*number, delivery.clone()));
-                    }
-                }
-                (due, next)
+                let (due, next) = load.admit(now, &inner.core.state.deliveries);
+                (due, next.min(inner.core.next_flush().unwrap_or(i64::MAX)), load)
             })
             .await?;
-        let mut next = next;
+        attempts.load = load;
         for (number, delivery) in due {
-            match attempts.admit(now, &delivery) {
-                Admission::Go => self.begin(attempts, number, delivery),
-                Admission::Full => {}
-                Admission::Until(time) => next = next.min(time),
-            }
+            self.begin(attempts, number, delivery);
         }
         Ok(next)
     }
 
     fn begin(self: &Arc<Self>, attempts: &mut Attempts, number: u64, delivery: Delivery) {
-        attempts.numbers.insert(number, delivery.target.id.clone());
         let transport = self.transport.clone();
         attempts.tasks.spawn(async move {
             let send = transport.send(&delivery.target, &delivery.notification);
@@ -381,7 +448,7 @@ impl Router {
 
     async fn ended(&self, attempts: &mut Attempts, ended: Ended) {
         let Ok((number, result)) = ended else { return };
-        let target = attempts.numbers.remove(&number).unwrap_or_default();
+        let target = attempts.load.numbers.remove(&number).unwrap_or_default();
         let now = self.clock.now();
         let outcome = match result {
             Ok(()) => {
@@ -392,9 +459,9 @@ impl Router {
                 tracing::warn!(target, error = e.message, "could not notify, trying again");
                 let after = e.after.map(|d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2));
                 if let Some(after) = after {
-                    attempts.paused.insert(target, now.saturating_add(after));
+                    attempts.load.paused.insert(target, now.saturating_add(after));
                 }
-                Outcome::Failed { error: e.message, after, doubt: e.doubt }
+                Outcome::Failed { error: e.message, after, doubt: e.doubt, left: e.left }
             }
             Err(e) => {
                 tracing::error!(target, error = e.message, "cannot notify");
@@ -404,42 +471,6 @@ impl Router {
         if let Err(error) = self.with(move |inner| inner.done(now, number, outcome)).await {
             tracing::error!(%error, "router");
         }
-    }
-}
-
-type Ended = Result<(u64, Result<(), SendError>), tokio::task::JoinError>;
-
-/// Attempts under way.
-#[derive(Default)]
-struct Attempts {
-    tasks: JoinSet<(u64, Result<(), SendError>)>,
-    /// Target id by number of delivery.
-    numbers: BTreeMap<u64, String>,
-    /// Targets that asked to wait, and until when.
-    paused: HashMap<String, i64>,
-}
-
-enum Admission {
-    Go,
-    Full,
-    Until(i64),
-}
-
-impl Attempts {
-    fn admit(&mut self, now: i64, delivery: &Delivery) -> Admission {
-        let id = &delivery.target.id;
-        match self.paused.get(id) {
-            Some(&until) if until > now => return Admission::Until(until),
-            Some(_) => {
-                self.paused.remove(id);
-            }
-            None => {}
-        }
-        let here = self.numbers.values().filter(|t| *t == id).count();
-        if self.numbers.len() >= ATTEMPTS_MAX || here >= ATTEMPTS_PER_TARGET_MAX {
-            return Admission::Full;
-        }
-        Admission::Go
     }
 }
 

@@ -13,18 +13,20 @@
 //! An instance is what has the same values in `by`; these, `labels` and `alertname` (the id) are
 //! its identity. It is *pending* while `when` holds, *firing* once it has held for `for` (at least
 //! that long; none means at once), and *resolved* when it holds no more and `keep_firing_for` has
-//! passed. NULL keeps the state.
+//! passed. NULL keeps the state. A value of `by` over 256 characters is cut in labels and marked
+//! with a hash of the whole.
 //!
 //! What holds depends on what flows. Behind a `window` (and other streams of that kind) the rows
 //! of one time decide: the condition holds if it is true for any of them, and does not if it is
-//! for none. For metrics each series counts: the condition holds while the newest sample of any
-//! series makes it true. Logs and spans are events: a row that does not match says nothing, the
+//! for none. For metrics each series counts: the condition holds while the newest sample, by its
+//! own time, of any series makes it true. Logs and spans are events: a row that does not match says nothing, the
 //! condition holds until none has matched for `resolve_after`.
 //!
 //! `resolve_after`: without a (matching) row for that long an instance resolves with reason
 //! `absent`, counted only once the watermark has passed it. Default: two window lengths, 5 minutes
-//! where there is no window. While the source is late nothing resolves or fires by time; one alert
-//! with the label `weir.reason = "source_late"` says so.
+//! where there is no window. While the source is late (5 minutes and `resolve_after` further
+//! behind than it usually is) nothing resolves or fires by time; one alert with the label
+//! `weir.reason = "source_late"` says so.
 //!
 //! `no_data` says what happens to an instance that had rows and has none of any kind for
 //! `resolve_after`: `ok` (default) as above; `keep` holds its state; `firing` makes it fire;
@@ -33,34 +35,36 @@
 //! without rows.
 //!
 //! At most `limit` (1,000) instances are watched; the first to come are kept, and
-//! `weir.reason = "limit"` tells of the rest. Output: one row per change, to the router.
-//! State: in checkpoints. Timers count the time that Weir runs.
+//! `weir.reason = "limit"` tells of the rest. Output: one row per change, to the router; the
+//! output `<id>.held`, for the router too, says at the start and then every minute what the rule
+//! holds open: what the router has open and the rule does not (its state was lost) is closed with
+//! reason `state_lost`, what the router does not know is opened. State: in checkpoints. Timers
+//! count the time that Weir runs.
 
 mod instance;
 mod machine;
+mod rows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::array::Array;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{
     Operator, OperatorError, OperatorKind, OperatorPlan, Output, OutputPlan, Tick,
 };
-use weir_pipeline::config::{Duration, Scope, Section, Spanned};
-use weir_pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
+use weir_pipeline::config::{Duration, Scope, Section, Spanned, Text};
+use weir_pipeline::diagnostic::{Diagnostic, Diagnostics, Span, nearest};
 use weir_pipeline::edge::Edge;
 use weir_pipeline::expression::Expression;
 use weir_pipeline::signal::Signal;
 
-use crate::template::{Template, json_value};
-use crate::transition::{STREAM, columns, to_batch};
-use instance::{Details, Key};
-use machine::{Machine, Mode, Row, Settings};
+use crate::template::Template;
+use crate::transition::{self, STREAM, columns, to_batch};
+use machine::{Machine, Mode, Settings};
+use rows::{details, rows_mask};
 
 /// The row for the engine.
 pub const ALERT: OperatorKind = OperatorKind {
@@ -71,6 +75,11 @@ pub const ALERT: OperatorKind = OperatorKind {
     plan,
 };
 
+/// Output for the router: all that the rule holds open, so that neither lost state nor a lost
+/// log leaves an alert open that nobody closes, or one unknown that nobody opens again.
+const HELD: &str = "held";
+/// How often it is said, besides at the first tick.
+const HELD_EVERY: i64 = 60_000_000_000;
 /// Instances watched if `limit` is not given.
 const LIMIT: usize = 1_000;
 /// Most instances that `limit` may ask for: each takes about 2 KiB of state.
@@ -108,7 +117,7 @@ struct Config {
 }
 
 /// What happens to an instance without rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum NoData {
     /// It resolves.
@@ -133,6 +142,10 @@ struct Plan {
 #[derive(Clone, Debug)]
 struct Watch {
     when: Expression,
+    /// The columns of `by`, in their order.
+    by: Vec<Expression>,
+    /// Those that `when` reads.
+    values: Vec<(String, Expression)>,
     annotations: Vec<(String, Template)>,
 }
 
@@ -152,10 +165,11 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
             problems.push(Diagnostic::error("W163", message).at(&section.span(by)));
         }
     }
-    for (name, value) in &config.labels {
+    let by = config.by.iter().map(|by| (&by.value, by));
+    for (name, written) in config.labels.iter().chain(by) {
         if name == "alertname" || name == machine::REASON_LABEL {
             let message = format!("label `{name}` is set by Weir");
-            let problem = Diagnostic::error("W163", message).at(&section.span(value));
+            let problem = Diagnostic::error("W163", message).at(&section.span(written));
             problems.push(problem.hint("`alertname` is the id of the alert"));
         }
     }
@@ -211,17 +225,30 @@ fn watch(
             annotations.push((name.to_owned(), template));
         }
     }
-    match when {
-        Some(when) if !problems.has_errors() => Ok(Watch { when, annotations }),
-        _ => Err(problems),
-    }
+    let by = config.by.iter().map(|by| column(&by.value, &section.span(by), edge, scope));
+    let by = by.filter_map(|by| problems.ok(by)).collect();
+    let Some(when) = when else { return Err(problems) };
+    let at = section.span(&config.when);
+    let values = when.columns().iter().filter_map(|name| {
+        problems.ok(column(name, &at, edge, scope)).map(|column| (name.clone(), column))
+    });
+    let values = values.collect();
+    if problems.has_errors() { Err(problems) } else { Ok(Watch { when, by, values, annotations }) }
+}
+
+/// A column as expressions read it, wherever a batch has it. That it exists was looked at before.
+fn column(name: &str, at: &Span, edge: &Edge, scope: &Scope) -> Result<Expression, Diagnostics> {
+    let text = format!("\"{}\"", name.replace('"', "\"\""));
+    let any = Edge { signal: edge.signal.clone(), columns: Default::default(), open: true };
+    Expression::parse(&Text { text, span: at.clone(), exact: false }, &any, scope)
 }
 
 impl OperatorPlan for Plan {
     fn outputs(&self) -> Vec<OutputPlan> {
         let columns = columns().into_iter().map(|(n, t)| (n.to_owned(), Some(t))).collect();
         let edge = Edge { signal: Signal::named(STREAM), columns, open: false };
-        vec![OutputPlan { name: "", edge }]
+        let held = Edge { signal: Signal::named(transition::HELD), ..edge.clone() };
+        vec![OutputPlan { name: "", edge }, OutputPlan { name: HELD, edge: held }]
     }
 
     /// Always the same: a changed rule takes over the state, so that what was opened is closed.
@@ -234,6 +261,7 @@ impl OperatorPlan for Plan {
             source: self.settings.alert.as_str().into(),
             inputs: self.inputs.clone(),
             machine: Machine::new(self.settings.clone()),
+            held_at: None,
         })
     }
 }
@@ -242,6 +270,9 @@ struct Alert {
     source: Arc<str>,
     inputs: Arc<Vec<Watch>>,
     machine: Machine,
+    /// Elapsed time at which it last said what it holds. Not part of its state: it says so again
+    /// after every start, whatever it started with.
+    held_at: Option<i64>,
 }
 
 impl Alert {
@@ -281,7 +312,7 @@ impl Operator for Alert {
         let rows = batch.filter(&rows_mask(batch.num_rows(), &picked))?;
         let truth: Vec<Option<bool>> =
             picked.iter().map(|&i| mask.is_valid(i).then(|| mask.value(i))).collect();
-        let wanted = self.machine_rows(mode, &rows, &truth)?;
+        let wanted = self.machine_rows(watch, mode, &rows, &truth)?;
         let details = details(watch, &rows, &wanted)?;
         self.machine.describe(&wanted, details);
         self.emit(out)
@@ -289,7 +320,12 @@ impl Operator for Alert {
 
     fn tick(&mut self, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
         self.machine.tick(tick);
-        self.emit(out)
+        self.emit(out)?;
+        if self.held_at.is_none_or(|at| tick.elapsed - at >= HELD_EVERY) {
+            self.held_at = Some(tick.elapsed);
+            out.emit_to(HELD, self.machine.held(tick).to_batch(&self.source)?);
+        }
+        Ok(())
     }
 
     fn watermark(&self, inputs: i64) -> i64 {
@@ -308,127 +344,6 @@ impl Operator for Alert {
         self.machine.flush(tick);
         self.emit(out)
     }
-}
-
-impl Alert {
-    /// Rows that can change anything.
-    fn pick(&self, mode: Mode, batch: &Batch, mask: &BooleanArray) -> Vec<usize> {
-        let all = self.machine.watches_rows();
-        let matches = |i: usize| mask.is_valid(i) && mask.value(i);
-        match (mode, batch.entities()) {
-            (Mode::Steps, _) => (0..batch.num_rows()).collect(),
-            _ if all => (0..batch.num_rows()).collect(),
-            (Mode::Series, Some(entities)) if self.machine.has_series() => {
-                let mut known = hashbrown::HashMap::new();
-                let mut counts = |key: u32| {
-                    *known.entry(key).or_insert_with(|| {
-                        self.machine.knows_series(entities.table.get(key).fingerprint())
-                    })
-                };
-                let keys = entities.keys.values();
-                (0..batch.num_rows()).filter(|&i| matches(i) || counts(keys[i])).collect()
-            }
-            _ => (0..batch.num_rows()).filter(|&i| matches(i)).collect(),
-        }
-    }
-
-    /// Runs rows through the machine; those whose texts are wanted, ascending.
-    fn machine_rows(
-        &mut self,
-        mode: Mode,
-        rows: &Batch,
-        truth: &[Option<bool>],
-    ) -> Result<Vec<usize>, OperatorError> {
-        let by: Vec<Option<ArrayRef>> = self
-            .machine
-            .settings()
-            .by
-            .iter()
-            .map(|name| rows.array(name).map(|a| cast(&a, &DataType::Utf8)).transpose())
-            .collect::<Result<_, _>>()?;
-        let times = times(rows, "timestamp");
-        self.machine.note_window(
-            match (times_at(rows, "window_start"), times_at(rows, "window_end")) {
-                (Some(start), Some(end)) => Some(end.saturating_sub(start)),
-                _ => None,
-            },
-        );
-        let mut heads = rows.runs().iter().flat_map(|run| std::iter::repeat_n(run, run.rows));
-        for (i, truth) in truth.iter().enumerate() {
-            let Some(run) = heads.next() else { break };
-            let key: Key = by
-                .iter()
-                .map(|a| {
-                    let array = a.as_ref()?.as_string::<i32>();
-                    array.is_valid(i).then(|| array.value(i).to_owned()).filter(|v| !v.is_empty())
-                })
-                .collect();
-            let series = rows
-                .entities()
-                .filter(|_| mode == Mode::Series)
-                .map(|e| e.table.get(e.keys.value(i)).fingerprint());
-            let time = times
-                .as_ref()
-                .and_then(|t| t.is_valid(i).then(|| t.as_primitive::<Int64Type>().value(i)));
-            self.machine.row(Row {
-                index: i,
-                mode,
-                key,
-                truth: *truth,
-                series,
-                time: time.unwrap_or(run.received),
-                received: run.received,
-                offset: run.offset,
-            });
-        }
-        Ok(self.machine.wanted())
-    }
-}
-
-fn times(batch: &Batch, name: &str) -> Option<ArrayRef> {
-    let array = batch.array(name)?;
-    let nanos = cast(&array, &weir_pipeline::signal::timestamp()).ok()?;
-    cast(&nanos, &DataType::Int64).ok()
-}
-
-fn times_at(batch: &Batch, name: &str) -> Option<i64> {
-    let array = times(batch, name).filter(|a| !a.is_empty() && a.is_valid(0))?;
-    Some(array.as_primitive::<Int64Type>().value(0))
-}
-
-fn rows_mask(len: usize, rows: &[usize]) -> BooleanArray {
-    let mut mask = vec![false; len];
-    for &row in rows {
-        mask[row] = true;
-    }
-    BooleanArray::from(mask)
-}
-
-/// Rendered texts and values of some rows, in their order.
-fn details(watch: &Watch, rows: &Batch, wanted: &[usize]) -> Result<Vec<Details>, OperatorError> {
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows = rows.filter(&rows_mask(rows.num_rows(), wanted))?;
-    let mut details = vec![Details::default(); rows.num_rows()];
-    for (name, template) in &watch.annotations {
-        for (d, text) in details.iter_mut().zip(template.render(&rows)) {
-            d.annotations.insert(name.clone(), text);
-        }
-    }
-    let columns: Vec<(&String, Option<ArrayRef>)> =
-        watch.when.columns().iter().map(|c| (c, rows.array(c))).collect();
-    for (i, d) in details.iter_mut().enumerate() {
-        let value: serde_json::Map<String, serde_json::Value> = columns
-            .iter()
-            .map(|(name, array)| {
-                let value = array.as_ref().map(|a| json_value(a, i));
-                ((*name).clone(), value.unwrap_or_default())
-            })
-            .collect();
-        d.value = serde_json::Value::Object(value).to_string();
-    }
-    Ok(details)
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //!
 //! It is implicit: the engine puts it behind the alerts of every pipeline. Delivery: transitions
 //! are in the router's fsynced log when `write` returns, and known by position, so that a
-//! recovery which hands them in again changes nothing.
+//! recovery which hands them in again changes nothing. What rules say they hold open sets right
+//! what the router lost or should have been told (see [`Router::reconcile`]).
 
 use std::sync::Arc;
 
+use arrow::error::ArrowError;
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -15,7 +17,7 @@ use weir_pipeline::config::{Scope, Section};
 use weir_pipeline::diagnostic::Diagnostics;
 
 use crate::router::Router;
-use crate::transition::from_batch;
+use crate::transition::{Held, from_batch};
 
 /// The row for the engine.
 pub const ROUTER: SinkKind = SinkKind {
@@ -57,13 +59,16 @@ struct RouterSink {
 impl Sink for RouterSink {
     fn write(&mut self, batch: Batch) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(async move {
-            let transitions =
-                from_batch(&batch).map_err(|e| SinkError::permanent(e.to_string()))?;
-            self.router
-                .submit(self.context.journal, &self.context.pipeline, transitions)
-                .await
-                .map(drop)
-                .map_err(|e| SinkError::transient(e.to_string()))
+            let unreadable = |e: ArrowError| SinkError::permanent(e.to_string());
+            let (journal, pipeline) = (self.context.journal, &self.context.pipeline);
+            let done = match Held::from_batch(&batch).map_err(unreadable)? {
+                Some(held) => self.router.reconcile(journal, pipeline, held).await.map(drop),
+                None => {
+                    let transitions = from_batch(&batch).map_err(unreadable)?;
+                    self.router.submit(journal, pipeline, transitions).await.map(drop)
+                }
+            };
+            done.map_err(|e| SinkError::transient(e.to_string()))
         })
     }
 

@@ -15,8 +15,10 @@ use weir_pipeline::signal::{META_JSON, Signal, timestamp};
 
 /// Name of the stream of transitions.
 pub(crate) const STREAM: &str = "alerts";
+/// Name of the stream of what rules hold open.
+pub(crate) const HELD: &str = "alerts_held";
 
-/// Name and type of each column of the stream, in order.
+/// Name and type of each column of both streams, in order.
 pub(crate) fn columns() -> Vec<(&'static str, DataType)> {
     vec![
         ("timestamp", timestamp()),
@@ -75,12 +77,69 @@ pub struct Transition {
     /// When it ceased to, UTC nanoseconds; `None` while firing.
     pub ends_at: Option<i64>,
     /// Why, where it is not the condition: `absent`, `no_data`, `removed`, `changed`,
-    /// `source_late`, `limit`, `forgotten`.
+    /// `source_late`, `limit`, `forgotten`, `state_lost`.
     pub reason: String,
     /// Journal offset that caused it.
     pub offset: u64,
     /// Counts the transitions of one rule; with `offset` it is the position of the transition.
     pub sequence: u64,
+}
+
+/// All that one rule holds open at one place of its input: what the router should know as firing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// Id of the rule.
+    pub(crate) alert: String,
+    /// Wall time of the tick, UTC nanoseconds.
+    pub(crate) time: i64,
+    /// Journal offset of the tick.
+    pub(crate) offset: u64,
+    /// Of the last transition before it.
+    pub(crate) sequence: u64,
+    /// One firing transition per alert, placed here.
+    pub(crate) open: Vec<Transition>,
+}
+
+impl Held {
+    /// As rows: one for the rule itself, which has no fingerprint, so that nothing held is said
+    /// too; then one per alert.
+    pub(crate) fn to_batch(&self, source: &Arc<str>) -> Result<Batch, ArrowError> {
+        let rule = Transition {
+            time: self.time,
+            alert: self.alert.clone(),
+            fingerprint: String::new(),
+            state: State::Resolved,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            value: "{}".to_owned(),
+            starts_at: self.time,
+            ends_at: None,
+            reason: String::new(),
+            offset: self.offset,
+            sequence: self.sequence,
+        };
+        let rows: Vec<Transition> =
+            std::iter::once(rule).chain(self.open.iter().cloned()).collect();
+        Ok(to_batch(&rows, source)?.with_signal(Signal::named(HELD)))
+    }
+
+    /// What a batch holds, if it is of this stream.
+    ///
+    /// # Errors
+    /// If a column is missing or has another type.
+    pub(crate) fn from_batch(batch: &Batch) -> Result<Option<Self>, ArrowError> {
+        if *batch.signal() != Signal::named(HELD) {
+            return Ok(None);
+        }
+        let mut rows = from_batch(batch)?.into_iter();
+        Ok(rows.next().map(|rule| Self {
+            alert: rule.alert,
+            time: rule.time,
+            offset: rule.offset,
+            sequence: rule.sequence,
+            open: rows.collect(),
+        }))
+    }
 }
 
 /// Alertmanager's fingerprint of a label set: FNV-1a 64 over `name 0xff value 0xff` in name
@@ -243,6 +302,13 @@ mod tests {
         let batch = to_batch(&all, &"alert".into()).unwrap();
         assert_eq!(batch.runs().len(), 2);
         assert_eq!(from_batch(&batch).unwrap(), all);
+        assert_eq!(Held::from_batch(&batch).unwrap(), None);
+        for open in [vec![sample(3)], vec![]] {
+            let alert = "error_burst".to_owned();
+            let held = Held { alert, time: 5, offset: 7, sequence: 3, open };
+            let batch = held.to_batch(&"alert".into()).unwrap();
+            assert_eq!(Held::from_batch(&batch).unwrap(), Some(held));
+        }
     }
 
     #[test]

@@ -18,13 +18,16 @@
 //! `abort` drops the row, counted. A row on which the program fails goes to `<id>.errors`,
 //! unchanged, with the reason and the place in the program (`on_error = "keep"` passes it on).
 //! `now()` is the wall time of the last tick; `random_*` and `uuid_v4` derive from the place of
-//! the row in the journal, so that a replay gives the same. Functions that reach the network, the
-//! environment or the clock do not exist. NaN, which VRL cannot hold, reads as null.
+//! the row in the journal, so that a replay gives the same; `parse_syslog`, `parse_klog` and
+//! `parse_linux_authorization` take a missing year from the last tick. Functions that reach the
+//! network, files, the environment or the clock do not exist. NaN, which VRL cannot hold, reads as
+//! null.
 //!
 //! Only the columns that the program touches are turned into values. A program that touches
 //! nothing but entity columns (resource attributes, metric labels) runs once per entity, not once
 //! per row. State: none.
 
+mod dated;
 mod entities;
 mod functions;
 mod program;

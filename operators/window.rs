@@ -19,7 +19,8 @@
 //! watermark is at least its end plus `lateness` (default 10 s): one row per group, in the order of
 //! the groups' values, windows in order of time, with the columns `window_start`, `window_end`,
 //! `timestamp` (the end), those of `group_by`, and the aggregates. A row that belongs to windows
-//! which are all emitted already goes to `<id>.late` as it is.
+//! which are all emitted already goes to `<id>.late` as it is. When the clock is set back, windows
+//! that were emitted stay so; the others take rows again.
 //!
 //! `group_by` lists columns or SQL expressions. Aggregates are `count`, `sum`, `avg`, `min`, `max`,
 //! `quantile(x, q)` (within 1 %), `bool_and`, `bool_or`, `bit_and`, `bit_or`, `bit_xor`, each with
@@ -27,12 +28,14 @@
 //! them. Their results do not depend on how the stream was cut or where it was interrupted.
 //!
 //! `emit_empty = true` gives a row (with `count` 0) for each group without rows that had some
-//! within `idle` (default 1 h) before the end of the window.
+//! within `idle` (default 1 h) before the end of the window. After a pause these come at about a
+//! million a tick.
 //!
 //! Limits: `max_groups` (default 100,000) groups per window, 10,000 open windows, `over` at most
-//! 1,000 times `every`. Rows beyond, rows without `timestamp`, and rows stamped more than 10
+//! 1,000 times `every`. Rows beyond, which then count in no window at all, rows without `timestamp`, and rows stamped more than 10
 //! minutes after they were received go to `<id>.errors`.
 
+mod closed;
 mod keys;
 mod operator;
 mod state;
@@ -65,7 +68,7 @@ pub(crate) const KIND: OperatorKind = OperatorKind {
 /// Windows that one row is in at most: each costs as much as a window of its own.
 const WINDOWS_PER_ROW_MAX: i64 = 1_000;
 
-/// Steps that `idle` spans at most: after a gap that many windows are emitted at one tick.
+/// Steps that `idle` spans at most: after a gap that many windows are emitted.
 const IDLE_STEPS_MAX: i64 = 100_000;
 
 /// Default of `max_groups`.

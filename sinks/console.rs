@@ -12,11 +12,13 @@
 //! Delivery: at least once. Lines are written as rows arrive, so a restart repeats what came
 //! after the last checkpoint. Nothing is held back: there is nothing to stage or to commit.
 
+use std::fmt::Display;
 use std::io::Write;
 
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::sync::oneshot;
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{Sink, SinkContext, SinkError, SinkKind, SinkPlan, Staged};
 use weir_pipeline::config::{Scope, Section};
@@ -68,13 +70,17 @@ impl Sink for Console {
             let text = lines(&batch)?;
             match &self.out {
                 Out::Standard => {
-                    // A terminal or pipe may block, and must not block a thread of the runtime.
+                    // A terminal or pipe may block: not a thread of the runtime, which a stop
+                    // would wait for.
+                    let (done, written) = oneshot::channel();
                     let write = move || {
                         let mut out = std::io::stdout().lock();
-                        out.write_all(&text).and_then(|()| out.flush())
+                        let _ = done.send(out.write_all(&text).and_then(|()| out.flush()));
                     };
-                    let done = tokio::task::spawn_blocking(write).await;
-                    let done = done.map_err(|e| SinkError::transient(e.to_string()))?;
+                    let failed = |e: &dyn Display| SinkError::transient(e.to_string());
+                    let thread = std::thread::Builder::new().name("console".to_owned());
+                    thread.spawn(write).map_err(|e| failed(&e))?;
+                    let done = written.await.map_err(|e| failed(&e))?;
                     // Without a reader no later try can help.
                     done.map_err(|e| SinkError::permanent(format!("standard output: {e}")))
                 }

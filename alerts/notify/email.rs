@@ -7,8 +7,8 @@
 //! `tls = "starttls"` (port 587), `"implicit"` (465) or `"none"` (25; refused with a password
 //! unless the host is loopback). A message has text and HTML, a stable Message-ID, and references
 //! that thread the notices of one group. A recipient that the server refuses does not take the
-//! message from the others. Answers 4yz are tried again, 5yz are not. At least once; a repeated
-//! attempt has the same Message-ID.
+//! message from the others. Answers 4yz are tried again, for the recipients that got them, 5yz
+//! are not. At least once; a repeated attempt has the same Message-ID.
 
 mod message;
 mod session;
@@ -73,6 +73,9 @@ pub enum Tls {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Email {
     to: Vec<Address>,
+    /// Of these, those that are still to take the notice on its way; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    left: Vec<String>,
     from: Address,
     host: String,
     port: u16,
@@ -153,6 +156,7 @@ impl Config {
         let name = to.iter().map(|m| m.0.email.to_string()).collect::<Vec<_>>().join(",");
         let email = Email {
             to,
+            left: Vec::new(),
             from,
             host,
             port,
@@ -175,6 +179,17 @@ fn is_loopback(host: &str) -> bool {
 }
 
 impl Email {
+    /// The next attempt goes to these recipients only; to all if there are none.
+    pub(super) fn narrow(&mut self, left: &[String]) {
+        self.left = left.to_vec();
+    }
+
+    /// Addresses that the next attempt goes to.
+    fn recipients(&self) -> impl Iterator<Item = &lettre::Address> {
+        let all = self.to.iter().map(|m| &m.0.email);
+        all.filter(|a| self.left.is_empty() || self.left.iter().any(|l| *l == a.to_string()))
+    }
+
     /// One attempt. The dialogue runs in a task of its own with a time limit of its own: whoever
     /// drops this future leaves no half-said command on a connection that is used again.
     pub(super) async fn send(&self, notification: &Notification) -> Result<(), SendError> {

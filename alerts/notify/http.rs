@@ -1,9 +1,12 @@
-//! What the HTTP receivers share: a client, how answers and failures are classed, how texts of
-//! the other side are cut down.
+//! What the HTTP receivers share: clients and their TLS, how answers and failures are classed, how
+//! texts of the other side are cut down.
 
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
+use weir_pipeline::config::{Section, Spanned, TlsClient};
+use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
+use weir_pipeline::tls::client_config;
 
 use super::{SendError, excerpt};
 
@@ -13,14 +16,50 @@ const ANSWER_BYTES_MAX: usize = 16 << 10;
 /// Longest wait that is granted to a `Retry-After`.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// A client without redirects: a notice holds data, and goes where it was sent.
-pub(super) fn client() -> Result<reqwest::Client, SendError> {
-    reqwest::Client::builder()
+/// Clients without redirects: a notice holds data, and goes where it was sent.
+pub(super) struct Clients {
+    /// Of all receivers without `tls`.
+    common: reqwest::Client,
+}
+
+impl Clients {
+    pub(super) fn new() -> Result<Self, SendError> {
+        Ok(Self { common: build(reqwest::Client::builder())? })
+    }
+
+    /// The client for these options. One with `tls` is made anew: notices are rare, and the files
+    /// are then read as they are.
+    pub(super) fn get(&self, tls: Option<&TlsClient>) -> Result<reqwest::Client, SendError> {
+        let Some(tls) = tls else { return Ok(self.common.clone()) };
+        build(reqwest::Client::builder().tls_backend_preconfigured(config(tls)?))
+    }
+}
+
+/// `tls` as rustls takes it. Files may be mended by their owner, so this is tried again.
+pub(super) fn config(tls: &TlsClient) -> Result<rustls::ClientConfig, SendError> {
+    client_config(tls).map_err(|e| SendError::transient(e.to_string()))
+}
+
+fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, SendError> {
+    builder
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
         .pool_idle_timeout(Duration::from_secs(60))
         .build()
         .map_err(|e| SendError::permanent(format!("http client: {}", describe(e))))
+}
+
+/// `tls` of a receiver as proved.
+pub(super) fn plan_tls(
+    tls: Option<&Spanned<TlsClient>>,
+    section: &Section,
+) -> Result<Option<TlsClient>, Diagnostics> {
+    let Some(written) = tls else { return Ok(None) };
+    if written.value.cert.is_some() != written.value.key.is_some() {
+        let problem = Diagnostic::error("W150", "`cert` and `key` of `tls` need each other");
+        return Err(problem.at(&section.span(written)).into());
+    }
+    Ok(Some(written.value.clone()))
 }
 
 /// An answer.
@@ -68,7 +107,12 @@ pub(super) async fn exchange(
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
     let seconds: u64 = text.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+    Some(bounded(Duration::from_secs(seconds)))
+}
+
+/// A wait that the other side asks for, as far as it is granted.
+pub(super) fn bounded(wait: Duration) -> Duration {
+    wait.min(RETRY_AFTER_MAX)
 }
 
 impl Answer {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use weir_pipeline::config::{self, Secret, Section, Spanned};
+use weir_pipeline::config::{self, Secret, Section, Spanned, TlsClient};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 
 use super::notification::rfc3339;
@@ -30,6 +30,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SUMMARY_CHARS_MAX: usize = 1024;
 /// Largest body, in bytes (Events API v2).
 const BODY_BYTES_MAX: usize = 512 << 10;
+/// Runbooks that an incident links to: it is read by people.
+const LINKS_MAX: usize = 20;
+/// Longest link, in bytes: what browsers take.
+const LINK_BYTES_MAX: usize = 2048;
 /// How long to wait after a 429 that does not say: "minutes", by their documents.
 const RATE_LIMITED: Duration = Duration::from_secs(60);
 const SEVERITIES: [&str; 4] = ["critical", "error", "warning", "info"];
@@ -44,6 +48,8 @@ pub(crate) struct Config {
     url: Option<Spanned<String>>,
     /// `critical`, `error`, `warning` or `info`.
     severity: Option<Spanned<String>>,
+    /// How `https` is done (default: the system's authorities are trusted).
+    tls: Option<Spanned<TlsClient>>,
     /// Time for one attempt (default 10 s).
     timeout: Option<config::Duration>,
     /// Whether incidents are resolved (default true).
@@ -56,6 +62,8 @@ pub struct Pagerduty {
     routing_key: SecretRef,
     url: Option<Address>,
     severity: Option<String>,
+    #[serde(default)]
+    tls: Option<TlsClient>,
     timeout: Duration,
 }
 
@@ -71,6 +79,7 @@ impl Config {
             problems
                 .push(Diagnostic::error("W152", message).at(&section.span(severity)).label(label));
         }
+        let tls = problems.ok(http::plan_tls(self.tls.as_ref(), section)).flatten();
         if problems.has_errors() {
             return Err(problems);
         }
@@ -78,6 +87,7 @@ impl Config {
             routing_key: self.routing_key.clone().into(),
             url,
             severity: self.severity.as_ref().map(|s| s.value.clone()),
+            tls,
             timeout: self.timeout.map_or(TIMEOUT, |d| d.0),
         };
         let name = self.routing_key.reference().to_owned();
@@ -88,11 +98,12 @@ impl Config {
 impl Pagerduty {
     pub(super) async fn send(
         &self,
-        client: &reqwest::Client,
+        clients: &http::Clients,
         notification: &Notification,
     ) -> Result<(), SendError> {
         let key = self.routing_key.reveal()?;
         let body = body(notification, &key, self.severity.as_deref())?;
+        let client = clients.get(self.tls.as_ref())?;
         let request = match &self.url {
             Some(url) => client.post(url.read()?),
             None => client.post(URL),
@@ -107,7 +118,7 @@ impl Pagerduty {
     }
 }
 
-/// One event; only its details are dropped if it is too large.
+/// One event. If it is too large its details are dropped, which is said in it, and then its links.
 fn body(n: &Notification, key: &str, severity: Option<&str>) -> Result<Vec<u8>, SendError> {
     let action = match n.state() {
         State::Firing => "trigger",
@@ -146,6 +157,11 @@ fn body(n: &Notification, key: &str, severity: Option<&str>) -> Result<Vec<u8>, 
     }
     event["payload"]["custom_details"] =
         json!({ "error": "custom details left out: the event would have been above 512 KB" });
+    let text = serde_json::to_vec(&event).map_err(|e| SendError::permanent(e.to_string()))?;
+    if text.len() <= BODY_BYTES_MAX {
+        return Ok(text);
+    }
+    event["links"] = json!([]);
     serde_json::to_vec(&event).map_err(|e| SendError::permanent(e.to_string()))
 }
 
@@ -167,13 +183,14 @@ fn details(n: &Notification) -> Value {
     Value::Object(map)
 }
 
-/// Runbooks that the alerts name; an empty `href` would be refused.
+/// The first runbooks that the alerts name; an empty `href` would be refused.
 fn links(n: &Notification) -> Value {
     let mut seen = std::collections::BTreeSet::new();
     n.alerts
         .iter()
         .filter_map(|a| a.annotations.get("runbook_url"))
-        .filter(|url| !url.is_empty() && seen.insert((*url).clone()))
+        .filter(|url| (1..=LINK_BYTES_MAX).contains(&url.len()) && seen.insert((*url).clone()))
+        .take(LINKS_MAX)
         .map(|url| json!({ "href": url, "text": "Runbook" }))
         .collect()
 }

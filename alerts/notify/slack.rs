@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use slack_morphism::errors::SlackClientError;
 use slack_morphism::hyper_tokio::SlackClientHyperConnector;
 use slack_morphism::prelude::*;
-use weir_pipeline::config::{self, Secret, Section, Spanned};
+use weir_pipeline::config::{self, Secret, Section, Spanned, TlsClient};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 
 use super::notification::rfc3339;
@@ -49,6 +49,8 @@ pub(crate) struct Config {
     webhook_url: Option<Secret>,
     /// Another API endpoint (default `https://slack.com/api`).
     api_url: Option<Spanned<String>>,
+    /// How `https` is done (default: the system's authorities are trusted).
+    tls: Option<Spanned<TlsClient>>,
     /// Time for one attempt (default 10 s).
     timeout: Option<config::Duration>,
     /// Whether it is told of what resolved (default true).
@@ -59,6 +61,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slack {
     way: Way,
+    #[serde(default)]
+    tls: Option<TlsClient>,
     timeout: Duration,
 }
 
@@ -75,6 +79,7 @@ impl Config {
             Diagnostics::from(Diagnostic::error("W153", message).at(&section.header).hint(hint))
         };
         let timeout = self.timeout.map_or(TIMEOUT, |d| d.0);
+        let tls = http::plan_tls(self.tls.as_ref(), section)?;
         let (way, name) = match (&self.token, &self.webhook_url) {
             (Some(token), None) => {
                 let Some(channel) = self.channel.as_ref().filter(|c| !c.value.trim().is_empty())
@@ -111,21 +116,22 @@ impl Config {
                 ));
             }
         };
-        Ok((Channel::Slack(Slack { way, timeout }), name))
+        Ok((Channel::Slack(Slack { way, tls, timeout }), name))
     }
 }
 
 impl Slack {
     pub(super) async fn send(
         &self,
-        client: &reqwest::Client,
+        clients: &http::Clients,
         notification: &Notification,
     ) -> Result<(), SendError> {
         match &self.way {
             Way::Bot { channel, token, api_url } => {
                 let secret = token.reveal()?;
                 let api_url = api_url.as_ref().map(Address::read).transpose()?;
-                let work = post_message(channel, &secret, api_url.as_ref(), notification);
+                let tls = self.tls.as_ref();
+                let work = post_message(channel, &secret, api_url.as_ref(), tls, notification);
                 match tokio::time::timeout(self.timeout, work).await {
                     Ok(result) => result.map_err(|e| e.redact(&[&secret])),
                     Err(_) => Err(SendError::transient(format!(
@@ -142,7 +148,8 @@ impl Slack {
                 let secrets: Vec<&str> =
                     secrets.iter().map(String::as_str).filter(|s| s.len() > 3).collect();
                 let body = SlackApiPostWebhookMessageRequest::new(content(notification, false));
-                let answer = http::exchange(client.post(url).json(&body), self.timeout).await;
+                let request = clients.get(self.tls.as_ref())?.post(url).json(&body);
+                let answer = http::exchange(request, self.timeout).await;
                 answer.and_then(|a| webhook_answer(&a)).map_err(|e| e.redact(&secrets))
             }
         }
@@ -166,13 +173,15 @@ async fn post_message(
     channel: &str,
     token: &str,
     api_url: Option<&url::Url>,
+    tls: Option<&TlsClient>,
     notification: &Notification,
 ) -> Result<(), SendError> {
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_webpki_roots()
-        .https_or_http()
-        .enable_http1()
-        .build();
+    let builder = hyper_rustls::HttpsConnectorBuilder::new();
+    let builder = match tls {
+        Some(tls) => builder.with_tls_config(http::config(tls)?),
+        None => builder.with_webpki_roots(),
+    };
+    let connector = builder.https_or_http().enable_http1().build();
     let mut connector = SlackClientHyperConnector::with_connector(connector);
     if let Some(url) = api_url {
         connector = connector.with_slack_api_url(url.as_str().trim_end_matches('/'));
@@ -205,7 +214,7 @@ fn is_transient(code: &str) -> bool {
 fn classify(error: SlackClientError) -> SendError {
     match error {
         SlackClientError::RateLimitError(e) => {
-            SendError::transient("rate limited").after(e.retry_after)
+            SendError::transient("rate limited").after(e.retry_after.map(http::bounded))
         }
         SlackClientError::ApiError(e) => {
             let mut message = format!("answered `{}`", e.code);

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use weir_pipeline::config::Section;
 
 use super::{Channel, Notification, Notifiers, SendError, Target, Transport};
@@ -61,16 +62,53 @@ pub(crate) struct Http {
     pub(crate) requests: Arc<Mutex<Vec<Request>>>,
 }
 
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A certificate for `localhost` that nobody else knows: the server's side, and a file with it.
+pub(crate) fn certificate(dir: &tempfile::TempDir) -> (TlsAcceptor, String) {
+    provider();
+    let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, key.cert.pem()).unwrap();
+    let der = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![key.cert.der().clone()], der)
+        .unwrap();
+    (TlsAcceptor::from(Arc::new(config)), ca.display().to_string())
+}
+
 impl Http {
     /// Answers requests in this order, one per connection.
     pub(crate) async fn start(answers: Vec<Answer>) -> Self {
+        Self::serve(answers, None).await
+    }
+
+    /// As [`Http::start`], by https. A connection that does not get past the handshake counts.
+    pub(crate) async fn start_tls(answers: Vec<Answer>, tls: TlsAcceptor) -> Self {
+        Self::serve(answers, Some(tls)).await
+    }
+
+    async fn serve(answers: Vec<Answer>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let url = match tls {
+            Some(_) => format!("https://localhost:{port}"),
+            None => format!("http://127.0.0.1:{port}"),
+        };
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = requests.clone();
         tokio::spawn(async move {
             for (status, headers, body) in answers {
                 let Ok((stream, _)) = listener.accept().await else { return };
+                let stream: Box<dyn Stream> = match &tls {
+                    None => Box::new(stream),
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => Box::new(stream),
+                        Err(_) => continue,
+                    },
+                };
                 let mut stream = BufReader::new(stream);
                 let request = read(&mut stream).await;
                 seen.lock().push(request);
@@ -97,7 +135,7 @@ impl Http {
     }
 }
 
-async fn read(stream: &mut BufReader<tokio::net::TcpStream>) -> Request {
+async fn read(stream: &mut BufReader<Box<dyn Stream>>) -> Request {
     let mut line = String::new();
     stream.read_line(&mut line).await.unwrap();
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();

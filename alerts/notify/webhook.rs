@@ -6,7 +6,8 @@
 //! ```
 //! `url` may be a reference (`env:NAME`, `file:PATH`) where the URL itself is secret. 2xx is
 //! delivered; 429, 408 and 5xx are tried again, with `Retry-After`; anything else is given up
-//! until the group's next turn. At least once.
+//! until the group's next turn. `tls = { ca = "...", cert = "...", key = "..." }` as in other
+//! components. At least once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
-use weir_pipeline::config::{self, Header, Secret, Section, Spanned};
+use weir_pipeline::config::{self, Header, Secret, Section, Spanned, TlsClient};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 
 use super::notification::rfc3339;
@@ -36,6 +37,8 @@ pub(crate) struct Config {
     /// Most alerts in one notice; 0 (the default) is all.
     #[serde(default)]
     max_alerts: usize,
+    /// How `https` is done (default: the system's authorities are trusted).
+    tls: Option<Spanned<TlsClient>>,
     /// Time for one attempt (default 10 s).
     timeout: Option<config::Duration>,
     /// Whether it is told of what resolved (default true).
@@ -48,6 +51,8 @@ pub struct Webhook {
     url: Address,
     headers: Vec<(String, HeaderValue)>,
     max_alerts: usize,
+    #[serde(default)]
+    tls: Option<TlsClient>,
     timeout: Duration,
 }
 
@@ -131,13 +136,15 @@ impl Config {
             }
         }
         let url = problems.ok(Address::plan(&self.url, section));
-        match url {
-            Some(url) if !problems.has_errors() => {
+        let tls = problems.ok(http::plan_tls(self.tls.as_ref(), section));
+        match url.zip(tls) {
+            Some((url, tls)) if !problems.has_errors() => {
                 let name = url.name();
                 let webhook = Webhook {
                     url,
                     headers: self.headers.iter().map(header).collect(),
                     max_alerts: self.max_alerts,
+                    tls,
                     timeout: self.timeout.map_or(TIMEOUT, |d| d.0),
                 };
                 Ok((Channel::Webhook(webhook), name))
@@ -158,7 +165,7 @@ fn header((name, value): (&String, &Header)) -> (String, HeaderValue) {
 impl Webhook {
     pub(super) async fn send(
         &self,
-        client: &reqwest::Client,
+        clients: &http::Clients,
         notification: &Notification,
     ) -> Result<(), SendError> {
         let url = self.url.read()?;
@@ -166,7 +173,7 @@ impl Webhook {
         secrets.extend(url.query().map(str::to_owned));
         secrets.extend(url.password().map(str::to_owned));
         let body = payload(notification, self.max_alerts);
-        let mut request = client.post(url).json(&body);
+        let mut request = clients.get(self.tls.as_ref())?.post(url).json(&body);
         for (name, value) in &self.headers {
             let value = match value {
                 HeaderValue::Plain(text) => text.clone(),

@@ -50,8 +50,8 @@ pub struct RouterConfig {
     pub(crate) receivers: BTreeMap<String, Vec<Target>>,
     /// The root.
     pub(crate) route: Route,
-    /// Age past which a transition is held back, nanoseconds: if it resolves meanwhile, it is
-    /// recorded and not sent.
+    /// Age past which a transition is held back, nanoseconds, until its pipeline has caught up or
+    /// has said nothing for as long: if it resolves meanwhile, it is recorded and not sent.
     pub(crate) stale_after: i64,
 }
 
@@ -171,8 +171,8 @@ struct RootConfig {
     group_interval: Option<Spanned<Duration>>,
     /// After what time an unchanged group is sent again (default 4 h).
     repeat_interval: Option<Spanned<Duration>>,
-    /// Age past which a transition waits, and is not sent if it resolves meanwhile (default
-    /// 10 min).
+    /// Age past which a transition waits until its pipeline has caught up (or has said nothing
+    /// for as long), and is not sent if it resolves meanwhile (default 10 min).
     stale_after: Option<Duration>,
     /// Children.
     #[serde(default)]

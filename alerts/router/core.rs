@@ -15,26 +15,31 @@
 //! receivers (the record keeps the target as it was) and restarts.
 
 mod change;
+mod decide;
+mod held;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Wanted;
 use super::config::{Route, RouterConfig, group_key};
-use crate::notify::{Notice, Notification, Reason, Target};
-use crate::transition::{State as AlertState, Transition};
+use crate::notify::Target;
+use crate::transition::{Held, State as AlertState, Transition};
 
 pub(crate) use state::{Alert, AlertKey, Delivery, Group, Position, Sent, State};
 
 const SECOND: i64 = 1_000_000_000;
-/// How long a transition that is older than `stale_after` waits for its resolve.
+/// How long at least a transition that is older than `stale_after` waits for its resolve, where
+/// nothing says that its pipeline has caught up.
 const STALE_HOLD: i64 = 10 * SECOND;
 /// First wait after a failed attempt; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF: i64 = SECOND;
 /// Longest wait between attempts that nobody asked for.
 const BACKOFF_MAX: i64 = 60 * SECOND;
-/// How long a resolve that cannot be delivered is tried at each turn of its group.
+/// How long a resolve that cannot be delivered is tried at each turn of its group, from the first
+/// attempt that failed.
 const RESOLVE_RETENTION: i64 = 7 * 24 * 3600 * SECOND;
 
 /// How one attempt went.
@@ -44,7 +49,14 @@ pub(crate) enum Outcome {
     /// The other side took it.
     Delivered,
     /// It may work later. `doubt`: the other side may have taken it all the same.
-    Failed { error: String, after: Option<i64>, doubt: bool },
+    /// `left`: of several recipients, those that did not take it.
+    Failed {
+        error: String,
+        after: Option<i64>,
+        doubt: bool,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<String>,
+    },
     /// It will not work by itself.
     Refused { error: String },
 }
@@ -63,10 +75,33 @@ pub(crate) enum Record {
     Tick { now: i64 },
     /// An attempt ended.
     Done { now: i64, delivery: u64, outcome: Outcome },
-    /// Only these rules (pipeline, alert) run: what others opened is over.
-    Retain { now: i64, rules: BTreeSet<(String, String)> },
+    /// A rule said what it holds open, and that is not what was known.
+    Held { now: i64, journal: u128, pipeline: String, held: Held },
+    /// A pipeline with late transitions has come to this time.
+    Came { now: i64, pipeline: String, time: i64 },
+    /// The clock went back.
+    SetBack { now: i64, by: i64 },
+    /// Only these rules are wanted: what others opened is over.
+    Retain { now: i64, wanted: Wanted },
     /// Receivers or routes changed.
     Config { now: i64, config: RouterConfig },
+}
+
+impl Record {
+    fn now(&self) -> Option<i64> {
+        match self {
+            Self::Snapshot { .. } => None,
+            Self::Open { now }
+            | Self::Submit { now, .. }
+            | Self::Tick { now }
+            | Self::Done { now, .. }
+            | Self::Held { now, .. }
+            | Self::Came { now, .. }
+            | Self::SetBack { now, .. }
+            | Self::Retain { now, .. }
+            | Self::Config { now, .. } => Some(*now),
+        }
+    }
 }
 
 /// Configuration and state.
@@ -84,6 +119,7 @@ impl Core {
 
     /// Lets one thing happen.
     pub(crate) fn apply(&mut self, record: Record) {
+        self.state.now = record.now().unwrap_or(self.state.now);
         match record {
             Record::Snapshot { config, state } => {
                 self.config = config;
@@ -96,19 +132,22 @@ impl Core {
                 }
             }
             Record::Submit { now, journal, pipeline, transitions } => {
+                let newest = transitions.iter().map(|t| t.time).max();
                 for transition in transitions {
                     self.submit(now, journal, &pipeline, transition);
                 }
-            }
-            Record::Tick { now } => self.tick(now),
-            Record::Done { now, delivery, outcome } => self.done(now, delivery, outcome),
-            Record::Retain { now, rules } => {
-                for key in self.strays(&rules) {
-                    if let Some(alert) = self.state.alerts.get_mut(&key) {
-                        alert.end(now, "removed");
-                    }
+                if let Some(time) = newest {
+                    self.came(now, &pipeline, time);
                 }
             }
+            Record::Held { now, journal, pipeline, held } => {
+                self.reconcile(now, journal, &pipeline, held);
+            }
+            Record::Came { now, pipeline, time } => self.came(now, &pipeline, time),
+            Record::SetBack { by, .. } => self.state.set_back(by),
+            Record::Tick { now } => self.tick(now),
+            Record::Done { now, delivery, outcome } => self.done(now, delivery, outcome),
+            Record::Retain { now, wanted } => self.retain(now, &wanted),
             Record::Config { now, config } => self.reconfigure(now, config),
         }
     }
@@ -150,9 +189,13 @@ impl Core {
             }
             return;
         }
-        let stale = now.saturating_sub(t.time) > self.config.stale_after;
-        let hold_until = if stale { now + STALE_HOLD } else { 0 };
-        match self.state.alerts.get_mut(&key) {
+        let hold_until = if self.is_stale(now, t.time) { self.hold(now) } else { 0 };
+        self.open(now, &key, t, hold_until);
+    }
+
+    /// An alert begins to fire, or says again that it does.
+    fn open(&mut self, now: i64, key: &AlertKey, t: Transition, hold_until: i64) {
+        match self.state.alerts.get_mut(key) {
             Some(alert) => {
                 let firing = alert.transition.state == AlertState::Firing;
                 let starts_at =
@@ -167,13 +210,15 @@ impl Core {
                 self.state.alerts.insert(key.clone(), alert);
             }
         }
-        self.place(now, &key);
+        self.place(now, key);
     }
 
-    /// Puts a firing alert into the groups that its labels lead to, which may be new.
-    fn place(&mut self, now: i64, key: &AlertKey) -> BTreeSet<String> {
-        let Some(alert) = self.state.alerts.get_mut(key) else { return BTreeSet::new() };
+    /// Puts a firing alert into the groups that its labels lead to, which may be new. Others that
+    /// it was in may owe its end to somebody.
+    fn place(&mut self, now: i64, key: &AlertKey) {
+        let Some(alert) = self.state.alerts.get_mut(key) else { return };
         let labels = alert.transition.labels.clone();
+        let before = alert.groups.clone();
         let mut placed = BTreeSet::new();
         for route in self.config.route.find(&labels) {
             let group_labels = route.group_labels(&labels);
@@ -183,15 +228,26 @@ impl Core {
                 let wait = if waited && alert.hold_until == 0 { 0 } else { route.group_wait };
                 new_group(route, group_labels, now + wait)
             });
-            if alert.hold_until > 0 && group.members.is_empty() {
-                group.next_flush = group.next_flush.max(alert.hold_until);
+            // A group that has told nobody begins when its first alert may be heard.
+            if group.sent.is_empty() {
+                group.next_flush = match alert.hold_until {
+                    0 => group.next_flush.min(now + route.group_wait),
+                    held if group.members.is_empty() => group.next_flush.max(held),
+                    _ => group.next_flush,
+                };
             }
             group.closing.remove(key);
             group.members.insert(key.clone());
             alert.groups.insert(group_key.clone());
             placed.insert(group_key);
         }
-        placed
+        for left in before.difference(&placed) {
+            if let Some(group) = self.state.groups.get_mut(left)
+                && group.members.remove(key)
+            {
+                group.closing.insert(key.clone());
+            }
+        }
     }
 
     fn tick(&mut self, now: i64) {
@@ -242,6 +298,9 @@ impl Core {
     fn give_up_old(&mut self, now: i64, key: &str) {
         let Some(group) = self.state.groups.get_mut(key) else { return };
         for (target, sent) in &mut group.sent {
+            if sent.failing.is_none_or(|since| now - since < RESOLVE_RETENTION) {
+                continue;
+            }
             let keep = |k: &AlertKey| {
                 let ends = self.state.alerts.get(k).and_then(|a| a.transition.ends_at);
                 let keep = ends.is_none_or(|e| now - e < RESOLVE_RETENTION);
@@ -265,142 +324,6 @@ impl Core {
         targets.iter().find(|t| t.id == id).cloned()
     }
 
-    /// Stages 1 to 4: of what fires, what may be heard now. Inhibition, active times, mute times
-    /// and silences take out of `firing` here, in this order; what is owed a resolve is not
-    /// theirs to take.
-    fn audible(&self, now: i64, group: &Group) -> BTreeSet<AlertKey> {
-        let firing = group.members.iter().filter(|&k| {
-            self.state.alerts.get(k).is_some_and(|a| a.is_firing() && a.hold_until <= now)
-        });
-        firing.cloned().collect()
-    }
-
-    /// Stages 5 and 6 for one target: whether something is to be said, and what. `before` is a
-    /// failed delivery that this one takes the place of.
-    fn evaluate(
-        &mut self,
-        now: i64,
-        key: &str,
-        id: &str,
-        target: Option<Target>,
-        before: Option<&Delivery>,
-    ) {
-        if let Some(delivery) = self.state.delivery_of(key, id) {
-            // One at a time. When it ends, what is then true is looked at.
-            delivery.stale = true;
-            return;
-        }
-        let Some(group) = self.state.groups.get(key) else { return };
-        let decision = self.decide(now, group, id, target);
-        let Some(group) = self.state.groups.get_mut(key) else { return };
-        match decision {
-            Decision::Nothing => {}
-            Decision::Note { firing } => {
-                if let Some(sent) = group.sent.get_mut(id) {
-                    sent.doubt.retain(|k| firing.contains(k));
-                    sent.firing = firing;
-                }
-            }
-            Decision::Send(message) => {
-                let Message { target, firing, resolved, reason } = *message;
-                let number = self.state.next_delivery;
-                self.state.next_delivery += 1;
-                let notices = |keys: &BTreeSet<AlertKey>, state| {
-                    let alerts = keys.iter().filter_map(|k| Some((k, self.state.alerts.get(k)?)));
-                    let mut all: Vec<Notice> = alerts.map(|(k, a)| a.notice(k, state)).collect();
-                    all.sort_by(|a, b| (&a.labels, &a.pipeline).cmp(&(&b.labels, &b.pipeline)));
-                    all
-                };
-                let mut alerts = notices(&firing, AlertState::Firing);
-                alerts.extend(notices(&resolved, AlertState::Resolved));
-                let id =
-                    crate::notify::sha256_hex(&format!("{key}\n{}\n{now}\n{number}", target.id));
-                let notification = Notification {
-                    id: id[..32].to_owned(),
-                    group_key: key.to_owned(),
-                    receiver: target.receiver.clone(),
-                    reason,
-                    group_labels: group.labels.clone(),
-                    alerts,
-                    external_url: self.external_url.clone(),
-                    time: now,
-                };
-                let delivery = Delivery {
-                    group: key.to_owned(),
-                    target,
-                    firing,
-                    resolved,
-                    notification,
-                    attempts: before.map_or(0, |d| d.attempts),
-                    next_attempt: before.map_or(now, |d| d.next_attempt),
-                    error: before.and_then(|d| d.error.clone()),
-                    stale: false,
-                };
-                group.active.insert(delivery.target.id.clone(), number);
-                self.state.deliveries.insert(number, delivery);
-            }
-        }
-    }
-
-    /// Alertmanager's `needsUpdate` (`notify/dedup_stage.go`), with what is owed kept apart.
-    fn decide(&self, now: i64, group: &Group, id: &str, target: Option<Target>) -> Decision {
-        let sent = group.sent.get(id);
-        let none = BTreeSet::new();
-        let told = sent.map_or(&none, |s| &s.firing);
-        let told_resolved = sent.map_or(&none, |s| &s.resolved);
-        let doubt = sent.map_or(&none, |s| &s.doubt);
-        let is_firing = |k: &AlertKey| self.state.alerts.get(k).is_some_and(Alert::is_firing);
-        let current = target.is_some();
-        let Some(target) = target.or_else(|| sent.map(|s| s.target.clone())) else {
-            return Decision::Nothing;
-        };
-        // What was told and still fires stays told, even if the alert leads elsewhere now, or
-        // something silences it.
-        let mut firing: BTreeSet<AlertKey> =
-            told.iter().filter(|k| is_firing(k)).cloned().collect();
-        let audible = if current { self.audible(now, group) } else { BTreeSet::new() };
-        let repeats = !audible.is_empty();
-        firing.extend(audible);
-        let over = group.members.iter().chain(&group.closing).filter(|k| !is_firing(k));
-        let known = |k: &&AlertKey| [told, told_resolved, doubt].iter().any(|set| set.contains(*k));
-        let resolved: BTreeSet<AlertKey> = over.filter(known).cloned().collect();
-        let doubtful = !doubt.is_disjoint(&resolved);
-        let send = |reason| {
-            Decision::Send(Box::new(Message {
-                target: target.clone(),
-                firing: firing.clone(),
-                resolved: if target.send_resolved { resolved.clone() } else { BTreeSet::new() },
-                reason,
-            }))
-        };
-        let Some(sent) = sent else {
-            return if firing.is_empty() { Decision::Nothing } else { send(Reason::First) };
-        };
-        if !firing.is_subset(told) {
-            return send(if told.is_empty() && told_resolved.is_empty() {
-                Reason::First
-            } else {
-                Reason::NewAlerts
-            });
-        }
-        if firing.is_empty() && told.is_empty() && !doubtful {
-            return Decision::Nothing;
-        }
-        if !target.send_resolved && (firing.len() < told.len() || doubtful) {
-            return Decision::Note { firing };
-        }
-        if firing.is_empty() {
-            return send(Reason::AllResolved);
-        }
-        if !resolved.is_subset(told_resolved) {
-            return send(Reason::SomeResolved);
-        }
-        if repeats && now - sent.at >= group.repeat {
-            return send(Reason::Repeat);
-        }
-        Decision::Nothing
-    }
-
     fn done(&mut self, now: i64, number: u64, outcome: Outcome) {
         let Some(mut delivery) = self.state.deliveries.remove(&number) else { return };
         let (key, id) = (delivery.group.clone(), delivery.target.id.clone());
@@ -409,8 +332,15 @@ impl Core {
         }
         self.state.note(now, &delivery, &outcome);
         let mut again = delivery.stale;
+        if let Outcome::Failed { doubt: true, .. } = outcome {
+            self.state.doubt(&delivery);
+        }
+        if outcome != Outcome::Delivered {
+            self.state.failed(now, &delivery);
+        }
         match outcome {
             Outcome::Delivered => {
+                delivery.target = delivery.target.whole();
                 if let Some(group) = self.state.groups.get_mut(&key) {
                     let mut doubt = group.sent.remove(&id).map_or_else(BTreeSet::new, |s| s.doubt);
                     doubt
@@ -421,6 +351,7 @@ impl Core {
                         firing: delivery.firing.clone(),
                         resolved: delivery.resolved.clone(),
                         at: delivery.notification.time,
+                        failing: None,
                     };
                     group.sent.insert(id.clone(), sent);
                 }
@@ -428,10 +359,8 @@ impl Core {
                 delivery.next_attempt = now;
                 delivery.error = None;
             }
-            Outcome::Failed { error, after, doubt } => {
-                if doubt {
-                    self.state.doubt(&delivery);
-                }
+            Outcome::Failed { error, after, left, .. } => {
+                delivery.target = delivery.target.narrowed(&left);
                 let backoff =
                     BACKOFF.saturating_mul(1 << delivery.attempts.min(6)).min(BACKOFF_MAX);
                 delivery.attempts = delivery.attempts.saturating_add(1);
@@ -470,22 +399,4 @@ fn new_group(route: &Route, labels: BTreeMap<String, String>, next_flush: i64) -
         sent: BTreeMap::new(),
         active: BTreeMap::new(),
     }
-}
-
-/// What [`Core::decide`] found.
-enum Decision {
-    /// Nothing to say.
-    Nothing,
-    /// Nothing to say, but this is what still counts as told.
-    Note { firing: BTreeSet<AlertKey> },
-    /// This is to be said.
-    Send(Box<Message>),
-}
-
-/// What is to be said to one target.
-struct Message {
-    target: Target,
-    firing: BTreeSet<AlertKey>,
-    resolved: BTreeSet<AlertKey>,
-    reason: Reason,
 }

@@ -92,15 +92,18 @@ impl Matcher {
             return fail(message.into(), end..text.len());
         }
         let regex = match op {
-            Op::Match | Op::NoMatch => match Regex::new(&format!("^(?s:{value})$")) {
-                Ok(regex) => Some(regex),
-                Err(e) => {
-                    let e = e.to_string();
-                    let reason = e.lines().last().unwrap_or_default();
-                    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-                    return fail(format!("not a regular expression: {reason}"), from..end);
+            // By itself first: `a)|(b` would be one only in between the parentheses.
+            Op::Match | Op::NoMatch => {
+                match Regex::new(&value).and_then(|_| Regex::new(&format!("^(?s:{value})$"))) {
+                    Ok(regex) => Some(regex),
+                    Err(e) => {
+                        let e = e.to_string();
+                        let reason = e.lines().last().unwrap_or_default();
+                        let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+                        return fail(format!("not a regular expression: {reason}"), from..end);
+                    }
                 }
-            },
+            }
             Op::Equal | Op::NotEqual => None,
         };
         Ok(Self { name, op, value, regex })
@@ -209,6 +212,7 @@ mod tests {
             ("severity = \"page", "not closed"),
             ("severity = \"page\", team = \"x\"", "expected the end"),
             ("team =~ \"(\"", "not a regular expression"),
+            ("team =~ \"a)|(b\"", "not a regular expression"),
             ("= \"x\"", "expected a label name"),
         ] {
             let error = Matcher::parse(text).unwrap_err();

@@ -7,8 +7,7 @@ use serde::Serialize;
 
 use super::core::{Alert, AlertKey, Group, State};
 use super::{Inner, Router, RouterError};
-use crate::notify::{Notice, Notification, Reason, SendError};
-use crate::notify::{Target, sha256_hex};
+use crate::notify::{Channel, Notice, Notification, Reason, SendError, Target, sha256_hex};
 use crate::transition::{State as AlertState, fingerprint};
 
 /// Time for a test page at one target, besides its own limits.
@@ -129,7 +128,8 @@ impl Router {
             .collect()
     }
 
-    /// Sends a test page to every target of a receiver, once, past groups and log.
+    /// Sends a test page to every target of a receiver, once, past groups and log. Where that
+    /// opens something that stays open (an incident), its end is sent after it.
     ///
     /// # Errors
     /// If there is no such receiver.
@@ -143,15 +143,26 @@ impl Router {
             })?
         };
         let notification = self.test_notification(receiver);
+        let end = ended(notification.clone());
         let mut outcomes = Vec::new();
         for target in targets {
-            let send = self.transport.send(&target, &notification);
-            let result = tokio::time::timeout(TEST_TIMEOUT, send).await;
-            let result = result.unwrap_or_else(|_| Err(SendError::transient("no answer in time")));
+            let mut result = self.test(&target, &notification).await;
+            if result.is_ok() && matches!(target.channel, Channel::Pagerduty(_)) {
+                result = self.test(&target, &end).await.map_err(|mut e| {
+                    e.message = format!("opened an incident, but did not resolve it: {e}");
+                    e
+                });
+            }
             outcomes
                 .push(TestOutcome { target: target.id, error: result.err().map(|e| e.message) });
         }
         Ok(outcomes)
+    }
+
+    async fn test(&self, target: &Target, notification: &Notification) -> Result<(), SendError> {
+        let send = self.transport.send(target, notification);
+        let result = tokio::time::timeout(TEST_TIMEOUT, send).await;
+        result.unwrap_or_else(|_| Err(SendError::transient("no answer in time")))
     }
 
     fn test_notification(&self, receiver: &str) -> Notification {
@@ -185,6 +196,16 @@ impl Router {
             time: now,
         }
     }
+}
+
+/// The end of a test page.
+fn ended(mut notification: Notification) -> Notification {
+    for notice in &mut notification.alerts {
+        notice.state = AlertState::Resolved;
+        notice.ends_at = Some(notification.time);
+    }
+    notification.id = sha256_hex(&format!("{}/end", notification.group_key))[..32].to_owned();
+    notification
 }
 
 fn status(inner: &Inner, key: &AlertKey, alert: &Alert) -> AlertStatus {

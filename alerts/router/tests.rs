@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weir_pipeline::config::Section;
 
+use super::attempts::Load;
 use super::*;
 use crate::notify::Target;
 use crate::transition::{State, fingerprint};
@@ -95,7 +96,7 @@ fn options(dir: &std::path::Path, now: i64) -> RouterOptions {
 }
 
 fn failed(doubt: bool) -> Outcome {
-    Outcome::Failed { error: "503".into(), after: None, doubt }
+    Outcome::Failed { error: "503".into(), after: None, doubt, left: Vec::new() }
 }
 
 impl World {
@@ -141,6 +142,7 @@ impl World {
         let to = T0 + to * S;
         loop {
             let now = self.now;
+            self.inner().follow(now);
             self.inner().tick(now);
             while self.attempt() {}
             let core = &self.inner().core;
@@ -315,7 +317,10 @@ fn one_failing_target_takes_nothing_from_the_other() {
 #[test]
 fn retry_after_is_honoured_and_backoff_is_bounded() {
     let mut w = World::new(usual());
-    let limited = Outcome::Failed { error: "429".into(), after: Some(90 * S), doubt: false };
+    let mut limited = failed(false);
+    if let Outcome::Failed { after, .. } = &mut limited {
+        *after = Some(90 * S);
+    }
     w.answers.insert("ops".into(), vec![limited]);
     w.submit(vec![fires(0, &a("1"), 1)]);
     w.until(300);
@@ -508,13 +513,189 @@ fn what_a_removed_rule_opened_is_closed() {
     w.submit(vec![fires(0, &a("1"), 1), fires(0, &b, 2)]);
     w.until(60);
     w.expect(&[(30, "ops", "first", "1", ""), (30, "ops", "first", "x", "")]);
-    let rules = BTreeSet::from([("shop".to_owned(), "b".to_owned())]);
+    let wanted: Wanted = [("shop".to_owned(), "b".to_owned())].into_iter().collect();
     let now = w.now;
-    assert_eq!(w.inner().retain(now, rules.clone()).unwrap(), 1);
-    assert_eq!(w.inner().retain(now, rules).unwrap(), 0);
+    // A pipeline that is wanted but does not run keeps what it has.
+    let unknown = Wanted::default().with_pipeline("shop".into());
+    assert_eq!(w.inner().retain(now, unknown).unwrap(), 0);
+    assert_eq!(w.inner().retain(now, wanted.clone()).unwrap(), 1);
+    assert_eq!(w.inner().retain(now, wanted).unwrap(), 0);
+    let known: Vec<String> =
+        w.inner().core.state.positions.keys().map(|(_, alert)| alert.clone()).collect();
+    assert_eq!(known, ["b"]);
     w.restart();
     w.until(400);
     w.expect(&[(330, "ops", "all", "", "1")]);
+}
+
+/// What rule `a` says it holds open at a second.
+fn held(at: i64, offset: u64, open: &[&str]) -> Held {
+    let mut open: Vec<Transition> = open.iter().map(|i| fires(at, &a(i), offset)).collect();
+    open.iter_mut().for_each(|t| t.starts_at = T0);
+    Held { alert: "a".into(), time: T0 + at * S, offset, sequence: offset, open }
+}
+
+impl World {
+    fn held(&mut self, journal: u128, held: Held) -> bool {
+        let now = self.now;
+        self.inner().reconcile(now, journal, "shop", held).unwrap()
+    }
+}
+
+#[test]
+fn what_a_rule_does_not_hold_is_closed() {
+    // Its state was lost: in the same journal, in another, with and without something new.
+    for (journal, open, expect) in [
+        (1, vec![], (330, "ops", "all", "", "1,2")),
+        (2, vec![], (330, "ops", "all", "", "1,2")),
+        (2, vec!["2", "3"], (330, "ops", "new", "2,3", "1")),
+    ] {
+        let mut w = World::new(usual());
+        w.submit(vec![fires(0, &a("1"), 1), fires(0, &a("2"), 2)]);
+        w.until(60);
+        w.expect(&[(30, "ops", "first", "1,2", "")]);
+        assert!(!w.held(1, held(60, 3, &["1", "2"])), "they agree");
+        assert!(w.held(journal, held(61, 4, &open)));
+        assert!(!w.held(journal, held(61, 4, &open)), "said twice");
+        let reasons: Vec<String> =
+            w.inner().core.state.alerts.values().map(|a| a.transition.reason.clone()).collect();
+        assert!(reasons.iter().any(|r| r == "state_lost"), "{reasons:?}");
+        w.restart();
+        w.until(1000);
+        w.expect(&[expect]);
+        assert_eq!(w.is_empty(), open.is_empty());
+    }
+}
+
+#[test]
+fn what_the_router_forgot_is_opened_again() {
+    let mut w = World::new(usual());
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    w.until(60);
+    w.expect(&[(30, "ops", "first", "1", "")]);
+    // Its log is gone; the rule will never say again that it fires.
+    w.inner = None;
+    std::fs::remove_file(w.dir.path().join("log")).unwrap();
+    w.restart();
+    assert!(w.held(1, held(70, 4, &["1"])));
+    w.until(100);
+    w.expect(&[(60, "ops", "first", "1", "")]);
+    w.submit(vec![ends(100, &a("1"), 5)]);
+    w.until(1000);
+    w.expect(&[(360, "ops", "all", "", "1")]);
+}
+
+#[test]
+fn what_was_held_at_a_checkpoint_is_old_news() {
+    let mut w = World::new(usual());
+    w.submit(vec![fires(0, &a("1"), 5)]);
+    w.submit(vec![ends(10, &a("1"), 7), fires(10, &a("2"), 8)]);
+    // The pipeline recovers from before all that: it says what it held then.
+    assert!(!w.held(1, held(5, 4, &[])));
+    assert!(!w.held(1, held(5, 6, &["1"])));
+    w.until(60);
+    w.expect(&[(30, "ops", "first", "2", "")]);
+}
+
+#[test]
+fn a_clock_that_goes_back_stops_no_timer() {
+    for restart in [false, true] {
+        let mut w = World::new(usual());
+        w.until(3600);
+        w.submit(vec![fires(3600, &a("1"), 1)]);
+        w.now = T0 + 5 * S;
+        if restart {
+            w.restart();
+        }
+        w.until(60);
+        w.expect(&[(35, "ops", "first", "1", "")]);
+    }
+    // Attempts wait as long as they would have.
+    let mut w = World::new(usual());
+    w.answers.insert("ops".into(), vec![failed(false); 7]);
+    w.until(3600);
+    w.submit(vec![fires(3600, &a("1"), 1)]);
+    w.until(3600 + 95);
+    w.now = T0;
+    w.until(3600);
+    let at: Vec<i64> = w.attempts.iter().map(|a| a.0).collect();
+    assert_eq!(at, [3630, 3631, 3633, 3637, 3645, 3661, 3693, 60]);
+    let mut load = Load { paused: HashMap::from([("t".into(), 90)]), ..Load::default() };
+    load.set_back(60);
+    assert_eq!(load.paused["t"], 30);
+}
+
+#[test]
+fn a_busy_target_takes_no_turn_from_others() {
+    let mut w = World::new(config(
+        &[("slow", &hook("slow")), ("quick", &hook("quick"))],
+        "receiver = \"slow\"\ngroup_by = [\"...\"]\ngroup_wait = \"0s\"\n\
+         [[routes]]\nmatch = ['i = \"last\"']\nreceiver = \"quick\"",
+    ));
+    let names: Vec<String> = (0..300).map(|i| i.to_string()).collect();
+    let mut all: Vec<Transition> =
+        names.iter().zip(1..).map(|(i, offset)| fires(0, &a(i), offset)).collect();
+    all.push(fires(0, &a("last"), 301));
+    w.submit(all);
+    let now = w.now;
+    w.inner().tick(now);
+    let deliveries = w.inner().core.state.deliveries.clone();
+    assert_eq!(deliveries.len(), 301);
+    let go = |load: &mut Load| -> Vec<String> {
+        load.admit(now, &deliveries).0.iter().map(|(_, d)| short(&d.target)).collect()
+    };
+    let mut load = Load::default();
+    assert_eq!(go(&mut load), ["quick", "slow", "slow", "slow", "slow"].map(String::from));
+    assert!(go(&mut load).is_empty());
+    let slow = deliveries.values().find(|d| d.target.receiver == "slow").unwrap().target.id.clone();
+    let mut load = Load { paused: HashMap::from([(slow, now + 7)]), ..Load::default() };
+    let (due, next) = load.admit(now, &deliveries);
+    assert_eq!((due.len(), next), (1, now + 7));
+}
+
+#[test]
+fn an_alert_that_moves_when_it_fires_again_leaves_its_old_group() {
+    let mut w = World::new(usual());
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    w.until(60);
+    w.expect(&[(30, "ops", "first", "1", "")]);
+    w.submit(vec![ends(60, &a("1"), 2)]);
+    // Over, not yet told so; the route changes, and it fires again.
+    w.reload(config(
+        &[("ops", &hook("ops")), ("other", &hook("other"))],
+        "receiver = \"other\"\ngroup_by = [\"i\"]\ngroup_wait = \"30s\"",
+    ));
+    w.submit(vec![fires(61, &a("1"), 3)]);
+    w.until(2000);
+    w.expect(&[(90, "other", "first", "1", "")]);
+    w.submit(vec![ends(2000, &a("1"), 4)]);
+    w.until(4000);
+    let told: BTreeSet<&str> = w.sent.iter().map(|s| s.1.as_str()).collect();
+    assert_eq!(told, BTreeSet::from(["ops", "other"]));
+    assert!(w.is_empty());
+}
+
+#[test]
+fn an_end_is_owed_for_days_from_the_first_attempt_that_fails() {
+    let day = 24 * 3600;
+    let mut w = World::new(usual());
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    w.until(60);
+    w.expect(&[(30, "ops", "first", "1", "")]);
+    w.submit(vec![ends(60, &a("1"), 2)]);
+    // Weir was down for longer than an end is tried.
+    w.now = T0 + 8 * day * S;
+    w.until(8 * day + 400);
+    w.expect(&[(8 * day, "ops", "all", "", "1")]);
+    let mut w = World::new(usual());
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    w.until(60);
+    w.submit(vec![ends(60, &a("1"), 2)]);
+    w.answers.insert("ops".into(), vec![Outcome::Refused { error: "400".into() }; 10_000]);
+    w.until(7 * day);
+    assert!(!w.is_empty());
+    w.until(8 * day);
+    assert!(w.is_empty(), "given up");
 }
 
 #[test]
@@ -540,9 +721,33 @@ fn late_transitions_wait_for_their_end() {
     w.now = T0 + 7200 * S;
     w.submit(vec![fires(0, &a("1"), 1)]);
     w.until(7201);
-    w.submit(vec![ends(600, &a("1"), 2), fires(700, &a("2"), 3)]);
+    w.submit(vec![ends(600, &a("1"), 2), fires(700, &a("2"), 3), fires(700, &a("3"), 4)]);
+    // However long that takes, as long as it goes on; then they are told at once.
+    w.until(7700);
+    w.held(1, held(3000, 5, &["2", "3"]));
+    w.until(8250);
+    w.submit(vec![ends(4000, &a("2"), 6)]);
+    w.until(8300);
+    w.expect(&[]);
+    w.held(1, held(8290, 7, &["3"]));
+    w.until(8400);
+    w.expect(&[(8300, "ops", "first", "3", "")]);
+    // One that is not late does not wait with it.
+    let mut w = World::new(usual());
+    w.now = T0 + 7200 * S;
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    let now = w.now;
+    w.inner().submit(now, 1, "other", vec![fires(7200, &a("2"), 1)]).unwrap();
     w.until(7300);
-    assert_eq!(w.sent.iter().map(|s| s.3.as_str()).collect::<Vec<_>>(), ["2"]);
+    w.expect(&[(7230, "ops", "first", "2", "")]);
+    // A pipeline that says nothing more is not waited for.
+    let mut w = World::new(usual());
+    w.now = T0 + 7200 * S;
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    w.until(7799);
+    w.expect(&[]);
+    w.until(7800);
+    w.expect(&[(7800, "ops", "first", "1", "")]);
     // Late, but not that late: told at once, it has waited enough.
     let mut w = World::new(usual());
     w.now = T0 + 120 * S;
@@ -717,6 +922,10 @@ fn alerts_show_who_was_told() {
     assert_eq!(router.targets()[1].delivered_at.as_deref(), Some("2023-11-14T22:13:51Z"));
 }
 
+fn config_of_pagerduty() -> RouterConfig {
+    config(&[("ops", "pagerduty = { routing_key = \"env:KEY\" }")], "receiver = \"ops\"")
+}
+
 struct Silent;
 
 impl Transport for Silent {
@@ -788,9 +997,18 @@ async fn the_running_router_delivers_retries_and_stops() {
     let ids = shaky.0.lock().clone();
     assert_eq!(ids[0], ids[1]);
     // Again: nothing is repeated, and what is handed in again is known.
-    let router = Router::open(open(), config).unwrap();
+    let router = Router::open(open(), config.clone()).unwrap();
     assert_eq!(router.submit(1, "shop", vec![alert]).await.unwrap(), 0);
     assert_eq!(told(&router), "firing");
+    // An incident that a test opens is closed by it.
+    let page = config_of_pagerduty();
+    router.reconfigure(page).await.unwrap();
+    let before = shaky.0.lock().len();
+    assert_eq!(router.test_page("ops").await.unwrap()[0].error, None);
+    let sent: Vec<String> = shaky.0.lock()[before..].to_vec();
+    assert_eq!(sent.len(), 2);
+    assert_ne!(sent[0], sent[1]);
+    router.reconfigure(config).await.unwrap();
     let outcome = router.test_page("ops").await.unwrap();
     assert_eq!(outcome[0].error, None);
     assert!(matches!(router.test_page("nobody").await, Err(RouterError::NoReceiver { .. })));

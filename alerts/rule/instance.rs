@@ -15,6 +15,20 @@ pub(super) struct Details {
     pub(super) value: String,
 }
 
+impl Details {
+    /// One line of our own, without a row.
+    pub(super) fn summary(text: String) -> Self {
+        Self { annotations: BTreeMap::from([("summary".to_owned(), text)]), value: String::new() }
+    }
+}
+
+/// The newest sample of a series, by its own time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Sample {
+    pub(super) time: i64,
+    pub(super) matches: bool,
+}
+
 /// Where an instance stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -91,8 +105,10 @@ pub(super) struct Instance {
     pub(super) row: Seen,
     /// The last row that matched.
     pub(super) matched: Seen,
-    /// Series (hex fingerprints) whose newest sample makes the condition true.
-    pub(super) series: std::collections::BTreeSet<String>,
+    /// Series (hex fingerprints) whose newest sample makes the condition true, or did just before.
+    pub(super) series: BTreeMap<String, Sample>,
+    /// How many of them match.
+    pub(super) matching: usize,
     /// Rows of this epoch, by their time.
     pub(super) steps: BTreeMap<i64, Step>,
     /// Of the last row that matched.
@@ -105,6 +121,14 @@ impl Instance {
     /// Where absence is counted from.
     pub(super) fn basis(&self) -> Seen {
         if self.by_row { self.row } else { self.matched }
+    }
+
+    /// The clock was set back to `now`: later times are those of the old clock, and would make
+    /// all that comes now old.
+    pub(super) fn set_back(&mut self, now: i64) {
+        self.row.time = self.row.time.min(now);
+        self.matched.time = self.matched.time.min(now);
+        self.series.values_mut().for_each(|s| s.time = s.time.min(now));
     }
 
     pub(super) fn is_firing(&self) -> bool {

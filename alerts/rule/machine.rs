@@ -1,6 +1,8 @@
 //! The state machine of a rule, without columns: rows and ticks in, transitions out.
 
+mod absence;
 mod ending;
+mod lag;
 mod saved;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,20 +12,25 @@ use serde::{Deserialize, Serialize};
 use weir_pipeline::component::Tick;
 
 use super::NoData;
-use super::instance::{Details, Instance, Key, Moment, Seen, Status, Step, Truth};
-use crate::transition::{State, Transition, fingerprint};
+use super::instance::{Details, Instance, Key, Moment, Sample, Seen, Status, Step, Truth};
+use crate::transition::{Held, State, Transition, fingerprint};
+use absence::{own_labels, silent};
+use lag::Lag;
 use saved::Orphan;
 
 const SECOND: i64 = 1_000_000_000;
 /// `resolve_after` where there is no window to take it from.
 const RESOLVE_AFTER: i64 = 300 * SECOND;
-/// How far the watermark may lie behind the clock, besides `resolve_after`, before the source
-/// counts as late.
+/// How far the watermark may lie further behind the clock than it usually does, besides
+/// `resolve_after`, before the source counts as late.
 const LATE_AFTER: i64 = 300 * SECOND;
 /// After what time without rows an instance is forgotten whatever `no_data` says.
 const FORGET_AFTER: i64 = 24 * 3600 * SECOND;
 /// Series remembered per instance; further ones count while they match, and are not waited for.
 const SERIES_MAX: usize = 10_000;
+/// How long a series whose newest sample does not match is remembered, so that an older one that
+/// comes after it says nothing.
+const SERIES_KEPT: i64 = 60 * SECOND;
 
 /// Label of what a rule says about itself.
 pub(super) const REASON_LABEL: &str = "weir.reason";
@@ -90,6 +97,7 @@ pub(super) struct Machine {
     meta: BTreeMap<String, i64>,
     sequence: u64,
     window: Option<i64>,
+    lag: Lag,
     truncated: Truncated,
     orphans: Vec<Orphan>,
     out: Vec<Transition>,
@@ -120,16 +128,13 @@ impl Machine {
             meta: BTreeMap::new(),
             sequence: 0,
             window: None,
+            lag: Lag::default(),
             truncated: Truncated::default(),
             orphans: Vec::new(),
             out: Vec::new(),
             wanted: BTreeMap::new(),
             latest: BTreeMap::new(),
         }
-    }
-
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// Transitions since the last call, in order.
@@ -142,12 +147,8 @@ impl Machine {
         self.settings.no_data != NoData::Ok
     }
 
-    pub(super) fn has_series(&self) -> bool {
-        !self.series.is_empty()
-    }
-
-    pub(super) fn knows_series(&self, series: u128) -> bool {
-        self.series.contains_key(&hex(series))
+    pub(super) fn knows_series(&self, series: impl FnOnce() -> u128) -> bool {
+        !self.series.is_empty() && self.series.contains_key(&hex(series()))
     }
 
     /// The length of the windows that come in.
@@ -163,6 +164,8 @@ impl Machine {
     /// Takes one row.
     pub(super) fn row(&mut self, row: Row) {
         let truth = Truth::from(row.truth);
+        let at = At { time: row.received, offset: row.offset };
+        self.end_orphans(at, "changed");
         if !self.instances.contains_key(&row.key) {
             if truth != Truth::True && !self.watches_rows() {
                 return;
@@ -172,10 +175,15 @@ impl Machine {
                 return;
             }
         }
-        let at = At { time: row.received, offset: row.offset };
         let instance = self.instances.entry(row.key.clone()).or_default();
         instance.by_row = row.mode == Mode::Steps;
         instance.row.note(row.time);
+        let series = row.series.map(hex);
+        let known = series.as_ref().and_then(|s| instance.series.get(s));
+        if known.is_some_and(|known| row.time < known.time) {
+            // An older sample than the newest decides nothing.
+            return;
+        }
         if truth == Truth::True {
             instance.matched.note(row.time);
         }
@@ -189,23 +197,31 @@ impl Machine {
             return;
         }
         let came_back = instance.no_data.is_some();
-        match (truth, row.series.map(hex)) {
-            (Truth::True, Some(series)) => {
-                let room = instance.series.len() < SERIES_MAX;
-                let new = room && instance.series.insert(series.clone());
-                if new {
+        if let Some(series) = series {
+            let matches = truth == Truth::True;
+            let room = instance.series.len() < SERIES_MAX;
+            match instance.series.get_mut(&series) {
+                Some(known) if truth == Truth::Unknown => known.time = row.time,
+                Some(known) => {
+                    instance.matching -= usize::from(known.matches);
+                    instance.matching += usize::from(matches);
+                    *known = Sample { time: row.time, matches };
+                }
+                None if matches && room => {
+                    instance.matching += 1;
+                    instance.series.insert(series.clone(), Sample { time: row.time, matches });
                     *self.series.entry(series).or_default() += 1;
                 }
+                None => {}
             }
-            (Truth::False, Some(series)) => {
-                if instance.series.remove(&series) {
-                    release(&mut self.series, &series);
-                }
-                if instance.series.is_empty() {
-                    self.holds(&row.key, false, at, "");
+            if truth == Truth::False && instance.matching == 0 {
+                let before = self.out.len();
+                self.holds(&row.key, false, at, "");
+                // What began in this batch ends with the texts that it began with.
+                if let Some(row) = self.latest.get(&row.key).filter(|_| self.out.len() > before) {
+                    self.wanted.entry(*row).or_default().push(Want::Transition(before));
                 }
             }
-            _ => {}
         }
         if came_back {
             self.data_came(&row.key, at, truth != Truth::True);
@@ -313,8 +329,20 @@ impl Machine {
         reason: &str,
     ) {
         self.sequence += 1;
+        self.out.push(self.transition(at, state, labels, starts_at, details, reason));
+    }
+
+    fn transition(
+        &self,
+        at: At,
+        state: State,
+        labels: BTreeMap<String, String>,
+        starts_at: i64,
+        details: Details,
+        reason: &str,
+    ) -> Transition {
         let value = if details.value.is_empty() { "{}".to_owned() } else { details.value };
-        self.out.push(Transition {
+        Transition {
             time: at.time,
             alert: self.settings.alert.clone(),
             fingerprint: fingerprint(&labels),
@@ -327,25 +355,44 @@ impl Machine {
             reason: reason.to_owned(),
             offset: at.offset,
             sequence: self.sequence,
-        });
+        }
+    }
+
+    /// All that fires, as it is after `tick`.
+    pub(super) fn held(&self, tick: Tick) -> Held {
+        let at = At::from(tick);
+        let firing = |labels, since, details, reason| {
+            self.transition(at, State::Firing, labels, since, details, reason)
+        };
+        let mut open = Vec::new();
+        for (key, instance) in &self.instances {
+            let labels = labels(&self.settings, key);
+            if let Status::Firing { starts_at, .. } = instance.status {
+                open.push(firing(labels.clone(), starts_at, instance.details.clone(), ""));
+            }
+            if let Some(since) = instance.no_data.filter(|_| self.settings.no_data == NoData::Alert)
+            {
+                let details = silent(&self.settings.alert, self.resolve_after());
+                open.push(firing(own_labels(labels), since, details, "no_data"));
+            }
+        }
+        for (reason, since) in &self.meta {
+            let text = format!("alert `{}`: {reason}", self.settings.alert);
+            open.push(firing(self.meta_labels(reason), *since, Details::summary(text), reason));
+        }
+        Held {
+            alert: self.settings.alert.clone(),
+            time: tick.time,
+            offset: tick.offset,
+            sequence: self.sequence,
+            open,
+        }
     }
 
     /// Time moves on.
     pub(super) fn tick(&mut self, tick: Tick) {
         let at = At::from(tick);
-        for orphan in std::mem::take(&mut self.orphans) {
-            self.push(
-                at,
-                State::Resolved,
-                orphan.labels,
-                orphan.starts_at,
-                orphan.details,
-                "changed",
-            );
-            if let Some(last) = self.out.last_mut() {
-                last.alert = orphan.alert;
-            }
-        }
+        self.end_orphans(at, "changed");
         self.steps(at);
         if self.settings.by.is_empty()
             && self.instances.is_empty()
@@ -359,11 +406,16 @@ impl Machine {
         for instance in self.instances.values_mut() {
             stamp(instance, tick.elapsed);
         }
-        let behind = tick.time.saturating_sub(tick.watermark);
-        let late =
-            tick.watermark != i64::MIN && behind > self.resolve_after().saturating_add(LATE_AFTER);
+        if self.lag.goes_back(tick) {
+            self.instances.values_mut().for_each(|i| i.set_back(tick.time));
+        }
+        let behind = self.lag.note(tick);
+        let late = behind > self.resolve_after().saturating_add(LATE_AFTER);
         self.tell(at, "source_late", late, || {
-            format!("the source is {} behind: alerts keep their state", seconds(behind))
+            format!(
+                "the source is {} further behind than usual: alerts keep their state",
+                seconds(behind)
+            )
         });
         if !late {
             let keys: Vec<Key> = self.instances.keys().cloned().collect();
@@ -371,6 +423,7 @@ impl Machine {
                 self.timers(&key, tick);
             }
         }
+        self.forget_samples(tick);
         self.limit(tick);
         self.forget(tick);
     }
@@ -398,80 +451,6 @@ impl Machine {
             }
         }
     }
-
-    /// Rows are back after `no_data`.
-    fn data_came(&mut self, key: &Key, at: At, ends: bool) {
-        let Some(instance) = self.instances.get_mut(key) else { return };
-        let Some(since) = instance.no_data.take() else { return };
-        match self.settings.no_data {
-            NoData::Alert => self.own(key, at, State::Resolved, since, Details::default()),
-            NoData::Firing if ends => self.holds(key, false, at, ""),
-            _ => {}
-        }
-    }
-
-    /// The alert about an instance without data.
-    fn own(&mut self, key: &Key, at: At, state: State, since: i64, details: Details) {
-        let mut labels = labels(&self.settings, key);
-        labels.insert(REASON_LABEL.to_owned(), "no_data".to_owned());
-        self.push(at, state, labels, since, details, "no_data");
-    }
-
-    fn timers(&mut self, key: &Key, tick: Tick) {
-        let at = At::from(tick);
-        let after = self.resolve_after();
-        let Some(instance) = self.instances.get_mut(key) else { return };
-        let no_rows = instance.row.is_gone(tick.elapsed, tick.watermark, after);
-        let absent = instance.basis().is_gone(tick.elapsed, tick.watermark, after);
-        let policy = if no_rows { self.settings.no_data } else { NoData::Ok };
-        match policy {
-            NoData::Keep => return,
-            NoData::Firing => {
-                if instance.no_data.is_none() {
-                    instance.no_data = Some(tick.time);
-                    if instance.status == Status::Inactive {
-                        instance.details = silent(&self.settings.alert, after);
-                    }
-                    self.holds(key, true, at, "no_data");
-                }
-            }
-            NoData::Alert => {
-                if instance.no_data.is_none() {
-                    instance.no_data = Some(tick.time);
-                    let details = silent(&self.settings.alert, after);
-                    self.own(key, at, State::Firing, tick.time, details);
-                }
-                self.absent(key, at);
-            }
-            NoData::Ok if absent => self.absent(key, at),
-            NoData::Ok => {}
-        }
-        let Some(instance) = self.instances.get_mut(key) else { return };
-        stamp(instance, tick.elapsed);
-        let no_data = instance.no_data.is_some() && self.settings.no_data == NoData::Firing;
-        match instance.status {
-            Status::Pending { since: Some(since) }
-                if tick.elapsed - since >= self.settings.hold =>
-            {
-                self.fire(key, at, if no_data { "no_data" } else { "" });
-            }
-            Status::Firing { recovering: Some(Moment(Some(since))), .. }
-                if tick.elapsed - since >= self.settings.keep =>
-            {
-                self.resolve(key, at, if absent { "absent" } else { "" });
-            }
-            _ => {}
-        }
-    }
-
-    /// No (matching) row for too long: the condition holds no more.
-    fn absent(&mut self, key: &Key, at: At) {
-        let Some(instance) = self.instances.get_mut(key) else { return };
-        for series in std::mem::take(&mut instance.series) {
-            release(&mut self.series, &series);
-        }
-        self.holds(key, false, at, "absent");
-    }
 }
 
 /// Times that begin to count at this tick.
@@ -498,11 +477,6 @@ fn labels(settings: &Settings, key: &Key) -> BTreeMap<String, String> {
     }
     labels.insert("alertname".to_owned(), settings.alert.clone());
     labels
-}
-
-fn silent(alert: &str, after: i64) -> Details {
-    let text = format!("alert `{alert}`: no data for {}", seconds(after));
-    Details { annotations: BTreeMap::from([("summary".to_owned(), text)]), value: String::new() }
 }
 
 fn seconds(ns: i64) -> String {

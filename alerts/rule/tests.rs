@@ -5,16 +5,17 @@
 use std::path::PathBuf;
 
 use arrow::array::{
-    Float64Array, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray, UInt32Array,
+    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray,
+    UInt32Array,
 };
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use weir_pipeline::batch::{Keys, Run, TENANT};
 use weir_pipeline::config::Input;
 use weir_pipeline::entity::{Attribute, Entity, EntityTable, Origin, Value};
 use weir_pipeline::signal::timestamp;
 
 use super::*;
-use crate::transition::{Transition, from_batch};
+use crate::transition::{Held, Transition, from_batch};
 
 const S: i64 = 1_000_000_000;
 const T0: i64 = 1_700_000_000 * S;
@@ -64,6 +65,8 @@ struct World {
     plan: Box<dyn OperatorPlan>,
     operator: Box<dyn Operator>,
     out: Vec<Transition>,
+    /// Fingerprints of what the rule last said it holds open.
+    held: Option<Vec<String>>,
     at: i64,
     table: Arc<EntityTable>,
     /// How far the watermark lies behind the clock, seconds.
@@ -74,7 +77,8 @@ impl World {
     fn new(edge: Edge, toml: &str) -> Self {
         let plan = plan_on(edge, toml).unwrap();
         let operator = plan.build();
-        Self { plan, operator, out: Vec::new(), at: 0, table: Arc::default(), behind: 0 }
+        let (out, table) = (Vec::new(), Arc::default());
+        Self { plan, operator, out, held: None, at: 0, table, behind: 0 }
     }
 
     fn windows(toml: &str) -> Self {
@@ -83,8 +87,13 @@ impl World {
 
     fn collect(&mut self, out: Output) {
         for (name, batch) in out.emitted {
-            assert_eq!(name, "");
-            self.out.extend(from_batch(&batch).unwrap());
+            match Held::from_batch(&batch).unwrap() {
+                Some(held) => {
+                    assert_eq!((name, held.alert.as_str()), (HELD, "burst"));
+                    self.held = Some(held.open.into_iter().map(|t| t.fingerprint).collect());
+                }
+                None => self.out.extend(from_batch(&batch).unwrap()),
+            }
         }
     }
 
@@ -112,7 +121,8 @@ impl World {
     }
 
     /// Samples: series (an entity), its `job`, value.
-    fn metrics(&mut self, at: i64, rows: &[(&str, &str, f64)]) {
+    fn metrics(&mut self, at: impl Into<When>, rows: &[(&str, &str, f64)]) {
+        let When(received, at) = at.into();
         let keys = rows.iter().map(|(name, job, _)| {
             let attribute = |name: &str, value: &str| Attribute {
                 name: name.into(),
@@ -137,7 +147,7 @@ impl World {
             TENANT.into(),
             batch.unwrap(),
             Some(keys),
-            run(at, rows.len()),
+            run(received, rows.len()),
         );
         self.push(batch.unwrap());
     }
@@ -180,6 +190,15 @@ impl World {
     fn expect(&mut self, expect: &[&str]) {
         let shown: Vec<String> = std::mem::take(&mut self.out).iter().map(shown).collect();
         assert_eq!(shown, expect);
+    }
+}
+
+/// When samples were received, and their own time.
+struct When(i64, i64);
+
+impl From<i64> for When {
+    fn from(at: i64) -> Self {
+        Self(at, at)
     }
 }
 
@@ -481,6 +500,162 @@ fn the_limit_keeps_the_first_and_tells_of_the_rest() {
 }
 
 #[test]
+fn what_is_held_is_said_at_the_start_and_every_minute() {
+    let mut w = World::windows(&format!("{BURST}\nlimit = 1\nresolve_after = \"1h\""));
+    w.tick(1);
+    assert_eq!(w.held.take(), Some(vec![]), "also that nothing is held");
+    w.window(10, &[("cart", Some(12)), ("pay", Some(12))]);
+    w.until(60);
+    assert_eq!(w.held, None);
+    w.tick(61);
+    let fired: Vec<String> = w.out.iter().map(|t| t.fingerprint.clone()).collect();
+    assert_eq!(fired.len(), 2, "one instance, and the limit");
+    assert_eq!(w.held.take(), Some(fired.clone()));
+    w.restore(None);
+    w.tick(62);
+    assert_eq!(w.held.take(), Some(fired), "again after a restart");
+    // Without its state it says that it holds nothing.
+    w.operator = w.plan.build();
+    w.tick(63);
+    assert_eq!(w.held.take(), Some(vec![]));
+    let mut w = World::windows(&format!("{BURST}\nno_data = \"alert\""));
+    w.step(10, &[("cart", Some(1))]);
+    w.until(61);
+    assert_eq!(w.held, Some(vec![w.out[0].fingerprint.clone()]), "the alert about missing data");
+}
+
+#[test]
+fn another_policy_strands_no_alert_about_missing_data() {
+    let toml = |policy: &str| format!("{BURST}\nno_data = \"{policy}\"");
+    let silent = "{service.name=cart,severity=page,weir.reason=no_data}";
+    let about = "alert `burst`: no data for 20 s no_data";
+    for policy in ["ok", "keep", "firing"] {
+        let mut w = World::windows(&toml("alert"));
+        w.step(10, &[("cart", Some(1))]);
+        w.until(30);
+        w.expect(&[&format!("30 firing {silent} {about}")]);
+        w.restore(Some(plan_on(window_edge(), &toml(policy)).unwrap()));
+        w.tick(31);
+        let mut expect = vec![format!("31 resolved {silent} changed")];
+        if policy == "firing" {
+            expect.push(format!("31 firing {{service.name=cart,severity=page}} {about}"));
+        }
+        w.expect(&expect.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let mut w = World::windows(&toml("firing"));
+    w.step(10, &[("cart", Some(1))]);
+    w.until(30);
+    w.out.clear();
+    w.restore(Some(plan_on(window_edge(), &toml("alert")).unwrap()));
+    w.until(40);
+    w.expect(&[
+        &format!("31 firing {silent} {about}"),
+        "31 resolved {service.name=cart,severity=page} alert `burst`: no data for 20 s absent",
+    ]);
+}
+
+#[test]
+fn an_earlier_form_ends_before_the_new_one_begins() {
+    // Another `by`, the same labels: told the other way round, the alert that fires is closed.
+    let toml = "when = \"severity = 'ERROR'\"\nby = [\"service.name\"]";
+    let mut w = World::new(Edge::open(Signal::Logs), toml);
+    w.logs(1, &[("cart", "ERROR")]);
+    w.until(2);
+    let toml = toml.replace("[\"service", "[\"host.name\", \"service");
+    w.restore(Some(plan_on(Edge::open(Signal::Logs), &toml).unwrap()));
+    w.logs(3, &[("cart", "ERROR")]);
+    w.tick(3);
+    assert_eq!(w.out[0].fingerprint, w.out[2].fingerprint);
+    w.expect(&[
+        "1 firing {service.name=cart}",
+        "3 resolved {service.name=cart} changed",
+        "3 firing {service.name=cart}",
+    ]);
+}
+
+#[test]
+fn the_newest_sample_decides_whenever_it_comes() {
+    let toml = "when = \"value = 0\"\nby = [\"job\"]\nsummary = \"{{ job }} down\"";
+    let mut w = World::new(Edge::open(Signal::Metrics), toml);
+    w.metrics(10, &[("up", "a", 0.0)]);
+    w.metrics(When(11, 9), &[("up", "a", 1.0)]);
+    w.tick(11);
+    w.expect(&["10 firing {job=a} a down"]);
+    w.metrics(20, &[("up", "a", 1.0)]);
+    w.tick(20);
+    w.restore(None);
+    w.metrics(When(21, 19), &[("up", "a", 0.0)]);
+    w.tick(21);
+    w.expect(&["20 resolved {job=a} a down"]);
+    // Not remembered for ever.
+    w.until(200);
+    assert!(!String::from_utf8(w.operator.snapshot().unwrap()).unwrap().contains("\"matches\""));
+    // Fires and resolves within one batch as in two, texts and all.
+    let whole = {
+        let mut w = World::new(Edge::open(Signal::Metrics), toml);
+        w.metrics(10, &[("up", "a", 0.0), ("up", "a", 1.0)]);
+        w.out
+    };
+    let mut w = World::new(Edge::open(Signal::Metrics), toml);
+    w.metrics(10, &[("up", "a", 0.0)]);
+    w.metrics(10, &[("up", "a", 1.0)]);
+    assert_eq!(whole, w.out);
+    w.expect(&["10 firing {job=a} a down", "10 resolved {job=a} a down"]);
+}
+
+#[test]
+fn a_clock_set_back_makes_nothing_old() {
+    let toml = "when = \"value = 0\"\nby = [\"job\"]\nsummary = \"{{ job }} down\"";
+    let mut w = World::new(Edge::open(Signal::Metrics), toml);
+    let mut elapsed = 0;
+    let mut tick = |w: &mut World, at: i64| {
+        elapsed += S;
+        let mut out = Output::default();
+        w.operator.tick(Tick { elapsed, ..tick_at(at) }, &mut out).unwrap();
+        w.collect(out);
+    };
+    w.metrics(4000, &[("up", "a", 0.0), ("up", "b", 0.0)]);
+    tick(&mut w, 4000);
+    w.out.clear();
+    // An hour back: newer samples have earlier times, and absence is not an hour later.
+    tick(&mut w, 400);
+    w.metrics(401, &[("up", "a", 1.0)]);
+    w.expect(&["401 resolved {job=a} a down"]);
+    (401..=701).for_each(|at| tick(&mut w, at));
+    w.expect(&["700 resolved {job=b} b down absent"]);
+}
+
+#[test]
+fn windows_that_wait_long_freeze_no_rule() {
+    // every = 1m, lateness = 10m: always further behind than twice a window and five minutes.
+    let mut w = World::windows(&format!("{BURST}\nfor = \"5s\""));
+    w.behind = 600;
+    w.step(700, &[("cart", Some(12))]);
+    w.until(800);
+    w.expect(&["705 firing {service.name=cart,severity=page} 12 errors in cart"]);
+    w.until(1320);
+    w.expect(&["1320 resolved {service.name=cart,severity=page} 12 errors in cart absent"]);
+    // An edit lets them wait longer yet: known after a while.
+    w.behind = 2000;
+    w.until(2000 + 1900);
+    assert_eq!(w.out.len(), 2, "{:?}", w.out);
+    assert_eq!((w.out[0].reason.as_str(), w.out[1].state.as_str()), ("source_late", "resolved"));
+}
+
+#[test]
+fn long_values_are_cut_and_stay_apart() {
+    let mut w = World::windows(BURST);
+    let (long, other) = ("x".repeat(5000), format!("{}y", "x".repeat(4999)));
+    w.window(10, &[(&long, Some(12)), (&other, Some(12)), ("short", Some(12))]);
+    w.tick(10);
+    let mut names: Vec<&String> = w.out.iter().map(|t| &t.labels["service.name"]).collect();
+    names.sort_by_key(|n| n.len());
+    assert_eq!(names[0], "short");
+    assert!(names[1].chars().count() < 300 && names[1].contains("… #"), "{}", names[1]);
+    assert_ne!(names[1], names[2]);
+}
+
+#[test]
 fn removal_closes_everything() {
     let mut w = World::windows(BURST);
     w.window(10, &[("cart", Some(12)), ("pay", Some(1))]);
@@ -589,6 +764,8 @@ fn mistakes_are_named() {
         ("when = \"errors > 1\"\nlimit = 0", "from 1 to"),
         ("when = \"errors > 1\"\nno_data = \"maybe\"", "no_data"),
         ("when = \"errors > 1\"\nlabels = { alertname = \"x\" }", "set by Weir"),
+        ("when = \"errors > 1\"\nby = [\"alertname\"]", "set by Weir"),
+        ("when = \"errors > 1\"\nby = [\"weir.reason\"]", "set by Weir"),
         (
             "when = \"errors > 1\"\nby = [\"service.name\"]\nlabels = { \"service.name\" = \"x\" }",
             "given twice",

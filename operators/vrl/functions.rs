@@ -9,17 +9,20 @@ use vrl::compiler::prelude::*;
 use vrl::path::{OwnedTargetPath, OwnedValuePath};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::dated;
+
 /// Left out, with what to do instead.
-pub(super) const REFUSED: [(&str, &str); 12] = [
+pub(super) const REFUSED: [(&str, &str); 13] = [
     ("dns_lookup", "programs cannot reach the network"),
     ("reverse_dns", "programs cannot reach the network"),
     ("http_request", "programs cannot reach the network"),
     ("get_env_var", "write `${NAME}` in a string value of the file instead"),
     ("get_hostname", "the host of a record is its `host.name`"),
     ("get_timezone_name", "times are UTC; name a time zone where one is needed"),
-    ("parse_syslog", "it takes the year from the clock; the `syslog` source parses lines"),
-    ("parse_klog", "it takes the year from the clock; use `parse_regex` and `parse_timestamp`"),
-    ("parse_linux_authorization", "it takes the year from the clock; use the `syslog` source"),
+    ("parse_etld", "programs cannot read files"),
+    ("parse_proto", "programs cannot read files"),
+    ("encode_proto", "programs cannot read files"),
+    ("validate_json_schema", "programs cannot read files"),
     ("random_bytes", "use `random_int`, `random_float`, `random_bool` or `uuid_v4`"),
     ("uuid_v7", "use `uuid_v4`"),
     ("log", "rows are seen with `weir tap`"),
@@ -30,24 +33,38 @@ pub(super) const NOW: &str = "weir_now";
 /// Offset of the row's entry and index of the row in it.
 pub(super) const SEED: &str = "weir_seed";
 
+/// Those that read time or place, in our own form.
+const OWN: [&str; 8] = [
+    "now",
+    "random_bool",
+    "random_float",
+    "random_int",
+    "uuid_v4",
+    "parse_syslog",
+    "parse_linux_authorization",
+    "parse_klog",
+];
+
 /// Every function that a program may call.
 pub(super) fn all() -> Vec<Box<dyn Function>> {
-    let replaced = ["now", "random_bool", "random_float", "random_int", "uuid_v4"];
     let mut functions = vrl::stdlib::all();
     functions.retain(|f| {
         let name = f.identifier();
-        !replaced.contains(&name) && !REFUSED.iter().any(|(refused, _)| *refused == name)
+        !OWN.contains(&name) && !REFUSED.iter().any(|(refused, _)| *refused == name)
     });
     functions.push(Box::new(Now));
     for chance in [Chance::Bool, Chance::Float, Chance::Int, Chance::Uuid] {
         functions.push(Box::new(chance));
+    }
+    for parser in dated::ALL {
+        functions.push(Box::new(parser));
     }
     functions
 }
 
 /// Whether a program may give another result for the same row at another place or time.
 pub(super) fn reads_place_or_time(source: &str) -> bool {
-    ["now", "random_bool", "random_float", "random_int", "uuid_v4"].iter().any(|f| {
+    OWN.iter().any(|f| {
         source.match_indices(f).any(|(at, f)| {
             source[at + f.len()..].trim_start_matches('!').trim_start().starts_with('(')
         })
@@ -98,15 +115,19 @@ struct NowFn;
 
 impl FunctionExpression for NowFn {
     fn resolve(&self, ctx: &mut Context) -> Resolved {
-        let nanos = match metadata(ctx, NOW) {
-            Some(Value::Integer(nanos)) => nanos,
-            _ => 0,
-        };
-        Ok(Value::Timestamp(time(nanos)))
+        Ok(Value::Timestamp(now(ctx)))
     }
 
     fn type_def(&self, _state: &TypeState) -> TypeDef {
         TypeDef::timestamp()
+    }
+}
+
+/// The wall time of the last tick.
+pub(super) fn now(ctx: &Context) -> DateTime<Utc> {
+    match metadata(ctx, NOW) {
+        Some(Value::Integer(nanos)) => time(nanos),
+        _ => time(0),
     }
 }
 

@@ -22,8 +22,12 @@ fn planned(signal: Signal, program: &str) -> Result<Box<dyn OperatorPlan>, Diagn
 }
 
 fn run(program: &str, batch: &Batch) -> Output {
+    run_at(program, batch, 1_700_000_000_000_000_000)
+}
+
+fn run_at(program: &str, batch: &Batch, now: i64) -> Output {
     let mut operator = planned(batch.signal().clone(), program).unwrap().build();
-    let mut out = Output { now: 1_700_000_000_000_000_000, ..Output::default() };
+    let mut out = Output { now, ..Output::default() };
     operator.process(0, batch.clone(), &mut out).unwrap();
     out
 }
@@ -137,6 +141,45 @@ fn time_and_chance_come_from_the_journal() {
     assert_eq!((&first[0]["p"], &first[0]["s"]), (&json!(7), &json!("otlp")));
     assert_ne!(first[0]["u"], first[1]["u"]);
     assert_ne!(first[0]["r"], first[1]["r"]);
+}
+
+#[test]
+fn a_missing_year_is_that_of_the_tick() {
+    // A tick of January.
+    let lines = json!([
+        {"body": "<34>Dec 31 22:14:15 web su[77]: failed"},
+        {"body": "Jan  2 03:04:05 web sshd[8]: open"},
+        {"body": "<13>1 2020-03-13T20:45:38.119Z host non 24 ID9 [ex@1 iut=\"3\"] text"},
+        {"body": "E1231 17:59:40.692994   28133 klog.go:70] hello"},
+        {"body": "nothing of the kind"},
+    ]);
+    let batch = to_batch("logs", "otlp", 7, 0, &rows(lines)).unwrap();
+    let program = ".s = parse_syslog(.body) ?? null; .a = parse_linux_authorization(.body) ?? null; \
+                   .k = parse_klog(.body) ?? null";
+    let january = 1_704_164_645_000_000_000; // 2024-01-02T03:04:05Z
+    let got = to_rows(&run_at(program, &batch, january).emitted[0].1);
+    let time = |row: usize, of: &str| got[row][&format!("{of}.timestamp")].clone();
+    assert_eq!(time(0, "s"), "2023-12-31T22:14:15Z");
+    assert_eq!(time(1, "s"), "2024-01-02T03:04:05Z");
+    assert_eq!(time(1, "a"), time(1, "s"));
+    assert_eq!(time(2, "s"), "2020-03-13T20:45:38.119Z");
+    assert_eq!(got[2]["s.ex@1.iut"], "3");
+    assert_eq!((&got[0]["s.appname"], &got[0]["s.procid"]), (&json!("su"), &json!(77)));
+    assert_eq!(time(3, "k"), "2023-12-31T17:59:40.692994Z");
+    assert_eq!((&got[3]["k.level"], &got[3]["k.line"]), (&json!("error"), &json!(70)));
+    assert_eq!(got[4].get("k"), None);
+}
+
+#[test]
+fn programs_read_no_files() {
+    for program in [
+        ".x = parse_etld!(\"a.b\", psl: \"/etc/hostname\")",
+        ".x = parse_groks!(.body, patterns: [\"%{A}\"], alias_sources: [\"/etc/hostname\"])",
+        ".x = parse_proto!(.body, \"/etc/hostname\", \"M\")",
+    ] {
+        let text = planned(Signal::Logs, program).unwrap_err().to_string();
+        assert!(text.contains("W085"), "{text}");
+    }
 }
 
 #[test]

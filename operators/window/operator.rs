@@ -13,6 +13,7 @@ use weir_pipeline::component::{Operator, OperatorError, Output, Tick};
 use weir_pipeline::expression::{Aggregate, Call, Expression};
 use weir_pipeline::signal::timestamp;
 
+use super::closed::Closed;
 use super::keys::{self, Grouper, Key};
 use super::state::{Input, Open};
 use super::{END, START, Shape, TIMESTAMP};
@@ -25,8 +26,12 @@ const OPEN_MAX: usize = 10_000;
 /// A row stamped later than this after it was received is in no window.
 const AHEAD_MAX: i64 = 600_000_000_000;
 
+/// Rows for groups without rows that one tick emits, about: after a pause the windows that passed
+/// meanwhile are emitted over as many ticks as that takes. 100,000 groups make 10 windows a tick.
+const EMPTY_ROWS_PER_TICK: i64 = 1_000_000;
+
 /// Version of the state.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The type of a group column where planning knows it: what keys cannot hold becomes text.
 pub(super) fn group_type(expression: &Expression) -> Option<DataType> {
@@ -43,12 +48,26 @@ pub(super) struct Window {
     shape: Arc<Shape>,
     group_by: Vec<Expression>,
     grouper: Grouper,
-    /// Windows that end here or before are emitted.
-    closed: i64,
+    closed: Closed,
     /// By start.
     open: BTreeMap<i64, Open>,
     /// Groups and the end of the last window in which they had rows, for `emit_empty`.
     seen: BTreeMap<Key, i64>,
+}
+
+/// The rows of one batch that go to one window.
+struct Part {
+    rows: Vec<u32>,
+    /// Index of the group of each row in the window.
+    of: Vec<usize>,
+    /// The same by group of the batch, as far as known.
+    indices: Vec<Option<usize>>,
+}
+
+impl Part {
+    fn new(groups: usize) -> Self {
+        Self { rows: Vec::new(), of: Vec::new(), indices: vec![None; groups] }
+    }
 }
 
 /// What became of a row.
@@ -65,7 +84,7 @@ impl Window {
             group_by: shape.group_by.iter().map(|(_, e)| e.clone()).collect(),
             shape,
             grouper: Grouper::default(),
-            closed: i64::MIN,
+            closed: Closed::default(),
             open: BTreeMap::new(),
             seen: BTreeMap::new(),
         }
@@ -85,7 +104,11 @@ impl Window {
         let start = time.checked_sub(time.rem_euclid(every));
         let first = start.and_then(|s| s.checked_sub(over));
         match (start, first, start.and_then(|s| s.checked_add(over))) {
-            (Some(_), Some(_), Some(end)) if end <= self.closed => Place::Late,
+            (Some(start), Some(_), Some(_))
+                if self.closed.takes(&self.shape, start).next().is_none() =>
+            {
+                Place::Late
+            }
             (Some(start), Some(_), Some(_)) => Place::In(start),
             _ => Place::Wrong("the timestamp is out of range"),
         }
@@ -134,51 +157,42 @@ impl Window {
         let mut inputs = Vec::with_capacity(calls.len());
         for call in &calls {
             let evaluated = call.evaluate(&batch)?;
-            errors.extend(evaluated.errors);
             let filter = call.filter(&batch)?.map(|(mask, failed)| {
                 errors.extend(failed);
                 mask
             });
+            // What the filter leaves out need not make sense to the call.
+            let counts =
+                |row: usize| filter.as_ref().is_none_or(|f| f.is_valid(row) && f.value(row));
+            errors.extend(evaluated.errors.into_iter().filter(|(row, _)| counts(*row)));
             inputs.push(Input { values: evaluated.values, filter });
         }
         if !errors.is_empty() {
             return self.without(batch, starts, errors, out);
         }
         let mut refused: BTreeMap<usize, &'static str> = BTreeMap::new();
-        let mut rows: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        let mut parts: BTreeMap<i64, Part> = BTreeMap::new();
         for (row, &last) in starts.iter().enumerate() {
-            let mut start = last;
-            while start + shape.over > self.closed && start > last - shape.over {
-                if let Some(rows) = rows.get_mut(&start) {
-                    rows.push(row as u32);
-                } else if self.open.contains_key(&start) || self.open.len() < OPEN_MAX {
-                    self.open.entry(start).or_insert_with(|| Open::new(calls.len()));
-                    rows.insert(start, vec![row as u32]);
-                } else {
-                    refused.insert(row, "too many windows are open");
-                }
-                start -= shape.every;
+            let group = groups.rows[row] as usize;
+            let key = &groups.keys[group];
+            if let Some(reason) = self.full(&parts, last, group, key) {
+                refused.insert(row, reason);
+                continue;
+            }
+            for start in self.closed.takes(&shape, last) {
+                let part = parts.entry(start).or_insert_with(|| Part::new(groups.keys.len()));
+                let index = part.indices[group].or_else(|| {
+                    let window = self.open.entry(start).or_insert_with(|| Open::new(calls.len()));
+                    window.group(key, shape.groups_max)
+                });
+                part.indices[group] = index;
+                part.rows.push(row as u32);
+                part.of.extend(index);
             }
         }
-        for (start, rows) in rows {
+        for (start, Part { rows, of, .. }) in parts {
             let Some(window) = self.open.get_mut(&start) else { continue };
-            let mut indices: Vec<Option<Option<usize>>> = vec![None; groups.keys.len()];
-            let (mut kept, mut of) = (Vec::with_capacity(rows.len()), Vec::new());
-            for row in rows {
-                let group = groups.rows[row as usize] as usize;
-                let index = *indices[group]
-                    .get_or_insert_with(|| window.group(&groups.keys[group], shape.groups_max));
-                match index {
-                    Some(index) => {
-                        kept.push(row);
-                        of.push(index);
-                    }
-                    None => {
-                        refused.insert(row as usize, "the window has `max_groups` other groups");
-                    }
-                }
-            }
-            let full = window.update(&calls, &inputs, &UInt32Array::from(kept), &of)?;
+            let full = window.update(&calls, &inputs, &UInt32Array::from(rows), &of)?;
             for row in full {
                 refused.insert(row as usize, "the window holds too many distinct values");
             }
@@ -189,6 +203,30 @@ impl Window {
             out.reject(batch.filter(&only(&rows, batch.num_rows()))?, reasons);
         }
         Ok(())
+    }
+
+    /// Why a row has no place in one of its windows: then it counts in none of them.
+    fn full(
+        &self,
+        parts: &BTreeMap<i64, Part>,
+        last: i64,
+        group: usize,
+        key: &Key,
+    ) -> Option<&'static str> {
+        let mut new = 0;
+        for start in self.closed.takes(&self.shape, last) {
+            if parts.get(&start).is_some_and(|p| p.indices[group].is_some()) {
+                continue;
+            }
+            match self.open.get(&start) {
+                Some(w) if w.keys.len() >= self.shape.groups_max && !w.has(key) => {
+                    return Some("the window has `max_groups` other groups");
+                }
+                Some(_) => {}
+                None => new += 1,
+            }
+        }
+        (self.open.len() + new > OPEN_MAX).then_some("too many windows are open")
     }
 
     /// Rejects the rows for which an expression failed, and takes the others.
@@ -216,8 +254,7 @@ impl Window {
     /// Emits the windows that end at `until` or before.
     fn close(&mut self, until: i64, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
         let Shape { every, over, .. } = *self.shape;
-        let mut from = self.closed;
-        self.closed = until;
+        let mut from = std::mem::replace(&mut self.closed.until, until);
         loop {
             let next = self.open.first_key_value().map(|(s, _)| *s);
             // The first window that ends after what is emitted, for groups without rows.
@@ -232,13 +269,34 @@ impl Window {
                 return Ok(());
             }
             let calls = Self::calls(&self.shape).len();
-            let mut window = self.open.remove(&start).unwrap_or_else(|| Open::new(calls));
+            from = end;
+            let mut window = match self.open.remove(&start) {
+                Some(window) => window,
+                None if self.closed.has_emitted(start) => continue,
+                None => Open::new(calls),
+            };
             if let Some(idle) = self.shape.idle {
                 self.remember(&mut window, end, idle);
             }
-            from = end;
+            if !window.keys.is_empty() {
+                self.closed.emit(start);
+            }
             self.emit(window, start, end, tick, out)?;
         }
+    }
+
+    /// Up to where a tick at this watermark of the inputs emits windows.
+    fn reach(&self, inputs: i64) -> i64 {
+        if inputs == i64::MIN {
+            return i64::MIN;
+        }
+        let until = inputs.saturating_sub(self.shape.lateness);
+        let groups = self.seen.len() as i64;
+        if self.shape.idle.is_none() || groups == 0 || self.closed.until == i64::MIN {
+            return until;
+        }
+        let windows = (EMPTY_ROWS_PER_TICK / groups).max(1);
+        until.min(self.closed.until.saturating_add(windows.saturating_mul(self.shape.every)))
     }
 
     /// Notes which groups had rows, adds those that had some within `idle`, forgets the others.
@@ -328,25 +386,25 @@ impl Operator for Window {
     }
 
     fn tick(&mut self, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
-        let until = self.watermark(tick.watermark);
-        if until <= self.closed {
-            return Ok(());
+        match self.reach(tick.watermark) {
+            i64::MIN => Ok(()),
+            until if until < self.closed.until => {
+                self.closed.reopen(until, self.shape.over);
+                Ok(())
+            }
+            until => self.close(until, tick, out),
         }
-        self.close(until, tick, out)
     }
 
     fn watermark(&self, inputs: i64) -> i64 {
-        match inputs {
-            i64::MIN => i64::MIN,
-            known => known.saturating_sub(self.shape.lateness),
-        }
+        self.reach(inputs)
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, OperatorError> {
         let shape = self.shape.clone();
         let calls = Self::calls(&shape);
         let mut out = vec![VERSION];
-        out.extend(self.closed.to_le_bytes());
+        self.closed.save(&mut out);
         out.extend((self.seen.len() as u64).to_le_bytes());
         for (key, last) in &self.seen {
             put(&mut out, key);
@@ -369,7 +427,7 @@ impl Operator for Window {
             let reason = format!("state of a window operator of version {version}, not {VERSION}");
             return Err(OperatorError::new(reason));
         }
-        let closed = get_u64(&mut bytes).ok_or_else(bad)? as i64;
+        let closed = Closed::load(&mut bytes).ok_or_else(bad)?;
         let mut seen = BTreeMap::new();
         for _ in 0..get_u64(&mut bytes).ok_or_else(bad)? {
             let key: Key = get(&mut bytes).ok_or_else(bad)?.into();
@@ -390,7 +448,7 @@ impl Operator for Window {
     fn flush(&mut self, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
         while let Some((start, window)) = self.open.pop_first() {
             let end = start.saturating_add(self.shape.over);
-            self.closed = self.closed.max(end);
+            self.closed.until = self.closed.until.max(end);
             self.emit(window, start, end, tick, out)?;
         }
         Ok(())

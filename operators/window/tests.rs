@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use arrow::array::AsArray;
+use arrow::datatypes::TimestampNanosecondType;
 use proptest::prelude::*;
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{Operator, OperatorPlan, Output};
@@ -126,6 +128,121 @@ fn groups_without_rows() {
         rows,
         ["k=a n=1@10Z", "k=a n=0@20Z", "k=b n=1@20Z", "k=a n=0@30Z", "k=b n=0@30Z", "k=b n=0@40Z"]
     );
+}
+
+#[test]
+fn what_a_filter_leaves_out_is_no_mistake() {
+    let plan = plan(
+        "every = \"10s\"\naggregate = { n = \"count(*)\", \
+         q = \"sum(8 / x) FILTER (WHERE x > 0)\", r = \"sum(8 / y) FILTER (WHERE 8 / z > 0)\" }",
+    );
+    let rows = [
+        at(1).set("x", 0).set("y", 0).set("z", -1),
+        at(2).set("x", 4).set("y", 1).set("z", 1),
+        at(3).set("x", 4).set("y", 1).set("z", 0),
+    ];
+    let mut w = plan.build();
+    let out = run(&mut *w, |w, out| {
+        w.process(0, batch(&rows), out).unwrap();
+        w.flush(tick(0), out).unwrap();
+    });
+    assert_eq!(testing::ints(&out.emitted, "n"), [2]);
+    assert_eq!(testing::ints(&out.emitted, "q"), [2]);
+    assert_eq!(testing::ints(&out.emitted, "r"), [8]);
+    // The filter itself failed on one.
+    assert_eq!(out.rejected.iter().map(|(b, _)| b.num_rows()).sum::<usize>(), 1);
+}
+
+#[test]
+fn a_row_counts_in_all_of_its_windows_or_in_none() {
+    let plan = plan(
+        "every = \"10s\"\nover = \"20s\"\nmax_groups = 2\ngroup_by = [\"k\"]\n\
+         aggregate = { n = \"count(*)\" }",
+    );
+    // The window from 0 has two groups when the third comes, the one from 10 has one.
+    let rows: Vec<Row> =
+        [(1, 1), (11, 2), (12, 3), (21, 4), (22, 3)].map(|(t, k)| at(t).set("k", k)).into();
+    let expect = [(-10, 1), (0, 1), (0, 2), (10, 2), (10, 4), (20, 4)];
+    for cut in [1, 2, 5] {
+        let mut w = plan.build();
+        let out = run(&mut *w, |w, out| {
+            rows.chunks(cut).for_each(|part| w.process(0, batch(part), out).unwrap());
+            w.flush(tick(0), out).unwrap();
+        });
+        let starts = out.emitted.iter().flat_map(|(_, b)| {
+            let starts = b.array("window_start").unwrap();
+            let starts = starts.as_primitive::<TimestampNanosecondType>().values().to_vec();
+            starts.into_iter().map(|s| s / S)
+        });
+        let found: Vec<(i64, i64)> = starts.zip(testing::ints(&out.emitted, "k")).collect();
+        assert_eq!(found, expect, "cut {cut}");
+        let refused: usize = out.rejected.iter().map(|(b, _)| b.num_rows()).sum();
+        assert_eq!(refused, 2, "cut {cut}");
+    }
+}
+
+#[test]
+fn a_clock_set_back_emits_no_window_twice_and_loses_none() {
+    let plan = plan(
+        "every = \"10s\"\nlateness = \"0s\"\ngroup_by = [\"k\"]\naggregate = { n = \"count(*)\" }",
+    );
+    for restart in [false, true] {
+        let mut w = plan.build();
+        let mut out = run(&mut *w, |w, out| {
+            w.process(0, batch(&[at(7201).set("k", 1), at(7211).set("k", 1)]), out).unwrap();
+            w.tick(tick(7220 * S), out).unwrap();
+            // Two hours back; what is stamped now ends before what was emitted.
+            w.tick(tick(20 * S), out).unwrap();
+        });
+        assert_eq!(testing::ints(&out.emitted, "n"), [1, 1]);
+        assert_eq!(w.watermark(20 * S), 20 * S);
+        if restart {
+            let state = w.snapshot().unwrap();
+            w = plan.build();
+            w.restore(&state).unwrap();
+        }
+        out = run(&mut *w, |w, out| {
+            let rows = [at(15), at(21), at(7205), at(7215), at(7195), at(7225)];
+            let rows: Vec<Row> = rows.into_iter().map(|r| r.set("k", 2)).collect();
+            w.process(0, batch(&rows), out).unwrap();
+            w.tick(tick(30 * S), out).unwrap();
+        });
+        let late: Vec<_> = out.emitted.iter().filter(|(o, _)| *o == "late").cloned().collect();
+        assert_eq!(late.iter().map(|(_, b)| b.num_rows()).sum::<usize>(), 3, "15, 7205, 7215");
+        let main: Vec<_> = out.emitted.into_iter().filter(|(o, _)| o.is_empty()).collect();
+        assert_eq!(testing::ints(&main, "n"), [1], "that of 21");
+        // The clock comes there again: what had no row before has its turn.
+        out = run(&mut *w, |w, out| w.tick(tick(7230 * S), out).unwrap());
+        assert_eq!(testing::ints(&out.emitted, "n"), [1, 1], "those of 7195 and 7225");
+    }
+}
+
+#[test]
+fn windows_without_rows_come_bit_by_bit_after_a_pause() {
+    let plan = plan(
+        "every = \"1s\"\nlateness = \"0s\"\nemit_empty = true\nidle = \"10m\"\n\
+         group_by = [\"k\"]\naggregate = { n = \"count(*)\" }",
+    );
+    let mut w = plan.build();
+    let rows: Vec<Row> = (0..20_000).map(|k| at(1).set("k", k)).collect();
+    let mut out = run(&mut *w, |w, out| {
+        w.process(0, batch(&rows), out).unwrap();
+        w.tick(tick(2 * S), out).unwrap();
+    });
+    assert_eq!(testing::ints(&out.emitted, "n").len(), 20_000);
+    // A minute stood still: 1.2 million rows, of which a tick gives a million.
+    assert_eq!(w.watermark(62 * S), 52 * S, "not ahead of what is emitted");
+    out = run(&mut *w, |w, out| w.tick(tick(62 * S), out).unwrap());
+    assert_eq!(out.emitted.len(), 50);
+    // Rows for windows that are not emitted yet are not late.
+    out = run(&mut *w, |w, out| {
+        w.process(0, batch(&[at(55).set("k", 1), at(45).set("k", 1)]), out).unwrap();
+    });
+    assert_eq!(show(&out.emitted, "late"), ["k=1 timestamp=1970-01-01T00:00:45Z"]);
+    assert_eq!(w.watermark(62 * S), 62 * S);
+    out = run(&mut *w, |w, out| w.tick(tick(62 * S), out).unwrap());
+    assert_eq!(out.emitted.len(), 10);
+    assert_eq!(testing::ints(&out.emitted, "n").iter().sum::<i64>(), 1);
 }
 
 #[track_caller]

@@ -456,12 +456,14 @@ impl<'a> Planner<'a> {
 
     /// What the engine adds: the way of alerts to the router, and of unread errors to a table.
     fn implicit(&mut self, nodes: &mut Vec<NodePlan>) {
-        let main = |i| InputPlan::Node { node: i, output: "".into() };
         let errors = |i| InputPlan::Node { node: i, output: ERRORS.into() };
-        let alerts: Vec<InputPlan> = (0..nodes.len())
-            .filter(|i| matches!(nodes[*i].work, Work::Alert(_)))
-            .map(main)
-            .collect();
+        let outputs = |i: usize| match &nodes[i].work {
+            Work::Alert(p) => p.outputs(),
+            _ => Vec::new(),
+        };
+        let of = |i: usize| move |o: OutputPlan| InputPlan::Node { node: i, output: o.name.into() };
+        let alerts: Vec<InputPlan> =
+            (0..nodes.len()).flat_map(|i| outputs(i).into_iter().map(of(i))).collect();
         let read: BTreeSet<usize> = nodes
             .iter()
             .flat_map(|n| &n.inputs)
@@ -498,8 +500,8 @@ impl<'a> Planner<'a> {
             for input in &inputs {
                 let InputPlan::Node { node, output } = input else { continue };
                 let edge = match &nodes[*node].work {
-                    Work::Operator(p) | Work::Alert(p) if output.is_empty() => {
-                        p.outputs().into_iter().next().map(|o| o.edge)
+                    Work::Alert(p) if **output != *ERRORS => {
+                        p.outputs().into_iter().find(|o| *o.name == **output).map(|o| o.edge)
                     }
                     _ => Some(errors_edge(None)),
                 };

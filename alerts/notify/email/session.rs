@@ -97,14 +97,18 @@ async fn dialogue(
     }
     smtp.command(Mail::new(Some(from), options)).await.map_err(|e| class("MAIL", e))?;
     let mut refused: Option<SendError> = None;
+    let mut left = Vec::new();
     let mut taken = 0;
-    for to in &email.to {
-        match smtp.command(Rcpt::new(to.0.email.clone(), Vec::new())).await {
+    for to in email.recipients() {
+        match smtp.command(Rcpt::new(to.clone(), Vec::new())).await {
             Ok(_) => taken += 1,
             Err(e) if e.status().is_some() => {
-                let error = class(&format!("RCPT {}", to.0.email), e);
+                let error = class(&format!("RCPT {to}"), e);
                 tracing::warn!(host = email.host, error = error.message, "mail recipient refused");
-                // If all are refused, one that may be taken later decides.
+                if error.retry {
+                    left.push(to.to_string());
+                }
+                // Of several refusals one that may pass decides.
                 if refused.as_ref().is_none_or(|r| !r.retry) {
                     refused = Some(error);
                 }
@@ -113,14 +117,19 @@ async fn dialogue(
         }
     }
     if taken == 0 {
-        return Err(refused.unwrap_or_else(|| SendError::permanent("no recipient")));
+        return Err(refused.unwrap_or_else(|| SendError::permanent("no recipient")).left(left));
     }
     smtp.command(Data).await.map_err(|e| class("DATA", e))?;
-    smtp.message(body).await.map(drop).map_err(|e| {
+    smtp.message(body).await.map_err(|e| {
         let answered = e.status().is_some();
         let error = class("DATA", e);
         if answered { error } else { error.in_doubt() }
-    })
+    })?;
+    match refused.filter(|r| r.retry) {
+        // Those who took it know.
+        Some(error) => Err(error.in_doubt().left(left)),
+        None => Ok(()),
+    }
 }
 
 /// 5yz and what this side did wrong stay; 4yz, network and TLS trouble may pass. An unknown

@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
+use super::super::Target;
 use super::super::notification::samples::{notice, notification};
-use super::super::testing::{provider, secret, send, target};
+use super::super::testing::{certificate, secret, send, target};
 use super::*;
 use crate::transition::State;
 
@@ -44,18 +45,8 @@ struct Smtp {
 
 impl Smtp {
     async fn start(manner: Manner) -> Self {
-        provider();
-        let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let ca = dir.path().join("ca.pem");
-        std::fs::write(&ca, key.cert.pem()).unwrap();
-        let der =
-            rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![key.cert.der().clone()], der)
-            .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let (acceptor, ca) = certificate(&dir);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -80,7 +71,7 @@ impl Smtp {
                 });
             }
         });
-        Self { port, ca: ca.display().to_string(), seen, dir }
+        Self { port, ca, seen, dir }
     }
 
     fn toml(&self, rest: &str) -> String {
@@ -285,6 +276,26 @@ async fn one_refused_recipient_takes_nothing_from_the_other() {
     let smtp = Smtp::start(Manner { starttls: true, refuse, ..Manner::default() }).await;
     send(&target(&smtp.toml(TWO)), &firing()).await.unwrap();
     assert_eq!(smtp.seen.lock().messages[0].0, ["b@example.com"]);
+}
+
+#[tokio::test]
+async fn those_refused_for_now_are_tried_again_alone() {
+    let refuse = vec![("b@", "450 4.2.1 greylisted")];
+    let smtp = Smtp::start(Manner { starttls: true, refuse, ..Manner::default() }).await;
+    let target = target(&smtp.toml(TWO));
+    let error = send(&target, &firing()).await.unwrap_err();
+    assert!(error.retry && error.doubt && error.message.contains("greylisted"), "{error}");
+    assert_eq!(error.left, ["b@example.com"]);
+    assert_eq!(smtp.seen.lock().messages[0].0, ["ops@example.com"]);
+    smtp.seen.lock().commands.clear();
+    let rest = target.clone().narrowed(&error.left);
+    // As it comes out of the router's log.
+    let rest: Target = serde_json::from_str(&serde_json::to_string(&rest).unwrap()).unwrap();
+    send(&rest, &firing()).await.unwrap_err();
+    let asked: Vec<String> = smtp.seen.lock().commands.clone();
+    let asked: Vec<&String> = asked.iter().filter(|c| c.starts_with("RCPT")).collect();
+    assert_eq!(asked, ["RCPT TO:<b@example.com>"]);
+    assert_eq!(rest.whole(), target);
 }
 
 #[tokio::test]

@@ -67,6 +67,22 @@ fn limits() {
     assert_eq!(event["payload"]["class"], "a");
 }
 
+#[test]
+fn links_are_few_and_go_last() {
+    let link = |i: usize, length: usize| {
+        let mut alert = notice(&[("alertname", "a"), ("i", &i.to_string())], State::Firing, "x");
+        let url = format!("https://wiki.example/{i}/{}", "x".repeat(length));
+        alert.annotations.insert("runbook_url".into(), url);
+        alert
+    };
+    let links = |n: &Notification| {
+        let event: Value = serde_json::from_slice(&body(n, KEY, None).unwrap()).unwrap();
+        event["links"].as_array().unwrap().len()
+    };
+    assert_eq!(links(&notification((0..1000).map(|i| link(i, 10)).collect())), LINKS_MAX);
+    assert_eq!(links(&notification(vec![link(0, LINK_BYTES_MAX), link(1, 10)])), 1);
+}
+
 #[tokio::test]
 async fn classes() {
     let answer =

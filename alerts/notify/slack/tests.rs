@@ -64,6 +64,13 @@ async fn ok_false_is_an_error() {
             Some(11),
         ),
         (429, "content-type: text/plain\r\nretry-after: 5\r\n", "slow down", true, Some(5)),
+        (
+            429,
+            "content-type: application/json\r\nretry-after: 999999\r\n",
+            r#"{"ok":false,"error":"ratelimited"}"#,
+            true,
+            Some(3600),
+        ),
         (404, JSON, "{}", false, None),
         (500, JSON, "{}", true, None),
         (0, "", "", true, None),

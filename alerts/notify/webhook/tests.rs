@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::super::notification::samples::{notice, notification};
-use super::super::testing::{Http, secret, send, target};
+use super::super::testing::{Http, certificate, secret, send, target};
 use super::*;
 use crate::transition::State;
 
@@ -130,4 +130,34 @@ async fn a_dead_end_is_no_doubt_and_shows_no_url() {
     let toml = "webhook = { url = \"file:/nowhere/url\" }";
     let error = send(&target(toml), &sample()).await.unwrap_err();
     assert!(error.retry && error.message.contains("/nowhere/url"), "{error}");
+}
+
+#[tokio::test]
+async fn an_authority_of_its_own_is_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tls, ca) = certificate(&dir);
+    let key = secret(&dir, "key", "0123456789abcdef0123456789abcdef");
+    let slack = r#"{"ok":true,"channel":"C1","ts":"1.2","message":{"ts":"1.2","text":"x"}}"#;
+    let json = "content-type: application/json\r\n";
+    for (receiver, answer) in [
+        ("webhook = { url = \"URL\" TLS }", (200, "", String::new())),
+        ("pagerduty = { routing_key = \"KEY\", url = \"URL\" TLS }", (202, "", String::new())),
+        (
+            "slack = { channel = \"#ops\", token = \"KEY\", api_url = \"URL\" TLS }",
+            (200, json, slack.to_owned()),
+        ),
+        ("slack = { webhook_url = \"HOOK\" TLS }", (200, "", "ok".to_owned())),
+    ] {
+        let http = Http::start_tls(vec![answer.clone(), answer], tls.clone()).await;
+        let hook = secret(&dir, "hook", &http.url);
+        let toml = |tls: &str| {
+            let of = receiver.replace("URL", &http.url).replace("KEY", &key);
+            target(&of.replace("HOOK", &hook).replace("TLS", tls))
+        };
+        let error = send(&toml(""), &sample()).await.unwrap_err();
+        assert!(error.retry && http.requests.lock().is_empty(), "{receiver}: {error}");
+        let own = format!(", tls = {{ ca = \"{ca}\" }}");
+        send(&toml(&own), &sample()).await.unwrap_or_else(|e| panic!("{receiver}: {e}"));
+        assert_eq!(http.requests.lock().len(), 1, "{receiver}");
+    }
 }

@@ -4,16 +4,30 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Alert, AlertKey, Core, Delivery};
 use crate::notify::Target;
+use crate::router::Wanted;
 use crate::router::config::RouterConfig;
 
 impl Core {
-    /// Alerts that fire though their rule is not among `rules`.
-    pub(crate) fn strays(&self, rules: &BTreeSet<(String, String)>) -> Vec<AlertKey> {
+    /// Alerts that fire though their rule is not wanted.
+    pub(crate) fn strays(&self, wanted: &Wanted) -> Vec<AlertKey> {
         let alerts = self.state.alerts.iter().filter(|(_, a)| a.is_firing()).map(|(k, _)| k);
-        alerts
-            .filter(|k| !rules.contains(&(k.pipeline.clone(), k.alert.clone())))
-            .cloned()
-            .collect()
+        alerts.filter(|k| !wanted.has(&k.pipeline, &k.alert)).cloned().collect()
+    }
+
+    /// Whether `wanted` would change anything.
+    pub(crate) fn keeps_all(&self, wanted: &Wanted) -> bool {
+        let known = self.state.positions.keys().all(|(p, a)| wanted.has(p, a));
+        known && self.strays(wanted).is_empty()
+    }
+
+    /// Ends what rules opened that are not wanted, and forgets where they stood.
+    pub(super) fn retain(&mut self, now: i64, wanted: &Wanted) {
+        for key in self.strays(wanted) {
+            if let Some(alert) = self.state.alerts.get_mut(&key) {
+                alert.end(now, "removed");
+            }
+        }
+        self.state.positions.retain(|(p, a), _| wanted.has(p, a));
     }
 
     pub(super) fn reconfigure(&mut self, now: i64, config: RouterConfig) {
@@ -36,10 +50,10 @@ impl Core {
         let targets: BTreeMap<String, Target> =
             self.config.receivers.values().flatten().map(|t| (t.id.clone(), t.clone())).collect();
         for delivery in self.state.deliveries.values_mut() {
-            if let Some(target) = targets.get(&delivery.target.id) {
-                if delivery.target != *target {
-                    delivery.next_attempt = now;
-                }
+            if let Some(target) = targets.get(&delivery.target.id)
+                && delivery.target.clone().whole() != *target
+            {
+                delivery.next_attempt = now;
                 delivery.target = target.clone();
             }
         }
@@ -50,18 +64,8 @@ impl Core {
         }
         let keys: Vec<AlertKey> = self.state.alerts.keys().cloned().collect();
         for key in keys {
-            let Some(alert) = self.state.alerts.get(&key) else { continue };
-            let before = alert.groups.clone();
-            if !alert.is_firing() {
-                continue;
-            }
-            let placed = self.place(now, &key);
-            for left in before.difference(&placed) {
-                if let Some(group) = self.state.groups.get_mut(left)
-                    && group.members.remove(&key)
-                {
-                    group.closing.insert(key.clone());
-                }
+            if self.state.alerts.get(&key).is_some_and(Alert::is_firing) {
+                self.place(now, &key);
             }
         }
         let groups: Vec<String> = self.state.groups.keys().cloned().collect();

@@ -29,7 +29,8 @@ pub(crate) struct Position {
 pub(crate) struct Alert {
     /// The newest transition.
     pub(crate) transition: Transition,
-    /// It came late: not told before this time, so that its resolve may overtake. 0 if not.
+    /// It came late: not told before this time unless its pipeline has caught up, so that its
+    /// resolve may overtake. 0 if not.
     pub(crate) hold_until: i64,
     /// Groups that it is in.
     pub(crate) groups: BTreeSet<String>,
@@ -98,6 +99,9 @@ pub(crate) struct Sent {
     pub(crate) doubt: BTreeSet<AlertKey>,
     /// The turn of the group that it was made at.
     pub(crate) at: i64,
+    /// When the first attempt since then failed.
+    #[serde(default)]
+    pub(crate) failing: Option<i64>,
 }
 
 /// A notice on its way.
@@ -127,7 +131,7 @@ pub(crate) struct LastOutcome {
 /// Targets whose last outcome is kept; the oldest go first.
 const OUTCOMES_MAX: usize = 1_000;
 
-/// Everything.
+/// Everything. Times are those of the router's clock, unless they are a transition's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     #[serde(with = "pairs")]
@@ -142,6 +146,9 @@ pub(crate) struct State {
     pub(crate) next_delivery: u64,
     /// By target id.
     pub(crate) outcomes: BTreeMap<String, LastOutcome>,
+    /// When the last thing happened.
+    #[serde(default)]
+    pub(crate) now: i64,
 }
 
 impl State {
@@ -154,13 +161,37 @@ impl State {
     pub(super) fn doubt(&mut self, delivery: &Delivery) {
         let Some(group) = self.groups.get_mut(&delivery.group) else { return };
         let sent = group.sent.entry(delivery.target.id.clone()).or_insert_with(|| Sent {
-            target: delivery.target.clone(),
+            target: delivery.target.clone().whole(),
             firing: BTreeSet::new(),
             resolved: BTreeSet::new(),
             doubt: BTreeSet::new(),
             at: 0,
+            failing: None,
         });
         sent.doubt.extend(delivery.firing.iter().cloned());
+    }
+
+    /// Notes that an attempt at a target that is owed something failed.
+    pub(super) fn failed(&mut self, now: i64, delivery: &Delivery) {
+        let group = self.groups.get_mut(&delivery.group);
+        if let Some(sent) = group.and_then(|g| g.sent.get_mut(&delivery.target.id)) {
+            sent.failing.get_or_insert(now);
+        }
+    }
+
+    /// The clock was set back by `by`: what was to happen at a time happens as much earlier.
+    pub(super) fn set_back(&mut self, by: i64) {
+        let shift = |time: &mut i64| *time = time.saturating_sub(by);
+        for group in self.groups.values_mut() {
+            shift(&mut group.next_flush);
+            for sent in group.sent.values_mut() {
+                shift(&mut sent.at);
+                sent.failing.iter_mut().for_each(shift);
+            }
+        }
+        self.deliveries.values_mut().for_each(|d| shift(&mut d.next_attempt));
+        let held = self.alerts.values_mut().filter(|a| a.hold_until > 0);
+        held.for_each(|a| shift(&mut a.hold_until));
     }
 
     /// Keeps how an attempt went, for people.

@@ -6,7 +6,8 @@ use weir_pipeline::component::Tick;
 
 use super::super::NoData;
 use super::super::instance::{Details, Key, Status};
-use super::{At, FORGET_AFTER, Machine, REASON_LABEL, release};
+use super::saved::Orphan;
+use super::{At, FORGET_AFTER, Machine, REASON_LABEL, SERIES_KEPT, release};
 use crate::transition::State;
 
 impl Machine {
@@ -22,13 +23,11 @@ impl Machine {
             State::Resolved => self.meta.remove(reason).unwrap_or(at.time),
         };
         let labels = self.meta_labels(reason);
-        let text = format!("alert `{}`: {}", self.settings.alert, text());
-        let annotations = BTreeMap::from([("summary".to_owned(), text)]);
-        let details = Details { annotations, value: String::new() };
+        let details = Details::summary(format!("alert `{}`: {}", self.settings.alert, text()));
         self.push(at, state, labels, since, details, reason);
     }
 
-    fn meta_labels(&self, reason: &str) -> BTreeMap<String, String> {
+    pub(super) fn meta_labels(&self, reason: &str) -> BTreeMap<String, String> {
         let mut labels = self.settings.labels.clone();
         labels.insert("alertname".to_owned(), self.settings.alert.clone());
         labels.insert(REASON_LABEL.to_owned(), reason.to_owned());
@@ -47,6 +46,32 @@ impl Machine {
         self.tell(tick.into(), "limit", over, || {
             format!("there are more than {limit} instances; further ones are left out")
         });
+    }
+
+    /// What an earlier form of the rule fired is over. Before anything else happens: the same
+    /// labels may fire again under the new form.
+    pub(super) fn end_orphans(&mut self, at: At, reason: &str) {
+        for orphan in std::mem::take(&mut self.orphans) {
+            let Orphan { alert, labels, starts_at, details } = orphan;
+            self.push(at, State::Resolved, labels, starts_at, details, reason);
+            if let Some(last) = self.out.last_mut() {
+                last.alert = alert;
+            }
+        }
+    }
+
+    /// Lets go of series whose newest sample does not match.
+    pub(super) fn forget_samples(&mut self, tick: Tick) {
+        let before = tick.watermark.saturating_sub(SERIES_KEPT);
+        for instance in self.instances.values_mut() {
+            instance.series.retain(|series, sample| {
+                let keep = sample.matches || sample.time > before;
+                if !keep {
+                    release(&mut self.series, series);
+                }
+                keep
+            });
+        }
     }
 
     /// Lets go of instances that nothing can come of.
@@ -71,7 +96,7 @@ impl Machine {
     fn end(&mut self, key: &Key, at: At, reason: &str) {
         self.resolve(key, at, reason);
         let Some(instance) = self.instances.remove(key) else { return };
-        for series in &instance.series {
+        for series in instance.series.keys() {
             release(&mut self.series, series);
         }
         if let Some(since) = instance.no_data
@@ -87,19 +112,7 @@ impl Machine {
     /// The rule goes: everything that is open is closed.
     pub(in super::super) fn flush(&mut self, tick: Tick) {
         let at = At::from(tick);
-        for orphan in std::mem::take(&mut self.orphans) {
-            self.push(
-                at,
-                State::Resolved,
-                orphan.labels,
-                orphan.starts_at,
-                orphan.details,
-                "removed",
-            );
-            if let Some(last) = self.out.last_mut() {
-                last.alert = orphan.alert;
-            }
-        }
+        self.end_orphans(at, "removed");
         let keys: Vec<Key> = self.instances.keys().cloned().collect();
         for key in keys {
             self.end(&key, at, "removed");

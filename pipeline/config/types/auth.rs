@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
 use serde::de::Deserializer;
+use serde::{Deserialize, Serialize};
 
 use super::{Secret, SecretError};
 
@@ -24,7 +24,7 @@ pub struct TlsServer {
 }
 
 /// `tls` of a client. Without it the system's authorities are trusted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsClient {
     /// Trust these authorities instead of the system's, PEM.
