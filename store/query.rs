@@ -10,8 +10,10 @@ mod coerce;
 mod cost;
 pub mod guard;
 pub mod names;
+mod run;
 mod scan;
 mod session;
+mod stop;
 #[cfg(test)]
 mod tests;
 

@@ -206,6 +206,66 @@ async fn a_dropped_answer_ends_its_query() {
     assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), 1);
 }
 
+/// Queries that yield nowhere by themselves while they work.
+const STUBBORN: [&str; 5] = [
+    "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 1000000) b \
+     WHERE a.value * b.value % 7 = 9",
+    "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 1000000) b \
+     WHERE a.value * b.value % 7 = 3",
+    "SELECT array_agg(a.value) FROM generate_series(1, 100000) a, generate_series(1, 100000) b",
+    "SELECT count(*) FROM generate_series(1, 200000) a JOIN generate_series(1, 200000) b \
+     ON a.value % 2 = b.value % 2 AND a.value + b.value < 0",
+    "SELECT count(*) FROM (SELECT unnest(range(0, 10000)) FROM generate_series(1, 10000000))",
+];
+
+/// Waits until every query that ran has given its place back.
+async fn idle(f: &Fixture, places: u32) {
+    let all = f.queries.running.clone().acquire_many_owned(places);
+    drop(tokio::time::timeout(Duration::from_secs(20), all).await.expect("a query goes on"));
+}
+
+#[tokio::test]
+async fn a_stubborn_query_ends_with_its_limit_and_hinders_nobody() {
+    let f = Fixture::with(|o| {
+        o.timeout = Duration::from_secs(1);
+        o.running_max = 6;
+    });
+    let stubborn = STUBBORN.map(|sql| {
+        let queries = f.queries.clone();
+        tokio::spawn(async move { queries.query("default", sql).await.err().map(|e| e.code()) })
+    });
+    // None of them has an answer, and one that is asked meanwhile gets its own.
+    check(&f, "SELECT 1 AS one", &["1"]).await;
+    for (sql, query) in STUBBORN.iter().zip(stubborn) {
+        let code = query.await.unwrap();
+        assert!(matches!(code, Some("timeout" | "memory")), "{sql}: {code:?}");
+    }
+    idle(&f, 6).await;
+}
+
+#[tokio::test]
+async fn a_stubborn_query_ends_with_whoever_asked() {
+    let f = Fixture::with(|o| o.running_max = 1);
+    for sql in STUBBORN {
+        let query = f.queries.query("default", sql);
+        // Whoever asks goes away as soon as it runs.
+        let asked = tokio::time::timeout(Duration::from_millis(100), query).await;
+        assert!(asked.is_err(), "{sql}");
+        idle(&f, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_whole_says_so() {
+    let f = Fixture::with(|o| o.timeout = Duration::from_secs(1));
+    let long = "SELECT value FROM generate_series(1, 9000000)";
+    let mut answer = f.queries.query("default", long).await.unwrap();
+    // Nobody reads until it is too late.
+    idle(&f, 8).await;
+    let error = answer.collect().await.expect_err("rows are missing");
+    assert_eq!(error.code(), "timeout");
+}
+
 #[tokio::test]
 async fn too_many_queries_are_refused() {
     let f = Fixture::with(|o| {
