@@ -5,6 +5,7 @@
 //! names, the scan reads them, and the answer streams out with what it cost.
 
 mod answer;
+mod bounds;
 mod catalog;
 mod coerce;
 mod cost;

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use weir_pipeline::intake::now;
 
 use super::answer::{Answer, Parcel};
+use super::bounds::bounded;
 use super::catalog::{COLUMNS, TABLES, TableInfo, Tables};
 use super::coerce::{TextAsNumber, TextAsNumberInLists};
 use super::cost::Costs;
@@ -303,7 +304,7 @@ impl Queries {
         planners.extend(SessionStateDefaults::default_expr_planners());
         let mut analyzer = Analyzer::new().rules;
         analyzer.insert(0, Arc::new(TextAsNumberInLists));
-        let mut scalars = SessionStateDefaults::default_scalar_functions();
+        let mut scalars = bounded(SessionStateDefaults::default_scalar_functions());
         scalars.extend(weir_udfs::all());
         let mut aggregates = SessionStateDefaults::default_aggregate_functions();
         aggregates.extend(weir_udfs::aggregates());

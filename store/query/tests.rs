@@ -267,6 +267,32 @@ async fn an_answer_that_is_not_whole_says_so() {
 }
 
 #[tokio::test]
+async fn no_value_is_larger_than_memory() {
+    let f = Fixture::new();
+    for sql in [
+        "SELECT length(repeat('x', 2000000000))",
+        "SELECT repeat('xy', value) FROM generate_series(9000000, 9000001)",
+        "SELECT lpad('x', 2000000000)",
+        "SELECT replace(repeat('x', 1000000), 'x', repeat('y', 1000000))",
+        "SELECT concat(x, x, x) FROM (SELECT repeat('x', 7000000) AS x)",
+        "SELECT range(0, 2000000000)",
+        "SELECT generate_series(TIMESTAMP '2000-01-01', TIMESTAMP '2026-01-01', INTERVAL '1 ms')",
+        "SELECT array_repeat('x', 2000000000)",
+        "SELECT array_resize(make_array(1), 2000000000, 7)",
+    ] {
+        let error = f.rows(sql).await.expect_err(sql);
+        assert!(error.to_string().contains("would make more than"), "{sql}: {error}");
+    }
+    let sql = "SELECT repeat('ab', 2), lpad('x', 3, '-'), replace('aXb', 'X', ', '), \
+               concat('a', NULL, 1), concat_ws('-', 'a', 'b'), range(0, 6, 2), \
+               array_repeat(1, 2), array_resize(make_array(1), 2, 7)";
+    check(&f, sql, &["abab|--x|a, b|a1|a-b|[0, 2, 4]|[1, 1]|[1, 7]"]).await;
+    let days = "SELECT cardinality(generate_series(DATE '2026-01-01', DATE '2026-01-03', \
+                INTERVAL '1 day'))";
+    check(&f, days, &["3"]).await;
+}
+
+#[tokio::test]
 async fn too_many_queries_are_refused() {
     let f = Fixture::with(|o| {
         o.running_max = 1;
