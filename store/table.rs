@@ -31,6 +31,9 @@ use state::State;
 /// What the name of a table ends with that takes the rows which came too late or too early for
 /// the table before the dot.
 pub const LATE_SUFFIX: &str = ".late";
+/// The table of rows that an operator could not process, and what the names of others like it
+/// end with.
+const ERRORS: (&str, &str) = ("weir_errors", ".errors");
 
 /// A table of a tenant.
 #[derive(Debug)]
@@ -95,7 +98,7 @@ impl Table {
 
     /// The present version, pinned.
     pub fn snapshot(self: &Arc<Self>) -> Arc<TableSnapshot> {
-        let retention = if self.is_late() { None } else { *self.retention.read() };
+        let retention = if self.has_any_time() { None } else { *self.retention.read() };
         let mut state = self.state.lock();
         let schema = state.schema();
         let mut files: Vec<Arc<FileEntry>> = state.files.values().cloned().collect();
@@ -150,6 +153,12 @@ impl Table {
     /// Whether this is the table of late rows of another.
     pub fn is_late(&self) -> bool {
         self.name.ends_with(LATE_SUFFIX)
+    }
+
+    /// Whether its rows may have any time, being late or errors: they are kept by their receipt.
+    pub fn has_any_time(&self) -> bool {
+        let (errors, suffix) = ERRORS;
+        self.is_late() || &*self.name == errors || self.name.ends_with(suffix)
     }
 
     /// Files that could not be read and were set aside, with what was wrong.
