@@ -8,6 +8,7 @@ mod commit;
 mod folder;
 mod graves;
 mod state;
+mod width;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub(crate) use commit::{Change, StagedFile};
 pub(crate) use folder::Folders;
 use graves::Graves;
 use state::State;
+use width::within_limit;
 
 /// What the name of a table ends with that takes the rows which came too late or too early for
 /// the table before the dot.
@@ -176,6 +178,8 @@ impl Table {
     /// The rows of a writer become visible. `lane` tells instances of writers apart.
     pub(crate) fn append_hot(&self, lane: u64, batch: Batch, min_time: i64, max_time: i64) {
         self.counters.rows.fetch_add(batch.num_rows() as u64, Relaxed);
+        let past_limit = self.state.lock().past_limit(&batch);
+        let batch = within_limit(batch, &past_limit);
         self.state.lock().append(lane, batch, min_time, max_time);
     }
 

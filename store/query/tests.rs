@@ -332,6 +332,43 @@ async fn widened_columns_and_attributes() {
 }
 
 #[tokio::test]
+async fn hot_rows_keep_the_column_limit() {
+    let f = Fixture::new();
+    let names: Vec<String> = (0..1_500).map(|i| format!("w.{i}")).collect();
+    for part in names.chunks(100) {
+        f.write_names("logs", part, false);
+    }
+    let columns = |f: &Fixture| {
+        let snapshot = f.store.table("default", "logs").unwrap().snapshot();
+        snapshot.schema().columns().iter().filter(|c| c.name.starts_with("w.")).count()
+    };
+    assert_eq!(columns(&f), 1_000);
+    // The first have columns, the others stand in `attributes`; both are read by name.
+    check(&f, "SELECT w.7, count(*) FROM logs WHERE w.7 = 7 GROUP BY w.7", &["7|1"]).await;
+    check(&f, "SELECT w.1499, count(*) FROM logs WHERE w.1499 = 99 GROUP BY 1", &["99|1"]).await;
+    let mut answer = f.queries.query("default", "SELECT w.1499 FROM logs").await.unwrap();
+    answer.collect().await.unwrap();
+    let warnings = answer.warnings().join("\n");
+    assert!(warnings.contains("its values in `attributes` are read"), "{warnings}");
+    let mut all = f.queries.query("default", "SELECT * FROM logs LIMIT 1").await.unwrap();
+    assert!(all.schema().fields().len() < 1_010, "{} columns", all.schema().fields().len());
+    assert_eq!(text(&all.collect().await.unwrap()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_star_of_very_many_columns_leaves_some_out() {
+    let f = Fixture::new();
+    for part in (0..2_400).map(|i| format!("w.{i:04}")).collect::<Vec<_>>().chunks(800) {
+        f.write_names("logs", part, true);
+    }
+    let mut all = f.queries.query("default", "SELECT * FROM logs LIMIT 1").await.unwrap();
+    assert_eq!(all.schema().fields().len(), 2_000);
+    all.collect().await.unwrap();
+    assert!(all.warnings()[0].contains("leaves out 4"), "{:?}", all.warnings());
+    check(&f, "SELECT max(w.2399) FROM logs", &["799"]).await;
+}
+
+#[tokio::test]
 async fn rows_past_retention_are_not_shown() {
     let f = Fixture::new();
     f.write("logs", &rows(10), true);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use weir_pipeline::batch::Batch;
 use weir_pipeline::entity::{Entity, Value};
-use weir_pipeline::signal::{ATTRIBUTES, META_JSON, META_ORIGIN, Signal};
+use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, META_JSON, META_ORIGIN, Signal};
 
 use crate::cache::next_id;
 use crate::file::{FileEntry, Overflow};
@@ -16,8 +16,6 @@ use crate::types::ColumnType;
 
 /// Hot runs of fewer rows are joined, so that a trickle does not make thousands of them.
 const JOIN_ROWS: usize = 8_192;
-/// Hot columns past which names that no hot row has any more are forgotten.
-const HOT_COLUMNS_MAX: usize = 4_000;
 
 #[derive(Debug)]
 pub(super) struct HotSlot {
@@ -33,7 +31,7 @@ pub(super) struct State {
     pub(super) files: BTreeMap<Arc<str>, Arc<FileEntry>>,
     pub(super) hot: Vec<HotSlot>,
     pub(super) signal: Option<Signal>,
-    hot_columns: BTreeMap<Arc<str>, TableColumn>,
+    pub(super) hot_columns: BTreeMap<Arc<str>, TableColumn>,
     hot_overflow: bool,
     /// Per process entity table, the keys whose attributes are in `hot_columns`.
     seen: HashMap<u64, Vec<u64>>,
@@ -67,10 +65,11 @@ impl State {
         self.hot.push(HotSlot { run, lane, staged: None });
     }
 
-    /// Hot rows went: forget what only they had, now and then.
+    /// Hot rows went: forget what only they had, now and then, and where names are many always,
+    /// so that new ones get columns.
     pub(super) fn hot_changed(&mut self) {
         self.version += 1;
-        if self.hot.is_empty() || self.hot_columns.len() > HOT_COLUMNS_MAX {
+        if self.hot.is_empty() || self.hot_columns.len() > COLUMNS_MAX {
             self.hot_columns.clear();
             self.hot_overflow = false;
             self.seen.clear();

@@ -162,6 +162,21 @@ impl Fixture {
         self.append(table, &self.batch(signal, columns, keys), commit);
     }
 
+    /// Writes a log record with an attribute of its own for each of `names`: its number.
+    pub(super) fn write_names(&self, table: &str, names: &[String], commit: bool) {
+        let n = names.len() as i64;
+        let times = TimestampNanosecondArray::from_iter_values((0..n).map(|i| T0 + i));
+        let times: ArrayRef = Arc::new(times.with_timezone("UTC"));
+        let mut columns = vec![("timestamp", times)];
+        for (i, name) in names.iter().enumerate() {
+            let values = (0..n).map(|row| (row == i as i64).then_some(row));
+            columns.push((name, Arc::new(values.collect::<Int64Array>())));
+        }
+        let key = self.key(&[("service.name", "wide", Origin::Resource)]);
+        let keys = UInt32Array::from_iter_values((0..n).map(|_| key));
+        self.append(table, &self.batch(Signal::Logs, columns, keys), commit);
+    }
+
     /// Writes samples: metric name and value.
     pub(super) fn write_metrics(&self, samples: &[(&str, f64)], commit: bool) {
         let time = |i: usize| T0 + i as i64 * 1_000_000_000;
