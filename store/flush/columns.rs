@@ -172,7 +172,14 @@ fn has_values(array: &ArrayRef) -> bool {
 
 /// Whether values of this type read back from JSON as they were.
 pub(crate) fn movable(kind: ColumnType) -> bool {
-    matches!(kind, ColumnType::Bool | ColumnType::Int | ColumnType::Double | ColumnType::Text)
+    matches!(
+        kind,
+        ColumnType::Bool
+            | ColumnType::Int
+            | ColumnType::WideInt
+            | ColumnType::Double
+            | ColumnType::Text
+    )
 }
 
 /// The objects that the batch's own column `attributes` holds. Text that is no object is kept

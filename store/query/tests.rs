@@ -332,6 +332,26 @@ async fn widened_columns_and_attributes() {
 }
 
 #[tokio::test]
+async fn integers_past_doubles_stay_what_they_are() {
+    let wide = (1_i64 << 53) + 1;
+    for (first, second) in [(true, true), (true, false), (false, false)] {
+        let f = Fixture::new();
+        let mut ints = rows(2);
+        ints[0].code = Some(fixture::Code::Int(wide));
+        ints[1].code = Some(fixture::Code::Int(7));
+        f.write("logs", &ints, first);
+        check(&f, "SELECT max(http.code) + 1 FROM logs", &["9007199254740994"]).await;
+        let mut doubles = rows(1);
+        doubles[0].id = 2;
+        doubles[0].code = Some(fixture::Code::Double(0.5));
+        f.write("logs", &doubles, second);
+        let expect = ["9007199254740993", "7", "0.5"];
+        check(&f, "SELECT http.code FROM logs ORDER BY id", &expect).await;
+        check(&f, "SELECT id FROM logs WHERE http.code < 1", &["2"]).await;
+    }
+}
+
+#[tokio::test]
 async fn hot_rows_keep_the_column_limit() {
     let f = Fixture::new();
     let names: Vec<String> = (0..1_500).map(|i| format!("w.{i}")).collect();

@@ -87,8 +87,9 @@ impl State {
     }
 
     fn note_columns(&mut self, batch: &Batch) {
-        for field in batch.rows().schema_ref().fields() {
-            let Some(kind) = ColumnType::from_arrow(field.data_type()) else { continue };
+        for (field, array) in batch.rows().schema_ref().fields().iter().zip(batch.rows().columns())
+        {
+            let Some(kind) = ColumnType::of_array(array) else { continue };
             let json = field.metadata().get(META_JSON).is_some_and(|v| v == "true");
             let origin = field.metadata().get(META_ORIGIN).map(String::as_str);
             self.note(field.name(), kind, true, json, origin);
@@ -113,7 +114,7 @@ impl State {
         }
         for entity in new {
             for a in entity.attributes() {
-                let Some(kind) = ColumnType::from_arrow(&a.value.data_type()) else { continue };
+                let Some(kind) = ColumnType::of_value(&a.value) else { continue };
                 let json = matches!(a.value, Value::Json(_));
                 self.note(&a.name, kind, false, json, Some(a.origin.as_str()));
             }

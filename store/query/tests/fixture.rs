@@ -28,6 +28,7 @@ pub(super) const HOUR: i64 = 3_600_000_000_000;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Code {
     Int(i64),
+    Double(f64),
     Text(String),
 }
 
@@ -135,9 +136,16 @@ impl Fixture {
             let codes = rows.iter().map(|r| match &r.code {
                 Some(Code::Text(t)) => Some(t.clone()),
                 Some(Code::Int(i)) => Some(i.to_string()),
+                Some(Code::Double(d)) => Some(d.to_string()),
                 None => None,
             });
             columns.push(("http.code", Arc::new(codes.collect::<StringArray>())));
+        } else if rows.iter().any(|r| matches!(r.code, Some(Code::Double(_)))) {
+            let codes = rows.iter().map(|r| match r.code {
+                Some(Code::Double(d)) => Some(d),
+                _ => None,
+            });
+            columns.push(("http.code", Arc::new(codes.collect::<Float64Array>())));
         } else if rows.iter().any(|r| r.code.is_some()) {
             let codes = rows.iter().map(|r| match &r.code {
                 Some(Code::Int(i)) => Some(*i),
