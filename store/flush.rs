@@ -2,6 +2,8 @@
 
 mod columns;
 
+pub(crate) use columns::{movable, with_moved};
+
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;

@@ -88,13 +88,14 @@ fn key(table: &Table) -> (Arc<str>, Arc<str>) {
     (table.tenant().clone(), table.name().clone())
 }
 
-/// Drops files all of whose rows are past retention. The rows of `.late` tables have any time:
-/// they are kept by their receipt.
+/// Drops files all of whose rows are past retention. Rows that may have any time are kept
+/// by their receipt.
 fn apply_retention(table: &Arc<Table>, now: i64) -> Result<()> {
     let Some(keep) = table.retention() else { return Ok(()) };
     let bound = now.saturating_sub(i64::try_from(keep.as_nanos()).unwrap_or(i64::MAX));
     let snapshot = table.snapshot();
-    let newest = |f: &crate::file::FileMeta| if table.is_late() { f.received } else { f.max_time };
+    let newest =
+        |f: &crate::file::FileMeta| if table.has_any_time() { f.received } else { f.max_time };
     let old = snapshot.files().iter().filter(|f| newest(&f.meta) < bound);
     let remove: Vec<_> = old.cloned().collect();
     if !remove.is_empty() {

@@ -8,10 +8,10 @@ use arrow::array::{
     TimestampNanosecondArray,
 };
 use arrow::compute::{cast, max, min};
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimestampNanosecondType};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimestampNanosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use weir_pipeline::batch::Batch;
-use weir_pipeline::entity::{double_text, int_fits_double};
+use weir_pipeline::entity::double_text;
 use weir_pipeline::signal;
 
 use crate::error::Result;
@@ -165,22 +165,13 @@ fn display_text(array: &ArrayRef) -> Result<StringArray> {
 pub(crate) fn common_type(arrays: &[&ArrayRef]) -> ColumnType {
     let mut common: Option<ColumnType> = None;
     for array in arrays.iter().filter(|a| a.null_count() < a.len()) {
-        let kind = ColumnType::from_arrow(array.data_type()).unwrap_or(ColumnType::Text);
+        let kind = ColumnType::of_array(array).unwrap_or(ColumnType::Text);
         common = Some(common.map_or(kind, |c| c.widen(kind)));
     }
-    let common = common.unwrap_or_else(|| {
+    common.unwrap_or_else(|| {
         let first = arrays.first().and_then(|a| ColumnType::from_arrow(a.data_type()));
         first.unwrap_or(ColumnType::Text)
-    });
-    if common == ColumnType::Double && arrays.iter().any(|a| has_wide_ints(a)) {
-        return ColumnType::Text;
-    }
-    common
-}
-
-fn has_wide_ints(array: &ArrayRef) -> bool {
-    *array.data_type() == DataType::Int64
-        && array.as_primitive::<Int64Type>().iter().flatten().any(|i| !int_fits_double(i))
+    })
 }
 
 /// `array` (of the closed set) as `kind`, which is as wide or wider.

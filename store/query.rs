@@ -5,13 +5,16 @@
 //! names, the scan reads them, and the answer streams out with what it cost.
 
 mod answer;
+mod bounds;
 mod catalog;
 mod coerce;
 mod cost;
 pub mod guard;
 pub mod names;
+mod run;
 mod scan;
 mod session;
+mod stop;
 #[cfg(test)]
 mod tests;
 

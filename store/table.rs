@@ -8,6 +8,7 @@ mod commit;
 mod folder;
 mod graves;
 mod state;
+mod width;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,10 +28,14 @@ pub(crate) use commit::{Change, StagedFile};
 pub(crate) use folder::Folders;
 use graves::Graves;
 use state::State;
+use width::within_limit;
 
 /// What the name of a table ends with that takes the rows which came too late or too early for
 /// the table before the dot.
 pub const LATE_SUFFIX: &str = ".late";
+/// The table of rows that an operator could not process, and what the names of others like it
+/// end with.
+const ERRORS: (&str, &str) = ("weir_errors", ".errors");
 
 /// A table of a tenant.
 #[derive(Debug)]
@@ -95,7 +100,7 @@ impl Table {
 
     /// The present version, pinned.
     pub fn snapshot(self: &Arc<Self>) -> Arc<TableSnapshot> {
-        let retention = if self.is_late() { None } else { *self.retention.read() };
+        let retention = if self.has_any_time() { None } else { *self.retention.read() };
         let mut state = self.state.lock();
         let schema = state.schema();
         let mut files: Vec<Arc<FileEntry>> = state.files.values().cloned().collect();
@@ -152,6 +157,12 @@ impl Table {
         self.name.ends_with(LATE_SUFFIX)
     }
 
+    /// Whether its rows may have any time, being late or errors: they are kept by their receipt.
+    pub fn has_any_time(&self) -> bool {
+        let (errors, suffix) = ERRORS;
+        self.is_late() || &*self.name == errors || self.name.ends_with(suffix)
+    }
+
     /// Files that could not be read and were set aside, with what was wrong.
     pub fn damaged(&self) -> Vec<(Arc<str>, String)> {
         self.damaged.lock().clone()
@@ -167,6 +178,8 @@ impl Table {
     /// The rows of a writer become visible. `lane` tells instances of writers apart.
     pub(crate) fn append_hot(&self, lane: u64, batch: Batch, min_time: i64, max_time: i64) {
         self.counters.rows.fetch_add(batch.num_rows() as u64, Relaxed);
+        let past_limit = self.state.lock().past_limit(&batch);
+        let batch = within_limit(batch, &past_limit);
         self.state.lock().append(lane, batch, min_time, max_time);
     }
 

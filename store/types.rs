@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
+use weir_pipeline::entity::{Value, int_fits_double};
 use weir_pipeline::signal;
 
 /// The type of a column.
@@ -19,8 +20,10 @@ use weir_pipeline::signal;
 pub enum ColumnType {
     /// Boolean.
     Bool,
-    /// 64-bit integer.
+    /// 64-bit integer; all values are doubles, too.
     Int,
+    /// 64-bit integer; some values are past 2^53, where doubles have gaps.
+    WideInt,
     /// Double.
     Double,
     /// Text.
@@ -48,7 +51,7 @@ impl ColumnType {
     pub fn at_rest(self) -> DataType {
         match self {
             Self::Bool => DataType::Boolean,
-            Self::Int | Self::IntDouble => DataType::Int64,
+            Self::Int | Self::WideInt | Self::IntDouble => DataType::Int64,
             Self::Double => DataType::Float64,
             Self::Text => DataType::Utf8,
             Self::Time => signal::timestamp(),
@@ -91,10 +94,29 @@ impl ColumnType {
         }
     }
 
-    /// The narrowest surface type that both can be read as: int, then double, then text.
+    /// The surface type of one value.
+    pub fn of_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Int(i) if !int_fits_double(*i) => Some(Self::WideInt),
+            other => Self::from_arrow(&other.data_type()),
+        }
+    }
+
+    /// The surface type of the values of an array.
+    pub fn of_array(array: &ArrayRef) -> Option<Self> {
+        let ints = array.as_primitive_opt::<Int64Type>();
+        match ints.is_some_and(|ints| ints.iter().flatten().any(|i| !int_fits_double(i))) {
+            true => Some(Self::WideInt),
+            false => Self::from_arrow(array.data_type()),
+        }
+    }
+
+    /// The narrowest surface type that both can be read as without loss: int, then double, then
+    /// text.
     pub fn widen(self, other: Self) -> Self {
         match (self.surface(), other.surface()) {
             (a, b) if a == b => a,
+            (Self::Int, Self::WideInt) | (Self::WideInt, Self::Int) => Self::WideInt,
             (Self::Int, Self::Double) | (Self::Double, Self::Int) => Self::Double,
             _ => Self::Text,
         }

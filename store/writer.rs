@@ -113,7 +113,7 @@ impl TableWriter {
     /// cannot be made.
     pub fn append(&mut self, batch: &Batch) -> Result<Appended> {
         let Some(normal) = normalise(batch)? else { return Ok(Appended::default()) };
-        if self.main.table.is_late() {
+        if self.main.table.has_any_time() {
             let rows = normal.batch.num_rows() as u64;
             self.main.append(normal);
             return Ok(Appended { rows, late: 0 });

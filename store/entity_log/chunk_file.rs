@@ -48,9 +48,9 @@ struct Shape {
 
 impl Shape {
     fn fits(&self, a: &Attribute) -> bool {
-        let kind = ColumnType::from_arrow(&a.value.data_type());
+        let same = a.value.data_type() == self.kind.at_rest();
         let json = matches!(a.value, weir_pipeline::entity::Value::Json(_));
-        kind == Some(self.kind) && json == self.json && a.origin.as_str() == self.origin
+        same && json == self.json && a.origin.as_str() == self.origin
     }
 }
 
@@ -64,7 +64,7 @@ fn shapes(entities: &[Arc<Entity>]) -> (BTreeMap<Arc<str>, Shape>, bool) {
                 own = true;
                 continue;
             }
-            let kind = ColumnType::from_arrow(&a.value.data_type()).unwrap_or(ColumnType::Text);
+            let kind = ColumnType::of_value(&a.value).unwrap_or(ColumnType::Text);
             match shapes.get_mut(&a.name) {
                 Some(shape) => {
                     shape.kind = shape.kind.widen(kind);

@@ -214,7 +214,7 @@ fn properties(columns: &[FileColumn], doubles: &HashSet<Arc<str>>) -> WriterProp
             ColumnType::Id16 | ColumnType::Id8 => builder
                 .set_column_dictionary_enabled(path.clone(), false)
                 .set_column_statistics_enabled(path, EnabledStatistics::Chunk),
-            ColumnType::Int | ColumnType::IntDouble => {
+            ColumnType::Int | ColumnType::WideInt | ColumnType::IntDouble => {
                 let dictionary = !WITHOUT_DICTIONARY.contains(&name);
                 let builder = builder
                     .set_column_dictionary_enabled(path.clone(), dictionary)

@@ -106,19 +106,10 @@ impl<'a> Columns<'a> {
         }
         let mut keys = BTreeSet::new();
         let mut out = Vec::with_capacity(self.batches.len());
+        let named: Vec<(&str, bool)> =
+            moved.iter().map(|n| (&**n, self.kept.get(n).is_some_and(|c| c.json))).collect();
         for batch in self.batches {
-            let mut objects = given_objects(batch);
-            for name in moved {
-                let json = self.kept.get(name).is_some_and(|c| c.json);
-                let Some(array) = batch.rows().column_by_name(name) else { continue };
-                for (row, object) in objects.iter_mut().enumerate() {
-                    if array.is_valid(row)
-                        && let Some(value) = json_value(array, row, json)
-                    {
-                        object.get_or_insert_default().insert(name.to_string(), value);
-                    }
-                }
-            }
+            let objects = with_moved(batch, &named);
             for key in objects.iter().flatten().flat_map(Map::keys) {
                 if keys.len() <= OVERFLOW_KEYS_MAX && !keys.contains(key.as_str()) {
                     keys.insert(Arc::<str>::from(key.as_str()));
@@ -138,6 +129,23 @@ impl<'a> Columns<'a> {
         self.attributes = Some(out);
         Ok(())
     }
+}
+
+/// The objects of the JSON column `attributes` of a batch, with the values of the row columns
+/// `moved` (by name, and whether it is text that holds JSON) in them.
+pub(crate) fn with_moved(batch: &Batch, moved: &[(&str, bool)]) -> Vec<Option<Map<String, Json>>> {
+    let mut objects = given_objects(batch);
+    for (name, json) in moved {
+        let Some(array) = batch.rows().column_by_name(name) else { continue };
+        for (row, object) in objects.iter_mut().enumerate() {
+            if array.is_valid(row)
+                && let Some(value) = json_value(array, row, *json)
+            {
+                object.get_or_insert_default().insert((*name).to_owned(), value);
+            }
+        }
+    }
+    objects
 }
 
 /// The column `name` of each batch, from either level.
@@ -163,8 +171,15 @@ fn has_values(array: &ArrayRef) -> bool {
 }
 
 /// Whether values of this type read back from JSON as they were.
-fn movable(kind: ColumnType) -> bool {
-    matches!(kind, ColumnType::Bool | ColumnType::Int | ColumnType::Double | ColumnType::Text)
+pub(crate) fn movable(kind: ColumnType) -> bool {
+    matches!(
+        kind,
+        ColumnType::Bool
+            | ColumnType::Int
+            | ColumnType::WideInt
+            | ColumnType::Double
+            | ColumnType::Text
+    )
 }
 
 /// The objects that the batch's own column `attributes` holds. Text that is no object is kept

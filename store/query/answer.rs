@@ -2,24 +2,34 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use futures::Stream;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use datafusion::execution::memory_pool::MemoryReservation;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::DropGuard;
 
 use super::QueryError;
 use super::cost::{Cost, Costs};
+use super::run::Outcome;
+
+/// Rows on their way to whoever asked, and the memory that is set aside for them.
+pub(super) type Parcel = (RecordBatch, MemoryReservation);
 
 /// The answer to one query. Its batches come as a [`Stream`]; an error is the last item.
 pub struct Answer {
     pub(super) schema: SchemaRef,
     pub(super) warnings: Vec<String>,
     pub(super) costs: Arc<Costs>,
-    pub(super) batches: mpsc::Receiver<Result<RecordBatch, QueryError>>,
-    pub(super) task: AbortHandle,
+    pub(super) batches: mpsc::Receiver<Parcel>,
+    /// For the batch that was given out last.
+    pub(super) held: Option<MemoryReservation>,
+    /// Taken once it is known. No batch is the last one until this says so.
+    pub(super) end: Option<oneshot::Receiver<Outcome>>,
+    /// Ends the query when this is dropped.
+    pub(super) _stop: DropGuard,
 }
 
 impl Answer {
@@ -42,7 +52,7 @@ impl Answer {
 
     /// The next batch; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<RecordBatch, QueryError>> {
-        self.batches.recv().await
+        StreamExt::next(self).await
     }
 
     /// All batches.
@@ -62,12 +72,22 @@ impl Stream for Answer {
     type Item = Result<RecordBatch, QueryError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.batches.poll_recv(context)
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.task.abort();
+        let this = &mut *self;
+        this.held = None;
+        loop {
+            let batch = this.batches.poll_recv(context);
+            if let Poll::Ready(Some((batch, held))) = batch {
+                this.held = Some(held);
+                return Poll::Ready(Some(Ok(batch)));
+            }
+            let Some(end) = &mut this.end else { return Poll::Ready(None) };
+            let outcome = ready!(end.poll_unpin(context));
+            this.end = None;
+            let stopping = |_| Err(QueryError::Failed("the server is stopping".into()));
+            if let Err(e) = outcome.unwrap_or_else(stopping) {
+                return Poll::Ready(Some(Err(e)));
+            }
+            // It may have sent its last batches since they were looked for.
+        }
     }
 }

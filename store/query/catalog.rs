@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 use serde::Serialize;
 use weir_pipeline::entity::EntityTable;
-use weir_pipeline::signal::{ATTRIBUTES, timestamp};
+use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, timestamp};
 
 use super::names::{Catalog, Shape, nearest};
 use super::scan::METRIC_NAME;
@@ -28,6 +28,10 @@ pub(super) const COLUMNS: &str = "information_schema.columns";
 /// Entity sets that are looked through for the columns of one metric, newest first: two days of
 /// merged files. Columns of older ones can be named, but are not in `*`.
 const METRIC_SETS_MAX: usize = 48;
+
+/// Columns that `*` stands for at most. Files within their limits have fewer; a table of many
+/// files of different columns may have any number.
+const STAR_COLUMNS_MAX: usize = 2 * COLUMNS_MAX;
 
 /// A table, as clients see it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -208,7 +212,7 @@ impl Catalog for Tables {
             let schema = listing_schema(name);
             let columns = schema.fields().iter();
             let columns = columns.map(|f| (f.name().clone(), Some(f.data_type().clone())));
-            return Some(Arc::new(Shape { columns: columns.collect(), keys: BTreeSet::new() }));
+            return Some(Arc::new(Shape { columns: columns.collect(), ..Shape::default() }));
         }
         Some(Arc::new(shape(&*self.snapshot(name)?, |_| true)))
     }
@@ -348,13 +352,17 @@ fn shape(snapshot: &TableSnapshot, shown: impl Fn(&str) -> bool) -> Shape {
     });
     let mut keys: BTreeSet<String> = schema.overflow_keys().iter().map(|k| k.to_string()).collect();
     let mut listed: IndexMap<String, Option<DataType>> = IndexMap::new();
+    let mut unlisted = 0;
     for column in columns {
-        if shown(&column.name) {
+        let wanted = shown(&column.name);
+        let room = listed.len() < STAR_COLUMNS_MAX || rank(&column.name).is_some();
+        unlisted += usize::from(wanted && !room);
+        if wanted && room {
             listed.insert(column.name.to_string(), Some(column.data_type()));
         } else {
             keys.insert(column.name.to_string());
         }
     }
     keys.retain(|k| !listed.contains_key(k));
-    Shape { columns: listed, keys }
+    Shape { columns: listed, keys, unlisted, open: schema.overflow_is_open() }
 }

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
 use super::{Position, QueryError, SQL_BYTES_MAX};
 
@@ -47,19 +47,49 @@ pub fn parse(sql: &str) -> Result<Statement, QueryError> {
 
 fn parse_all(sql: &str) -> Result<Vec<Statement>, QueryError> {
     let dialect = GenericDialect {};
-    let mut tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| {
+    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| {
         let at = e.location;
         QueryError::Syntax {
             message: e.message,
             position: Some(Position { line: at.line, column: at.column }),
         }
     })?;
+    let mut tokens = numbered_names(tokens);
     plain_names(&mut tokens);
     Parser::new(&dialect)
         .with_recursion_limit(DEPTH_MAX)
         .with_tokens_with_locations(tokens)
         .parse_statements()
         .map_err(|e| syntax(e, sql))
+}
+
+/// A number that begins with a dot right behind a word is a part of a name: `a.0`, `disk.0.io`.
+fn numbered_names(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        let touches = out.last().is_some_and(|before| before.span.end == token.span.start);
+        match (out.last_mut().map(|before| &mut before.token), token.token) {
+            (Some(Token::Word(before)), Token::Number(text, long))
+                if touches && before.quote_style.is_none() && text.starts_with('.') =>
+            {
+                let value = format!("{}{}", &text[1..], if long { "L" } else { "" });
+                let word = Word { value, quote_style: None, keyword: Keyword::NoKeyword };
+                out.push(TokenWithSpan { token: Token::Period, span: token.span });
+                out.push(TokenWithSpan { token: Token::Word(word), span: token.span });
+            }
+            // What follows a number without a space: `a.0b`.
+            (Some(Token::Word(before)), Token::Word(word))
+                if touches && before.quote_style.is_none() && word.quote_style.is_none() =>
+            {
+                before.value.push_str(&word.value);
+                if let Some(before) = out.last_mut() {
+                    before.span.end = token.span.end;
+                }
+            }
+            (_, kind) => out.push(TokenWithSpan { token: kind, span: token.span }),
+        }
+    }
+    out
 }
 
 /// Words on either side of a dot are names, whatever they mean alone: `user.id`, `http.order`.
@@ -306,6 +336,7 @@ mod tests {
             ("DESCRIBE metrics.http.requests", None),
             ("SELECT * FROM generate_series(1, 3)", None),
             ("SELECT user.id, k8s.order, session.end FROM logs", None),
+            ("SELECT a.0, disk.0.io, x.1e5, y.0b.2 FROM metrics.cpu.0 WHERE a.0 > .5", None),
             ("", Some("empty")),
             ("-- nothing", Some("empty")),
             ("SELECT 1; SELECT 2", Some("has 2")),
@@ -348,6 +379,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn numbers_are_parts_of_names() {
+        let sql = "SELECT a.0.b, c.0d.1 + 1.5 FROM t.0 WHERE a.1 > .5";
+        assert_eq!(parse(sql).unwrap().to_string(), sql);
+        // A space parts.
+        assert!(parse("SELECT a .5 FROM t").is_err());
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct Shape {
     /// Names that can be read but are no column of their own: keys of the JSON column
     /// `attributes`.
     pub keys: BTreeSet<String>,
+    /// Of `keys`, those that are columns and too many for `*`.
+    pub unlisted: usize,
+    /// `attributes` may hold names that nobody has listed.
+    pub open: bool,
 }
 
 impl Shape {
@@ -214,7 +218,7 @@ impl Resolver<'_> {
                 let width = values.rows.first().map_or(0, |r| r.content.len());
                 self.visit(values, Aliases::Unseen)?;
                 let columns = (1..=width).map(|i| (format!("column{i}"), None)).collect();
-                Ok((Arc::new(Shape { columns, keys: BTreeSet::new() }), None))
+                Ok((Arc::new(Shape { columns, ..Shape::default() }), None))
             }
             // The guard lets no other through.
             _ => Err(QueryError::Refused("only queries are answered".into())),
@@ -372,7 +376,7 @@ fn renamed(shape: Arc<Shape>, names: &[Ident]) -> Arc<Shape> {
             (names.get(i).map_or_else(|| name.clone(), |n| n.value.clone()), t.clone())
         })
         .collect();
-    Arc::new(Shape { columns, keys: BTreeSet::new() })
+    Arc::new(Shape { columns, ..Shape::default() })
 }
 
 /// An identifier that is taken as it stands.

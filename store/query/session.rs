@@ -1,4 +1,5 @@
-//! Runs queries: on threads of their own, within a memory and a time limit, a few at a time.
+//! Plans queries and lets a few run at a time, each on threads of its own, within a memory and a
+//! time limit.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,34 +9,38 @@ use std::time::Duration;
 
 use datafusion::catalog::MemTable;
 use datafusion::common::{DataFusionError, TableReference};
-use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, SessionStateDefaults};
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::optimizer::Analyzer;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser;
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use weir_pipeline::intake::now;
 
-use super::answer::Answer;
+use super::answer::{Answer, Parcel};
+use super::bounds::bounded;
 use super::catalog::{COLUMNS, TABLES, TableInfo, Tables};
 use super::coerce::{TextAsNumber, TextAsNumberInLists};
 use super::cost::Costs;
 use super::names::{Resolved, resolve};
+use super::run::{Bounds, Outcome, Threads, met_a_bug, supervise};
 use super::scan::{Caches, ScanTable};
+use super::stop::stoppable;
 use super::{QueryError, guard};
 use crate::store::Store;
 
 /// Batches that wait for a slow client.
-const AHEAD_BATCHES: usize = 4;
+const AHEAD_BATCHES: usize = 2;
 /// Footers kept, in bytes: some thousand files.
 const FOOTERS_BYTES: usize = 64 << 20;
 /// Answers to conditions over entities kept, in bytes.
@@ -46,7 +51,7 @@ const CONSUMERS_NAMED: usize = 3;
 /// How queries run.
 #[derive(Clone, Debug)]
 pub struct QueryOptions {
-    /// Threads.
+    /// Threads of each query.
     pub threads: usize,
     /// Memory that all queries may hold together, in bytes.
     pub memory_bytes: usize,
@@ -87,11 +92,12 @@ impl QueryOptions {
 pub struct Queries {
     store: Arc<Store>,
     options: QueryOptions,
-    /// Taken when this is dropped: a runtime must not be dropped by one of its own threads.
-    runtime: Option<Runtime>,
+    /// Watches over the queries and runs none, so that it always has time. Taken when this is
+    /// dropped: a runtime must not be dropped by one of its own threads.
+    supervisor: Option<Runtime>,
     environment: Arc<RuntimeEnv>,
     caches: Caches,
-    running: Arc<Semaphore>,
+    pub(super) running: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
@@ -103,21 +109,21 @@ impl std::fmt::Debug for Queries {
 
 impl Drop for Queries {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        if let Some(supervisor) = self.supervisor.take() {
+            supervisor.shutdown_background();
         }
     }
 }
 
 impl Queries {
-    /// Starts the threads.
+    /// Starts what watches over queries.
     ///
     /// # Errors
-    /// If threads cannot be started or the spill folder cannot be used.
+    /// If a thread cannot be started or the spill folder cannot be used.
     pub fn new(store: Arc<Store>, options: QueryOptions) -> io::Result<Arc<Self>> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(options.threads.max(1))
-            .thread_name("query")
+        let supervisor = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("queries")
             .enable_time()
             .build()?;
         std::fs::create_dir_all(&options.spill)?;
@@ -134,7 +140,7 @@ impl Queries {
             .map_err(io::Error::other)?;
         Ok(Arc::new(Self {
             store,
-            runtime: Some(runtime),
+            supervisor: Some(supervisor),
             environment,
             caches: Caches::new(FOOTERS_BYTES, MASKS_BYTES),
             running: Arc::new(Semaphore::new(options.running_max.max(1))),
@@ -154,26 +160,36 @@ impl Queries {
     /// # Errors
     /// As [`QueryError`]; errors after the first rows come as the last item of the answer.
     pub async fn query(self: &Arc<Self>, tenant: &str, sql: &str) -> Result<Answer, QueryError> {
-        let deadline = Instant::now() + self.options.timeout;
+        let limit = self.options.timeout;
+        let deadline = Instant::now() + limit;
         let statement = guard::parse(sql)?;
-        let permit = self.admit(deadline).await?;
+        let place = self.admit(deadline).await?;
+        let stop = CancellationToken::new();
+        let ends = stop.clone().drop_guard();
         let (ready, started) = oneshot::channel();
         let (sender, batches) = mpsc::channel(AHEAD_BATCHES);
-        let (this, tenant) = (self.clone(), tenant.to_owned());
-        let Some(runtime) = &self.runtime else {
+        let (end, mut ended) = oneshot::channel();
+        let threads = Threads::start(self.options.threads.max(1), place)
+            .map_err(|e| QueryError::Failed(format!("no threads for the query: {e}")))?;
+        let (this, tenant, stopped) = (self.clone(), tenant.to_owned(), stop.clone());
+        let output = Output { ready: Some(ready), sender };
+        let work = async move { this.run(&tenant, statement, &stopped, output).await };
+        let work = threads.spawn(work).ok_or_else(met_a_bug)?;
+        let Some(supervisor) = &self.supervisor else {
             return Err(QueryError::Failed("the server is stopping".into()));
         };
-        let task = runtime.spawn(async move {
-            let _permit = permit;
-            this.run(tenant, statement, deadline, ready, sender).await;
-        });
-        let guard = AbortOnDrop { task: task.abort_handle(), armed: true };
-        let started = started.await.map_err(|_| {
-            QueryError::Failed("the query ended without an answer: it met a bug".into())
-        })??;
-        let task = guard.keep();
-        let Started { schema, warnings, costs } = started;
-        Ok(Answer { schema, warnings, costs, batches, task })
+        supervisor.spawn(supervise(threads, work, Bounds { stop, deadline, limit }, end));
+        tokio::select! {
+            biased;
+            Ok(Started { schema, warnings, costs }) = started => {
+                let end = Some(ended);
+                Ok(Answer { schema, warnings, costs, batches, held: None, end, _stop: ends })
+            }
+            outcome = &mut ended => match outcome {
+                Ok(Err(e)) => Err(e),
+                _ => Err(met_a_bug()),
+            },
+        }
     }
 
     /// Waits for a place among the running queries.
@@ -198,62 +214,43 @@ impl Queries {
         }
     }
 
+    /// Plans and executes; an error before the first row is the whole answer.
     async fn run(
         self: Arc<Self>,
-        tenant: String,
-        statement: datafusion::sql::sqlparser::ast::Statement,
-        deadline: Instant,
-        ready: oneshot::Sender<Result<Started, QueryError>>,
-        sender: mpsc::Sender<Result<arrow::array::RecordBatch, QueryError>>,
-    ) {
+        tenant: &str,
+        statement: sqlparser::ast::Statement,
+        stop: &CancellationToken,
+        mut output: Output,
+    ) -> Outcome {
         let costs = Arc::new(Costs::default());
-        let late = || QueryError::Timeout { limit: self.options.timeout };
-        let planned = self.plan(&tenant, statement, &costs);
-        let planned = match tokio::time::timeout_at(deadline, planned).await {
-            Ok(planned) => planned,
-            Err(_) => Err(late()),
-        };
-        let (warnings, mut stream) = match planned {
-            Ok(planned) => planned,
-            Err(e) => return drop(ready.send(Err(e))),
-        };
-        let schema = stream.schema();
-        let mut ready = Some((ready, Started { schema, warnings, costs }));
+        let (warnings, mut stream) = self.plan(tenant, statement, &costs, stop).await?;
+        let waiting = MemoryConsumer::new("rows on their way to the client");
+        let waiting = waiting.register(&self.environment.memory_pool);
+        let mut started = Some(Started { schema: stream.schema(), warnings, costs });
         let (mut rows, mut bytes) = (0_u64, 0_u64);
         loop {
-            let next = match tokio::time::timeout_at(deadline, stream.next()).await {
-                Ok(next) => next.map(|b| b.map_err(failed)),
-                Err(_) => Some(Err(late())),
-            };
-            let mut item = next;
-            if let Some(Ok(batch)) = &item {
+            let batch = stream.next().await.transpose().map_err(failed)?;
+            if let Some(batch) = &batch {
                 rows += batch.num_rows() as u64;
                 bytes += batch.get_array_memory_size() as u64;
-                if rows > self.options.rows_max {
-                    let limit = self.options.rows_max;
-                    item = Some(Err(QueryError::TooLarge { limit, unit: "rows" }));
-                } else if bytes > self.options.bytes_max {
-                    let limit = self.options.bytes_max;
-                    item = Some(Err(QueryError::TooLarge { limit, unit: "bytes" }));
+            }
+            for (n, limit, unit) in
+                [(rows, self.options.rows_max, "rows"), (bytes, self.options.bytes_max, "bytes")]
+            {
+                if n > limit {
+                    return Err(QueryError::TooLarge { limit, unit });
                 }
             }
-            // An error before the first row is the whole answer.
-            if let Some((ready, started)) = ready.take() {
-                let first = match item {
-                    Some(Err(e)) => return drop(ready.send(Err(e))),
-                    other => other,
-                };
-                if ready.send(Ok(started)).is_err() {
-                    return;
-                }
-                item = first;
+            if let (Some(ready), Some(started)) = (output.ready.take(), started.take())
+                && ready.send(started).is_err()
+            {
+                return Ok(());
             }
-            let Some(item) = item else { return };
-            let last = item.is_err();
-            match tokio::time::timeout_at(deadline, sender.send(item)).await {
-                Ok(Ok(())) if !last => {}
-                // A client that reads too slowly keeps the place of others: it is cut off.
-                _ => return,
+            let Some(batch) = batch else { return Ok(()) };
+            let held = waiting.new_empty();
+            held.try_grow(batch.get_array_memory_size()).map_err(failed)?;
+            if output.sender.send((batch, held)).await.is_err() {
+                return Ok(());
             }
         }
     }
@@ -261,9 +258,10 @@ impl Queries {
     async fn plan(
         &self,
         tenant: &str,
-        statement: datafusion::sql::sqlparser::ast::Statement,
+        statement: sqlparser::ast::Statement,
         costs: &Arc<Costs>,
-    ) -> Result<(Vec<String>, datafusion::execution::SendableRecordBatchStream), QueryError> {
+        stop: &CancellationToken,
+    ) -> Result<(Vec<String>, SendableRecordBatchStream), QueryError> {
         let tables = Tables::new(self.store.clone(), tenant);
         let Resolved { statement, tables: used, warnings } = resolve(statement, &tables)?;
         let context = SessionContext::new_with_state(self.state());
@@ -288,6 +286,7 @@ impl Queries {
             .await
             .map_err(plan_error)?;
         let physical = state.create_physical_plan(&logical).await.map_err(plan_error)?;
+        let physical = stoppable(physical, stop).map_err(plan_error)?;
         let stream = execute_stream(physical, context.task_ctx()).map_err(failed)?;
         Ok((warnings, stream))
     }
@@ -305,7 +304,7 @@ impl Queries {
         planners.extend(SessionStateDefaults::default_expr_planners());
         let mut analyzer = Analyzer::new().rules;
         analyzer.insert(0, Arc::new(TextAsNumberInLists));
-        let mut scalars = SessionStateDefaults::default_scalar_functions();
+        let mut scalars = bounded(SessionStateDefaults::default_scalar_functions());
         scalars.extend(weir_udfs::all());
         let mut aggregates = SessionStateDefaults::default_aggregate_functions();
         aggregates.extend(weir_udfs::aggregates());
@@ -330,25 +329,11 @@ struct Started {
     costs: Arc<Costs>,
 }
 
-/// Ends the query if whoever asked goes away before there is an answer.
-struct AbortOnDrop {
-    task: tokio::task::AbortHandle,
-    armed: bool,
-}
-
-impl AbortOnDrop {
-    fn keep(mut self) -> tokio::task::AbortHandle {
-        self.armed = false;
-        self.task.clone()
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        if self.armed {
-            self.task.abort();
-        }
-    }
+/// Where the answer goes.
+struct Output {
+    /// Taken with the first rows.
+    ready: Option<oneshot::Sender<Started>>,
+    sender: mpsc::Sender<Parcel>,
 }
 
 /// A place in the queue.

@@ -206,6 +206,92 @@ async fn a_dropped_answer_ends_its_query() {
     assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), 1);
 }
 
+/// Queries that yield nowhere by themselves while they work.
+const STUBBORN: [&str; 5] = [
+    "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 1000000) b \
+     WHERE a.value * b.value % 7 = 9",
+    "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 1000000) b \
+     WHERE a.value * b.value % 7 = 3",
+    "SELECT array_agg(a.value) FROM generate_series(1, 100000) a, generate_series(1, 100000) b",
+    "SELECT count(*) FROM generate_series(1, 200000) a JOIN generate_series(1, 200000) b \
+     ON a.value % 2 = b.value % 2 AND a.value + b.value < 0",
+    "SELECT count(*) FROM (SELECT unnest(range(0, 10000)) FROM generate_series(1, 10000000))",
+];
+
+/// Waits until every query that ran has given its place back.
+async fn idle(f: &Fixture, places: u32) {
+    let all = f.queries.running.clone().acquire_many_owned(places);
+    drop(tokio::time::timeout(Duration::from_secs(20), all).await.expect("a query goes on"));
+}
+
+#[tokio::test]
+async fn a_stubborn_query_ends_with_its_limit_and_hinders_nobody() {
+    let f = Fixture::with(|o| {
+        o.timeout = Duration::from_secs(1);
+        o.running_max = 6;
+    });
+    let stubborn = STUBBORN.map(|sql| {
+        let queries = f.queries.clone();
+        tokio::spawn(async move { queries.query("default", sql).await.err().map(|e| e.code()) })
+    });
+    // None of them has an answer, and one that is asked meanwhile gets its own.
+    check(&f, "SELECT 1 AS one", &["1"]).await;
+    for (sql, query) in STUBBORN.iter().zip(stubborn) {
+        let code = query.await.unwrap();
+        assert!(matches!(code, Some("timeout" | "memory")), "{sql}: {code:?}");
+    }
+    idle(&f, 6).await;
+}
+
+#[tokio::test]
+async fn a_stubborn_query_ends_with_whoever_asked() {
+    let f = Fixture::with(|o| o.running_max = 1);
+    for sql in STUBBORN {
+        let query = f.queries.query("default", sql);
+        // Whoever asks goes away as soon as it runs.
+        let asked = tokio::time::timeout(Duration::from_millis(100), query).await;
+        assert!(asked.is_err(), "{sql}");
+        idle(&f, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_whole_says_so() {
+    let f = Fixture::with(|o| o.timeout = Duration::from_secs(1));
+    let long = "SELECT value FROM generate_series(1, 9000000)";
+    let mut answer = f.queries.query("default", long).await.unwrap();
+    // Nobody reads until it is too late.
+    idle(&f, 8).await;
+    let error = answer.collect().await.expect_err("rows are missing");
+    assert_eq!(error.code(), "timeout");
+}
+
+#[tokio::test]
+async fn no_value_is_larger_than_memory() {
+    let f = Fixture::new();
+    for sql in [
+        "SELECT length(repeat('x', 2000000000))",
+        "SELECT repeat('xy', value) FROM generate_series(9000000, 9000001)",
+        "SELECT lpad('x', 2000000000)",
+        "SELECT replace(repeat('x', 1000000), 'x', repeat('y', 1000000))",
+        "SELECT concat(x, x, x) FROM (SELECT repeat('x', 7000000) AS x)",
+        "SELECT range(0, 2000000000)",
+        "SELECT generate_series(TIMESTAMP '2000-01-01', TIMESTAMP '2026-01-01', INTERVAL '1 ms')",
+        "SELECT array_repeat('x', 2000000000)",
+        "SELECT array_resize(make_array(1), 2000000000, 7)",
+    ] {
+        let error = f.rows(sql).await.expect_err(sql);
+        assert!(error.to_string().contains("would make more than"), "{sql}: {error}");
+    }
+    let sql = "SELECT repeat('ab', 2), lpad('x', 3, '-'), replace('aXb', 'X', ', '), \
+               concat('a', NULL, 1), concat_ws('-', 'a', 'b'), range(0, 6, 2), \
+               array_repeat(1, 2), array_resize(make_array(1), 2, 7)";
+    check(&f, sql, &["abab|--x|a, b|a1|a-b|[0, 2, 4]|[1, 1]|[1, 7]"]).await;
+    let days = "SELECT cardinality(generate_series(DATE '2026-01-01', DATE '2026-01-03', \
+                INTERVAL '1 day'))";
+    check(&f, days, &["3"]).await;
+}
+
 #[tokio::test]
 async fn too_many_queries_are_refused() {
     let f = Fixture::with(|o| {
@@ -243,6 +329,63 @@ async fn widened_columns_and_attributes() {
     check(&f, "SELECT id FROM logs WHERE http.code = 2", &["2"]).await;
     check(&f, "SELECT id FROM logs WHERE rare.key >= 2 ORDER BY id", &["2", "3"]).await;
     check(&f, "SELECT count(rare.key) FROM logs", &["4"]).await;
+}
+
+#[tokio::test]
+async fn integers_past_doubles_stay_what_they_are() {
+    let wide = (1_i64 << 53) + 1;
+    for (first, second) in [(true, true), (true, false), (false, false)] {
+        let f = Fixture::new();
+        let mut ints = rows(2);
+        ints[0].code = Some(fixture::Code::Int(wide));
+        ints[1].code = Some(fixture::Code::Int(7));
+        f.write("logs", &ints, first);
+        check(&f, "SELECT max(http.code) + 1 FROM logs", &["9007199254740994"]).await;
+        let mut doubles = rows(1);
+        doubles[0].id = 2;
+        doubles[0].code = Some(fixture::Code::Double(0.5));
+        f.write("logs", &doubles, second);
+        let expect = ["9007199254740993", "7", "0.5"];
+        check(&f, "SELECT http.code FROM logs ORDER BY id", &expect).await;
+        check(&f, "SELECT id FROM logs WHERE http.code < 1", &["2"]).await;
+    }
+}
+
+#[tokio::test]
+async fn hot_rows_keep_the_column_limit() {
+    let f = Fixture::new();
+    let names: Vec<String> = (0..1_500).map(|i| format!("w.{i}")).collect();
+    for part in names.chunks(100) {
+        f.write_names("logs", part, false);
+    }
+    let columns = |f: &Fixture| {
+        let snapshot = f.store.table("default", "logs").unwrap().snapshot();
+        snapshot.schema().columns().iter().filter(|c| c.name.starts_with("w.")).count()
+    };
+    assert_eq!(columns(&f), 1_000);
+    // The first have columns, the others stand in `attributes`; both are read by name.
+    check(&f, "SELECT w.7, count(*) FROM logs WHERE w.7 = 7 GROUP BY w.7", &["7|1"]).await;
+    check(&f, "SELECT w.1499, count(*) FROM logs WHERE w.1499 = 99 GROUP BY 1", &["99|1"]).await;
+    let mut answer = f.queries.query("default", "SELECT w.1499 FROM logs").await.unwrap();
+    answer.collect().await.unwrap();
+    let warnings = answer.warnings().join("\n");
+    assert!(warnings.contains("its values in `attributes` are read"), "{warnings}");
+    let mut all = f.queries.query("default", "SELECT * FROM logs LIMIT 1").await.unwrap();
+    assert!(all.schema().fields().len() < 1_010, "{} columns", all.schema().fields().len());
+    assert_eq!(text(&all.collect().await.unwrap()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_star_of_very_many_columns_leaves_some_out() {
+    let f = Fixture::new();
+    for part in (0..2_400).map(|i| format!("w.{i:04}")).collect::<Vec<_>>().chunks(800) {
+        f.write_names("logs", part, true);
+    }
+    let mut all = f.queries.query("default", "SELECT * FROM logs LIMIT 1").await.unwrap();
+    assert_eq!(all.schema().fields().len(), 2_000);
+    all.collect().await.unwrap();
+    assert!(all.warnings()[0].contains("leaves out 4"), "{:?}", all.warnings());
+    check(&f, "SELECT max(w.2399) FROM logs", &["799"]).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use weir_pipeline::batch::Batch;
 use weir_pipeline::entity::{Entity, Value};
-use weir_pipeline::signal::{ATTRIBUTES, META_JSON, META_ORIGIN, Signal};
+use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, META_JSON, META_ORIGIN, Signal};
 
 use crate::cache::next_id;
 use crate::file::{FileEntry, Overflow};
@@ -16,8 +16,6 @@ use crate::types::ColumnType;
 
 /// Hot runs of fewer rows are joined, so that a trickle does not make thousands of them.
 const JOIN_ROWS: usize = 8_192;
-/// Hot columns past which names that no hot row has any more are forgotten.
-const HOT_COLUMNS_MAX: usize = 4_000;
 
 #[derive(Debug)]
 pub(super) struct HotSlot {
@@ -33,7 +31,7 @@ pub(super) struct State {
     pub(super) files: BTreeMap<Arc<str>, Arc<FileEntry>>,
     pub(super) hot: Vec<HotSlot>,
     pub(super) signal: Option<Signal>,
-    hot_columns: BTreeMap<Arc<str>, TableColumn>,
+    pub(super) hot_columns: BTreeMap<Arc<str>, TableColumn>,
     hot_overflow: bool,
     /// Per process entity table, the keys whose attributes are in `hot_columns`.
     seen: HashMap<u64, Vec<u64>>,
@@ -67,10 +65,11 @@ impl State {
         self.hot.push(HotSlot { run, lane, staged: None });
     }
 
-    /// Hot rows went: forget what only they had, now and then.
+    /// Hot rows went: forget what only they had, now and then, and where names are many always,
+    /// so that new ones get columns.
     pub(super) fn hot_changed(&mut self) {
         self.version += 1;
-        if self.hot.is_empty() || self.hot_columns.len() > HOT_COLUMNS_MAX {
+        if self.hot.is_empty() || self.hot_columns.len() > COLUMNS_MAX {
             self.hot_columns.clear();
             self.hot_overflow = false;
             self.seen.clear();
@@ -88,8 +87,9 @@ impl State {
     }
 
     fn note_columns(&mut self, batch: &Batch) {
-        for field in batch.rows().schema_ref().fields() {
-            let Some(kind) = ColumnType::from_arrow(field.data_type()) else { continue };
+        for (field, array) in batch.rows().schema_ref().fields().iter().zip(batch.rows().columns())
+        {
+            let Some(kind) = ColumnType::of_array(array) else { continue };
             let json = field.metadata().get(META_JSON).is_some_and(|v| v == "true");
             let origin = field.metadata().get(META_ORIGIN).map(String::as_str);
             self.note(field.name(), kind, true, json, origin);
@@ -114,7 +114,7 @@ impl State {
         }
         for entity in new {
             for a in entity.attributes() {
-                let Some(kind) = ColumnType::from_arrow(&a.value.data_type()) else { continue };
+                let Some(kind) = ColumnType::of_value(&a.value) else { continue };
                 let json = matches!(a.value, Value::Json(_));
                 self.note(&a.name, kind, false, json, Some(a.origin.as_str()));
             }

@@ -215,6 +215,19 @@ fn rows_out_of_range_go_to_the_late_table() {
 }
 
 #[test]
+fn errors_may_have_any_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.set_retention([("weir_errors".to_owned(), Duration::from_secs(3_600))].into());
+    let mut w = writer(&store, "weir_errors");
+    let years = 5 * 365 * 24 * HOUR;
+    let old = w.append(&logs(10, START - years, SECOND, 1)).unwrap();
+    let ahead = w.append(&logs(10, START + years, SECOND, 1)).unwrap();
+    assert_eq!((old.late, ahead.late, rows_of(w.table()).len()), (0, 0, 20));
+    assert_eq!(w.table().snapshot().min_time(START), i64::MIN);
+}
+
+#[test]
 fn readers_find_every_row_once_while_writers_and_merges_work() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -15,6 +15,8 @@ use crate::value::{row_json, text_csv, value_csv};
 
 /// Rows that are encoded before the task yields: a batch of wide rows is megabytes of JSON.
 const ROWS_AT_A_TIME: usize = 1_024;
+/// What such rows take at most in memory, unless there is only one.
+const BYTES_AT_A_TIME: usize = 1 << 20;
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +76,7 @@ pub(crate) fn encode(
     answer: Answer,
 ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static, ApiError> {
     let encoder = Encoder::new(format, &answer)?;
-    let state = State { answer, encoder, batch: None, done: false };
+    let state = State { answer, encoder, batch: None, step: ROWS_AT_A_TIME, done: false };
     Ok(futures::stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
         Some((item, state))
@@ -86,6 +88,8 @@ struct State {
     encoder: Encoder,
     /// What is left of the batch at hand.
     batch: Option<RecordBatch>,
+    /// Rows of it that are encoded at a time.
+    step: usize,
     done: bool,
 }
 
@@ -99,7 +103,11 @@ impl State {
         }
         if self.batch.is_none() {
             match self.answer.next().await {
-                Some(Ok(batch)) => self.batch = Some(batch),
+                Some(Ok(batch)) => {
+                    let row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1);
+                    self.step = (BYTES_AT_A_TIME / row_bytes.max(1)).clamp(1, ROWS_AT_A_TIME);
+                    self.batch = Some(batch);
+                }
                 Some(Err(e)) => {
                     self.done = true;
                     return Some(self.encoder.failed(&e.into()));
@@ -111,7 +119,7 @@ impl State {
             }
         }
         let batch = self.batch.take()?;
-        let now = batch.num_rows().min(ROWS_AT_A_TIME);
+        let now = batch.num_rows().min(self.step);
         if now < batch.num_rows() {
             self.batch = Some(batch.slice(now, batch.num_rows() - now));
         }

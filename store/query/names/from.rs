@@ -212,7 +212,7 @@ fn function(alias: Option<&TableAlias>, name: Option<&str>) -> Relation {
     let names = column_names(alias);
     let label = alias.map(|a| a.name.value.as_str()).or(name);
     let columns = names.iter().map(|n| (n.value.clone(), None)).collect();
-    let shape = Arc::new(Shape { columns, keys: BTreeSet::new() });
+    let shape = Arc::new(Shape { columns, ..Shape::default() });
     Relation { known: !names.is_empty(), ..Relation::derived(label, shape) }
 }
 

@@ -44,7 +44,7 @@ impl Relation {
     }
 
     /// Name of the relation for messages.
-    fn label(&self) -> &str {
+    pub(super) fn label(&self) -> &str {
         self.qualifier.as_deref().unwrap_or("the subquery")
     }
 }
@@ -268,7 +268,11 @@ impl Resolver<'_> {
         self.unseen.insert(expr.to_string());
         let table = self.tables.entry(open.clone()).or_default();
         if table.missing.insert(name.clone()) {
-            let mut warning = format!("`{name}` is in no row of `{open}` and reads as NULL");
+            let mut warning = if relation.shape.open {
+                format!("`{name}` is no column of `{open}`; its values in `attributes` are read")
+            } else {
+                format!("`{name}` is in no row of `{open}` and reads as NULL")
+            };
             if let Some(near) = near {
                 warning.push_str(&format!("; did you mean `{near}`?"));
             }

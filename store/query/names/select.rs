@@ -87,7 +87,7 @@ impl Resolver<'_> {
             }
         }
         *items = out;
-        Ok(Arc::new(Shape { columns, keys: BTreeSet::new() }))
+        Ok(Arc::new(Shape { columns, ..Shape::default() }))
     }
 
     /// The type of an expression that is a column as it stands.
@@ -163,6 +163,13 @@ impl Resolver<'_> {
                     _ => SelectItem::Wildcard(own),
                 });
                 continue;
+            }
+            if relation.shape.unlisted > 0 {
+                self.warnings.push(format!(
+                    "`*` of `{}` leaves out {} of its columns; name those that you want",
+                    relation.label(),
+                    relation.shape.unlisted
+                ));
             }
             for (name, t) in &relation.shape.columns {
                 if left_out.contains(name) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder, new_null_array};
 use arrow::datatypes::DataType;
+use hashbrown::HashMap;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -16,12 +17,13 @@ pub(super) fn extract(attributes: &ArrayRef, keys: &[&str]) -> Vec<ArrayRef> {
     };
     let mut columns: Vec<StringBuilder> = keys.iter().map(|_| StringBuilder::new()).collect();
     let mut found: Vec<Option<String>> = vec![None; keys.len()];
+    let places: HashMap<&str, usize> = keys.iter().enumerate().map(|(i, key)| (*key, i)).collect();
     for i in 0..texts.len() {
         found.iter_mut().for_each(|f| *f = None);
         if texts.is_valid(i) {
             let mut json = serde_json::Deserializer::from_str(texts.value(i));
             // A row that is no JSON object has none of the keys.
-            let _ = Keys { keys, found: &mut found }.deserialize(&mut json);
+            let _ = Keys { places: &places, found: &mut found }.deserialize(&mut json);
         }
         for (column, value) in columns.iter_mut().zip(&mut found) {
             column.append_option(value.take());
@@ -31,7 +33,7 @@ pub(super) fn extract(attributes: &ArrayRef, keys: &[&str]) -> Vec<ArrayRef> {
 }
 
 struct Keys<'a> {
-    keys: &'a [&'a str],
+    places: &'a HashMap<&'a str, usize>,
     found: &'a mut [Option<String>],
 }
 
@@ -52,7 +54,7 @@ impl<'de> Visitor<'de> for Keys<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            match self.keys.iter().position(|k| *k == key) {
+            match self.places.get(&*key).copied() {
                 None => drop(map.next_value::<IgnoredAny>()?),
                 Some(i) => self.found[i] = text(map.next_value::<Value>()?),
             }

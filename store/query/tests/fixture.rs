@@ -28,6 +28,7 @@ pub(super) const HOUR: i64 = 3_600_000_000_000;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Code {
     Int(i64),
+    Double(f64),
     Text(String),
 }
 
@@ -135,9 +136,16 @@ impl Fixture {
             let codes = rows.iter().map(|r| match &r.code {
                 Some(Code::Text(t)) => Some(t.clone()),
                 Some(Code::Int(i)) => Some(i.to_string()),
+                Some(Code::Double(d)) => Some(d.to_string()),
                 None => None,
             });
             columns.push(("http.code", Arc::new(codes.collect::<StringArray>())));
+        } else if rows.iter().any(|r| matches!(r.code, Some(Code::Double(_)))) {
+            let codes = rows.iter().map(|r| match r.code {
+                Some(Code::Double(d)) => Some(d),
+                _ => None,
+            });
+            columns.push(("http.code", Arc::new(codes.collect::<Float64Array>())));
         } else if rows.iter().any(|r| r.code.is_some()) {
             let codes = rows.iter().map(|r| match &r.code {
                 Some(Code::Int(i)) => Some(*i),
@@ -160,6 +168,21 @@ impl Fixture {
         });
         let keys = UInt32Array::from_iter_values(keys.collect::<Vec<_>>());
         self.append(table, &self.batch(signal, columns, keys), commit);
+    }
+
+    /// Writes a log record with an attribute of its own for each of `names`: its number.
+    pub(super) fn write_names(&self, table: &str, names: &[String], commit: bool) {
+        let n = names.len() as i64;
+        let times = TimestampNanosecondArray::from_iter_values((0..n).map(|i| T0 + i));
+        let times: ArrayRef = Arc::new(times.with_timezone("UTC"));
+        let mut columns = vec![("timestamp", times)];
+        for (i, name) in names.iter().enumerate() {
+            let values = (0..n).map(|row| (row == i as i64).then_some(row));
+            columns.push((name, Arc::new(values.collect::<Int64Array>())));
+        }
+        let key = self.key(&[("service.name", "wide", Origin::Resource)]);
+        let keys = UInt32Array::from_iter_values((0..n).map(|_| key));
+        self.append(table, &self.batch(Signal::Logs, columns, keys), commit);
     }
 
     /// Writes samples: metric name and value.

@@ -97,6 +97,7 @@ fn memory(rows: &[Row]) -> SessionContext {
     };
     let code = |r: &Row| match &r.code {
         Some(Code::Int(i)) => Some(i.to_string()),
+        Some(Code::Double(d)) => Some(d.to_string()),
         Some(Code::Text(t)) => Some(t.clone()),
         None => None,
     };
