@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use weir_alerts::RouterConfig;
-use weir_pipeline::config::{Environment, LastGood, Loaded, ServerConfig, load};
+use weir_pipeline::config::{Environment, LastGood, Loaded, load};
 use weir_pipeline::diagnostic::{Diagnostics, Severity};
 
 use crate::cli::{Check, Local};
@@ -22,7 +21,7 @@ pub(crate) fn run(args: &Check) -> Result<ExitCode> {
     let plan = &loaded.plan;
     out(&format!(
         "{}: {}, {}, {}; {}, {}",
-        args.local.pipelines.display(),
+        args.local.pipelines().display(),
         count(files, "file"),
         count(plan.sources.len(), "good source"),
         count(plan.pipelines.len(), "good pipeline"),
@@ -35,27 +34,13 @@ pub(crate) fn run(args: &Check) -> Result<ExitCode> {
 
 /// What is wrong with the server file, receivers and routes included.
 pub(crate) fn server(local: &Local) -> Diagnostics {
-    let loaded = ServerConfig::load(
-        &local.file(),
-        local.config.is_some(),
-        &Environment::Process,
-        &local.flags(),
-    );
-    match loaded {
-        Err(wrong) => wrong,
-        Ok((config, mut warnings)) => {
-            if let Err(wrong) = RouterConfig::plan(&config.receivers, config.route.as_ref()) {
-                warnings.0.extend(wrong.0);
-            }
-            warnings
-        }
-    }
+    local.file().read().map_or_else(|wrong| wrong, |settings| settings.warnings)
 }
 
 /// The pipeline files, planned.
 pub(crate) fn pipelines(local: &Local) -> Loaded {
     let environment = Environment::Process;
-    load(&local.pipelines, &ALL, &environment, &LastGood::new(), &BTreeMap::new())
+    load(&local.pipelines(), &ALL, &environment, &LastGood::new(), &BTreeMap::new())
 }
 
 /// Prints diagnostics with a blank line after each; counts errors and warnings.
