@@ -10,7 +10,7 @@ use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::{Journal, JournalOptions};
 use weir_pipeline::runtime::{Outcome, PipelineStatus, Runtime};
-use weir_pipeline::telemetry::Telemetry;
+use weir_pipeline::telemetry::{ComponentLabels, ComponentReading, Telemetry, Way};
 use weir_store::Store;
 use weir_web::{
     ComponentReport, Engine, EngineError, FileReport, NodeReport, PipelineReport, ReloadReport,
@@ -129,9 +129,13 @@ impl Server {
             if !source.running {
                 problems.push(format!("source `{}` ended", source.id));
             }
-            for address in source.listens.iter().filter(|a| a.contains("not open")) {
-                problems.push(format!("source `{}` does not listen: {address}", source.id));
+            for address in source.listens.iter().filter(|a| is_closed(a)) {
+                problems.push(format!("source `{}`: {address}", source.id));
             }
+        }
+        let readings = self.telemetry.read();
+        for (labels, reading) in &readings {
+            problems.extend(component_problems(labels, reading));
         }
         let reload = self.reloaded(outcome);
         problems.extend(reload.files.iter().filter(|f| f.state != "live").map(|f| {
@@ -170,9 +174,7 @@ impl Server {
                 })
                 .collect(),
             pipelines: pipelines.into_iter().map(pipeline_report).collect(),
-            components: self
-                .telemetry
-                .read()
+            components: readings
                 .into_iter()
                 .map(|(l, reading)| ComponentReport {
                     pipeline: l.pipeline.to_string(),
@@ -197,6 +199,33 @@ impl Server {
             "notifications": self.router.targets(),
         })
     }
+}
+
+/// Whether an address of [`SourceStatus::listens`] says why it is not open.
+///
+/// [`SourceStatus::listens`]: weir_pipeline::runtime::SourceStatus
+fn is_closed(address: &str) -> bool {
+    address.contains("cannot be opened")
+}
+
+/// What somebody should look at: a target that does not answer, a component most of whose rows
+/// fail.
+fn component_problems(labels: &ComponentLabels, reading: &ComponentReading) -> Vec<String> {
+    let failing = |(target, way): (&String, &Way)| {
+        let error = way.error.as_ref()?;
+        Some(format!("source `{}`: target `{target}`: {}", labels.component, error.message))
+    };
+    let mut problems: Vec<String> = reading.ways.iter().filter_map(failing).collect();
+    let ComponentReading { recent_rows: rows, recent_errors: errors, .. } = *reading;
+    if labels.class != "source" && errors > 0 && errors * 2 > rows {
+        let (pipeline, id) = (&labels.pipeline, &labels.component);
+        let last = reading.last_error.as_ref().map_or("", |e| e.message.as_str());
+        let class = labels.class;
+        problems.push(format!(
+            "pipeline `{pipeline}`: {errors} of the last {rows} rows failed in {class} `{id}`: {last}"
+        ));
+    }
+    problems
 }
 
 /// The journal's part of the server file.
@@ -287,8 +316,10 @@ impl Engine for Server {
         Box::pin(async {
             let runtime = self.runtime()?.clone();
             self.apply().await;
-            let outcome = runtime.reload().await;
-            Ok(self.reloaded(outcome))
+            let mut report = self.reloaded(runtime.reload().await);
+            let sources = runtime.sources();
+            report.ok &= !sources.iter().flat_map(|s| &s.listens).any(|a| is_closed(a));
+            Ok(report)
         })
     }
 

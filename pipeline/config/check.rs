@@ -30,6 +30,8 @@ pub(crate) struct Checked {
     pub(crate) wrong: Diagnostics,
     /// Whether there is such a table.
     pub(crate) usable: bool,
+    /// Whether it says something that its author did not.
+    pub(crate) guessed: bool,
     /// Variables used, and their values.
     pub(crate) used: BTreeMap<String, String>,
     /// Bytes of the file that hold a secret in clear.
@@ -41,6 +43,7 @@ pub(crate) struct Checker<'a> {
     root: &'a Json,
     wrong: Diagnostics,
     usable: bool,
+    guessed: bool,
     used: BTreeMap<String, String>,
     secrets: Vec<Range<usize>>,
 }
@@ -52,6 +55,7 @@ impl<'a> Checker<'a> {
             root,
             wrong: Diagnostics::default(),
             usable: true,
+            guessed: false,
             used: BTreeMap::new(),
             secrets: Vec::new(),
         }
@@ -63,8 +67,8 @@ impl<'a> Checker<'a> {
         self.table(&mut table, self.root, "", &header, false);
         self.wrong.0.sort_by_key(|d| d.span.as_ref().map(|s| s.range.start));
         redact(&mut self.wrong, &self.section.file, &self.secrets);
-        let Self { wrong, usable, used, secrets, .. } = self;
-        Checked { table, wrong, usable, used, secrets }
+        let Self { wrong, usable, guessed, used, secrets, .. } = self;
+        Checked { table, wrong, usable, guessed, used, secrets }
     }
 
     fn span(&self, range: &Range<usize>) -> Span {
@@ -130,6 +134,7 @@ impl<'a> Checker<'a> {
                 self.secrets.push(entry.node.range.clone());
             }
             self.unknown(path, &entry.key, &entry.at, near, known);
+            self.guessed |= near.is_some();
             // It is taken for what it was meant to be, so that what is wrong in it shows too.
             if let Some(near) = near.filter(|n| !present.iter().any(|p| p == n)) {
                 near.clone_into(&mut entry.key);
@@ -140,7 +145,11 @@ impl<'a> Checker<'a> {
             let inner = join(path, &entry.key);
             let raw = verbatim || VERBATIM_KEYS.contains(&entry.key.as_str());
             let stands = match field(&entry.key).or(additional) {
-                Some(schema) => self.node(&mut entry.node, schema, &inner, raw),
+                Some(schema) => {
+                    let stands = self.node(&mut entry.node, schema, &inner, raw);
+                    self.guessed |= !stands;
+                    stands
+                }
                 None => properties.is_none(), // any table will do
             };
             if stands {
@@ -155,6 +164,7 @@ impl<'a> Checker<'a> {
             if !present.iter().any(|p| p == key) {
                 self.missing(path, key, place);
             }
+            self.guessed = true;
             match field(key).and_then(|s| self.placeholder(s, 0)) {
                 Some(value) => {
                     let node = Node { value, range: place.clone() };
@@ -278,7 +288,9 @@ impl<'a> Checker<'a> {
                     let mut index = 0..;
                     items.retain_mut(|n| {
                         let i = index.next().unwrap_or_default();
-                        self.node(n, item, &format!("{path}[{i}]"), verbatim)
+                        let stands = self.node(n, item, &format!("{path}[{i}]"), verbatim);
+                        self.guessed |= !stands;
+                        stands
                     });
                 }
                 true

@@ -125,7 +125,8 @@ impl<'a> Planner<'a> {
         inputs: Vec<Input>,
         assumed: bool,
     ) -> Option<Proved<P>> {
-        let Checked { table, wrong, usable, used, secrets } = section.check(&(kind.schema)());
+        let Checked { table, wrong, usable, guessed, used, secrets } =
+            section.check(&(kind.schema)());
         self.secrets.extend(secrets);
         let faulty: Vec<Span> = wrong.0.iter().filter_map(|d| d.span.clone()).collect();
         self.wrong.0.extend(wrong.0);
@@ -137,9 +138,7 @@ impl<'a> Planner<'a> {
         let scope = Scope::new(inputs, base.to_path_buf()).with_files(self.given.clone());
         let mut result = (kind.plan)(&section, &scope);
         let warnings = scope.take_warnings();
-        if !faulty.is_empty()
-            && let Err(wrong) = &mut result
-        {
+        if guessed && let Err(wrong) = &mut result {
             // Some values are not those of the author: only what is wrong within another value
             // is surely wrong.
             let told = |d: &Diagnostic| {
@@ -147,7 +146,7 @@ impl<'a> Planner<'a> {
             };
             wrong.0.retain(|d| WITHIN_A_VALUE.contains(&d.code) && !told(d));
         }
-        if !assumed && faulty.is_empty() {
+        if !assumed && !guessed {
             self.wrong.0.extend(warnings);
         }
         let files: BTreeMap<String, String> = scope
