@@ -56,3 +56,41 @@ pub(crate) fn print(found: &Diagnostics) -> (usize, usize) {
 pub(crate) fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_wrong_field_hides_no_other_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"
+[sources.otlp]
+type = "${KIND:-otlp}"
+grpc = "127.0.0.1:0"
+[operators.w]
+type = "window"
+inputs = ["${IN:-otlp}.logs"]
+every = "10"
+agregate = { x = "count(*" }
+[alerts.b]
+inputs = ["w"]
+when = "total > "
+for = "30"
+summary = "{{ $labels.x }}"
+annotations = { a = "{{ x | byts }}" }
+"#;
+        std::fs::write(dir.path().join("a.toml"), text).unwrap();
+        let empty = Environment::Fixed(BTreeMap::new());
+        let loaded = load(dir.path(), &ALL, &empty, &LastGood::new(), &BTreeMap::new());
+        let errors = loaded.diagnostics.0.iter().filter(|d| d.severity == Severity::Error);
+        let codes: Vec<&str> = errors.map(|d| d.code).collect();
+        assert_eq!(
+            codes,
+            ["W015", "W014", "W301", "W301", "W015", "W161", "W162"],
+            "{}",
+            loaded.diagnostics
+        );
+    }
+}
