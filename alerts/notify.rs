@@ -24,6 +24,47 @@ use weir_pipeline::config::Secret;
 
 pub use notification::{Notice, Notification, Reason};
 
+/// A type of receiver, for its reference page.
+#[derive(Clone, Copy)]
+pub struct ReceiverKind {
+    /// Its key in `[receivers.*]`.
+    pub name: &'static str,
+    /// One line: what it does.
+    pub about: &'static str,
+    /// Source text of its module, whose leading `//!` lines are its reference page.
+    pub source: &'static str,
+    /// JSON schema of its keys.
+    pub schema: fn() -> schemars::Schema,
+}
+
+/// Every receiver type but the console, which has nothing to say.
+pub const RECEIVERS: &[ReceiverKind] = &[
+    ReceiverKind {
+        name: "email",
+        about: "send mail",
+        source: include_str!("notify/email.rs"),
+        schema: || schemars::schema_for!(email::Config),
+    },
+    ReceiverKind {
+        name: "pagerduty",
+        about: "open and close incidents in PagerDuty",
+        source: include_str!("notify/pagerduty.rs"),
+        schema: || schemars::schema_for!(pagerduty::Config),
+    },
+    ReceiverKind {
+        name: "slack",
+        about: "post to a Slack channel",
+        source: include_str!("notify/slack.rs"),
+        schema: || schemars::schema_for!(slack::Config),
+    },
+    ReceiverKind {
+        name: "webhook",
+        about: "post Alertmanager's JSON",
+        source: include_str!("notify/webhook.rs"),
+        schema: || schemars::schema_for!(webhook::Config),
+    },
+];
+
 /// One place that a receiver sends to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {

@@ -204,8 +204,8 @@ fn watch(
 ) -> Result<Watch, Diagnostics> {
     let mut problems = Diagnostics::default();
     let when = problems.ok(Expression::condition(&section.text(&config.when), edge, scope));
-    for by in config.by.iter().filter(|b| !edge.columns.contains_key(&b.value)) {
-        let near = nearest(&by.value, edge.columns.keys().map(String::as_str));
+    for by in config.by.iter().filter(|b| edge.names().all(|n| n != b.value)) {
+        let near = nearest(&by.value, edge.names());
         let message = format!("there is no column `{}`", by.value);
         let label = near.map(|n| format!("did you mean `{n}`?"));
         let mut problem = match edge.open {

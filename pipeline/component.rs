@@ -67,16 +67,18 @@ pub type SinkKind = Kind<dyn SinkPlan>;
 impl<P: ?Sized> Kind<P> {
     /// The reference text: the module's leading `//!` lines.
     pub fn doc(&self) -> String {
-        let lines = self.source.lines().take_while(|l| l.starts_with("//!"));
-        lines.map(|l| l[3..].strip_prefix(' ').unwrap_or(&l[3..])).fold(
-            String::new(),
-            |mut s, l| {
-                s.push_str(l);
-                s.push('\n');
-                s
-            },
-        )
+        module_doc(self.source)
     }
+}
+
+/// The leading `//!` lines of a module's source text.
+pub fn module_doc(source: &str) -> String {
+    let lines = source.lines().take_while(|l| l.starts_with("//!"));
+    lines.map(|l| l[3..].strip_prefix(' ').unwrap_or(&l[3..])).fold(String::new(), |mut s, l| {
+        s.push_str(l);
+        s.push('\n');
+        s
+    })
 }
 
 /// One output of a node, as planned.

@@ -28,7 +28,7 @@ pub use file::pipeline_files;
 pub use load::{
     FileState, FileStatus, LastGood, Loaded, load, plan_from_bundle, source_from_bundle,
 };
-pub use reference::{pipeline_schema, reference};
+pub use reference::{pipeline_schema, reference, reference_page};
 pub use section::{Input, Scope, Section, Spanned, Text};
 pub use server::{Explained, Flags, ServerConfig, TableConfig};
 pub use types::{

@@ -2,11 +2,14 @@
 //! label, hint. Rendered the same everywhere: terminal, log, API.
 
 pub mod codes;
+mod mask;
 
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use self::mask::Mask;
 
 /// A text that people wrote, with the path to show for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +45,12 @@ impl Span {
         let start = self.range.start;
         let end = (start + inner.end).min(self.range.end);
         Self { file: self.file.clone(), range: (start + inner.start).min(end)..end }
+    }
+
+    /// Whether two places have a byte in common, or one is an empty place in the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (&self.range, &other.range);
+        self.file.path == other.file.path && a.start <= b.end && b.start <= a.end
     }
 }
 
@@ -121,67 +130,25 @@ impl Diagnostic {
     }
 }
 
-/// Words whose line is never shown: what stands there may be a secret.
-const SECRET_WORDS: [&str; 7] =
-    ["token", "password", "secret", "key", "bearer", "authorization", "credential"];
-
-/// Masks the right-hand side of a line that may hold a secret.
-pub fn mask_line(line: &str) -> String {
-    let lower = line.to_ascii_lowercase();
-    if !SECRET_WORDS.iter().any(|w| lower.contains(w)) {
-        return line.to_owned();
-    }
-    // Everything between quotes goes, except references (`env:NAME`, `file:PATH`).
-    let mut out = String::new();
-    let mut rest = line;
-    while let Some(open) = rest.find(['"', '\'']) {
-        let quote = &rest[open..=open];
-        out.push_str(&rest[..=open]);
-        rest = &rest[open + 1..];
-        let close = rest.find(quote).unwrap_or(rest.len());
-        let inside = &rest[..close];
-        if inside.starts_with("env:") || inside.starts_with("file:") {
-            out.push_str(inside);
-        } else {
-            out.extend(inside.chars().map(|_| '*'));
-        }
-        if close < rest.len() {
-            out.push_str(quote);
-            rest = &rest[close + 1..];
-        } else {
-            rest = "";
-        }
-    }
-    match (out.is_empty(), rest.find('=')) {
-        (true, Some(eq)) => {
-            let value = rest[eq + 1..].trim_start();
-            let bare = value.starts_with(|c: char| c.is_ascii_digit()) || value.is_empty();
-            if bare || value == "true" || value == "false" {
-                rest.to_owned()
-            } else {
-                format!("{} ***", &rest[..=eq])
-            }
-        }
-        _ => out + rest,
-    }
-}
-
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.severity {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        writeln!(f, "{kind}[{}]: {}", self.code, self.message)?;
-        if let Some(span) = &self.span {
-            write_excerpt(f, "-->", span, self.label.as_deref())?;
-        } else if let Some(label) = &self.label {
+        let mask = self.span.as_ref().map(|span| Mask::new(&span.file));
+        let shown = |text: &str| mask.as_ref().map_or_else(|| text.to_owned(), |m| m.message(text));
+        writeln!(f, "{kind}[{}]: {}", self.code, shown(&self.message))?;
+        let label = self.label.as_deref().map(shown);
+        if let (Some(span), Some(mask)) = (&self.span, &mask) {
+            write_excerpt(f, "-->", span, mask, label.as_deref())?;
+        } else if let Some(label) = label {
             writeln!(f, "  = {label}")?;
         }
         if let Some((span, what)) = &self.related {
-            write_excerpt(f, ":::", span, Some(what))?;
+            write_excerpt(f, ":::", span, &Mask::new(&span.file), Some(what))?;
         }
-        if let Some(hint) = &self.hint {
+        if let Some(hint) = self.hint.as_deref().map(shown) {
             if let Some(span) = self.related.as_ref().map(|(s, _)| s).or(self.span.as_ref()) {
                 let width = span.line_column().0.to_string().len();
                 writeln!(f, "{:width$} |", "")?;
@@ -196,12 +163,13 @@ fn write_excerpt(
     f: &mut fmt::Formatter<'_>,
     arrow: &str,
     span: &Span,
+    mask: &Mask<'_>,
     label: Option<&str>,
 ) -> fmt::Result {
     let (line, column) = span.line_column();
     let width = line.to_string().len();
     writeln!(f, "{:width$}{arrow} {}:{line}:{column}", "", span.file.path.display())?;
-    let text = span.file.text.lines().nth(line - 1).unwrap_or_default();
+    let text = mask.line(line - 1);
     let start = span.range.start.min(span.file.text.len());
     let end = span.range.end.clamp(start, span.file.text.len());
     let first =
@@ -211,7 +179,7 @@ fn write_excerpt(
     let indent: String =
         text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     writeln!(f, "{:width$} |", "")?;
-    writeln!(f, "{line} | {}", mask_line(text))?;
+    writeln!(f, "{line} | {text}")?;
     write!(f, "{:width$} | {indent}{carets}", "")?;
     match label {
         Some(label) => writeln!(f, " {label}"),

@@ -15,6 +15,19 @@ pub const ERRORS: &str = "errors";
 /// component (`pipeline/id`) rejected it.
 pub const ERROR_COLUMNS: [&str; 3] = ["weir.error", "weir.place", "weir.component"];
 
+/// Attributes that nearly everything has, though no signal needs them: whoever writes a name close
+/// to one of them means it.
+const USUAL: [&str; 8] = [
+    "service.name",
+    "service.namespace",
+    "service.version",
+    "service.instance.id",
+    "deployment.environment.name",
+    "host.name",
+    "k8s.namespace.name",
+    "k8s.pod.name",
+];
+
 /// What flows along an edge. After `window` it is closed: a name that is not listed is an error.
 /// After a source or `vrl` it is open: any other name may come, and reads as NULL until it does.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +51,12 @@ impl Edge {
         Self { signal, columns, open: true }
     }
 
+    /// The names that people may mean here, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let usual = USUAL.iter().copied().filter(|_| self.open);
+        self.columns.keys().map(String::as_str).chain(usual)
+    }
+
     /// The type of column `name` where planning knows it.
     pub fn column_type(&self, name: &str) -> Option<&DataType> {
         self.columns.get(name)?.as_ref()
@@ -47,10 +66,10 @@ impl Edge {
     /// not listed is an error; on an open one a warning if it is within two edits of a known name.
     pub fn check(&self, name: &str, span: &Span) -> Option<Diagnostic> {
         let special = name == ATTRIBUTES || name.starts_with("resource.");
-        if self.columns.contains_key(name) || (self.open && special) {
+        if (self.open && special) || self.names().any(|n| n == name) {
             return None;
         }
-        let known = || self.columns.keys().map(String::as_str);
+        let known = || self.names();
         if !self.open {
             let unknown = Diagnostic::error("W030", format!("column `{name}` does not exist here"));
             let label = match nearest(name, known()) {
@@ -93,6 +112,9 @@ mod tests {
         check(&open, "http.route", "");
         check(&open, "resource.timestamp", "");
         check(&open, "bdy", "");
+        check(&open, "host.name", "");
+        let near = "did you mean `service.name`?";
+        check(&open, "service.nme", &format!("W031: column `service.nme` may never come, {near}"));
         check(&open, "severty", "W031: column `severty` may never come, did you mean `severity`?");
         let columns = ["window_start", "errors"].map(|n| (n.to_owned(), None));
         let closed = Edge { signal: Signal::named("errors"), columns: columns.into(), open: false };

@@ -126,11 +126,15 @@ impl Intake {
         } else {
             decode()
         };
-        let decoded = decoded.inspect_err(|e| {
-            self.metrics.rejected(1, e.reason, &e.message, received);
-        })?;
+        let way = if envelope.target.is_empty() { &envelope.path } else { &envelope.target };
+        let way = way.clone();
+        let reject = |rows, reason, message: &str| {
+            self.metrics.rejected(rows, reason, message, received);
+            self.metrics.way(&way, |w| w.reject(rows, reason, message));
+        };
+        let decoded = decoded.inspect_err(|e| reject(1, e.reason, &e.message))?;
         for r in &decoded.rejected {
-            self.metrics.rejected(r.rows, r.reason, &r.message, received);
+            reject(r.rows, r.reason, &r.message);
         }
         let rejected = decoded.rejected.clone();
         let batches = batches(&self.source, received, decoded)?;
@@ -161,8 +165,12 @@ impl Intake {
                 AppendError::Io(_) => "journal_io",
                 AppendError::Stopped => "stopping",
             };
-            self.metrics.rejected(rows, reason, &e.to_string(), received);
+            reject(rows, reason, &e.to_string());
         })?;
+        self.metrics.way(&way, |w| {
+            w.last_entry = received;
+            w.rows += rows;
+        });
         self.metrics.input(rows, bytes, received);
         self.metrics.output(rows, bytes);
         Ok(Accepted { offset: Some(offset), rows, rejected })

@@ -21,6 +21,8 @@ const UDP_BUFFER_BYTES: usize = 8 << 20;
 pub struct Listeners {
     tcp: Mutex<HashMap<SocketAddr, Arc<TcpListener>>>,
     udp: Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>,
+    /// Why the last attempt to open an address failed.
+    refused: Mutex<HashMap<Listen, String>>,
 }
 
 impl Listeners {
@@ -29,6 +31,10 @@ impl Listeners {
     /// # Errors
     /// If it cannot be bound (a port in use: that source is down and retried).
     pub fn tcp(&self, address: SocketAddr) -> io::Result<Arc<TcpListener>> {
+        self.noted(Listen::Tcp(address), self.open_tcp(address))
+    }
+
+    fn open_tcp(&self, address: SocketAddr) -> io::Result<Arc<TcpListener>> {
         let mut open = self.tcp.lock();
         if let Some(listener) = open.get(&address) {
             return Ok(listener.clone());
@@ -47,6 +53,24 @@ impl Listeners {
     /// # Errors
     /// If it cannot be bound.
     pub fn udp(&self, address: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+        self.noted(Listen::Udp(address), self.open_udp(address))
+    }
+
+    fn noted<T>(&self, listen: Listen, opened: io::Result<T>) -> io::Result<T> {
+        let mut refused = self.refused.lock();
+        match &opened {
+            Ok(_) => refused.remove(&listen),
+            Err(error) => refused.insert(listen, error.to_string()),
+        };
+        opened
+    }
+
+    /// Why an address is not open.
+    pub fn refused(&self, listen: Listen) -> Option<String> {
+        self.refused.lock().get(&listen).cloned()
+    }
+
+    fn open_udp(&self, address: SocketAddr) -> io::Result<Arc<UdpSocket>> {
         let mut open = self.udp.lock();
         if let Some(socket) = open.get(&address) {
             return Ok(socket.clone());
@@ -75,6 +99,7 @@ impl Listeners {
     pub fn retain(&self, keep: &[Listen]) {
         self.tcp.lock().retain(|a, _| keep.contains(&Listen::Tcp(*a)));
         self.udp.lock().retain(|a, _| keep.contains(&Listen::Udp(*a)));
+        self.refused.lock().retain(|listen, _| keep.contains(listen));
     }
 
     /// The address that a socket is really bound to: differs from the asked one for port 0.

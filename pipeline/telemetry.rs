@@ -5,12 +5,17 @@
 //! Cardinality is bounded: labels are pipeline, component, kind and type, all of which come from
 //! files; reasons are static words. Components that are gone lose their series.
 
+mod way;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
+
+use self::way::{Recent, WAYS_MAX};
+pub use self::way::{Rejections, Way};
 
 /// What identifies a component in metrics.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +55,9 @@ pub struct ComponentMetrics {
     batches: [AtomicU64; BATCH_BOUNDS_US.len() + 1],
     rejected: Mutex<BTreeMap<&'static str, u64>>,
     last_error: Mutex<Option<LastError>>,
+    samples: Mutex<BTreeMap<&'static str, String>>,
+    recent: Mutex<Recent>,
+    ways: Mutex<BTreeMap<String, Way>>,
 }
 
 /// The newest error of a component.
@@ -90,8 +98,16 @@ pub struct ComponentReading {
     pub last_activity: i64,
     /// Refused rows or requests by reason.
     pub rejected: BTreeMap<&'static str, u64>,
+    /// The newest message of each reason.
+    pub samples: BTreeMap<&'static str, String>,
     /// The newest error.
     pub last_error: Option<LastError>,
+    /// Rows taken in during the last minute or two.
+    pub recent_rows: u64,
+    /// Failures in the same time.
+    pub recent_errors: u64,
+    /// For sources: what came which way, by endpoint or target.
+    pub ways: BTreeMap<String, Way>,
 }
 
 impl ComponentMetrics {
@@ -100,6 +116,7 @@ impl ComponentMetrics {
         self.rows_in.fetch_add(rows, Relaxed);
         self.bytes_in.fetch_add(bytes, Relaxed);
         self.last_activity.fetch_max(now, Relaxed);
+        self.recent.lock().add(rows, 0, now);
     }
 
     /// Counts rows and bytes given out.
@@ -121,17 +138,44 @@ impl ComponentMetrics {
     /// Counts `rows` failures and keeps the newest message.
     pub fn error(&self, rows: u64, reason: &str, message: &str, now: i64) {
         self.errors.fetch_add(rows, Relaxed);
+        self.recent.lock().add(0, rows, now);
         self.note(reason, message, now);
     }
 
     /// Counts `rows` refused rows or requests under `reason`.
     pub fn rejected(&self, rows: u64, reason: &'static str, message: &str, now: i64) {
         *self.rejected.lock().entry(reason).or_default() += rows;
+        self.samples.lock().insert(reason, sample(message));
         self.note(reason, message, now);
     }
 
+    /// Changes what is known of a way into a source. Further ways than can be told apart are not.
+    pub(crate) fn way(&self, name: &str, change: impl FnOnce(&mut Way)) {
+        let mut ways = self.ways.lock();
+        if !ways.contains_key(name) && ways.len() >= WAYS_MAX {
+            return;
+        }
+        change(ways.entry(name.to_owned()).or_default());
+    }
+
+    /// Whether a way that a source asks gives something at present.
+    pub fn way_answers(&self, name: &str, error: Option<&str>, now: i64) {
+        self.way(name, |way| {
+            way.error = error.map(|message| LastError {
+                time: now,
+                reason: "no_answer".to_owned(),
+                message: sample(message),
+            });
+        });
+    }
+
+    /// Forgets a way that is used no more.
+    pub fn way_gone(&self, name: &str) {
+        self.ways.lock().remove(name);
+    }
+
     fn note(&self, reason: &str, message: &str, time: i64) {
-        let message = message.chars().take(SAMPLE_CHARS_MAX).collect();
+        let message = sample(message);
         *self.last_error.lock() = Some(LastError { time, reason: reason.to_owned(), message });
     }
 
@@ -160,6 +204,7 @@ impl ComponentMetrics {
 
     /// Everything at this moment.
     pub fn read(&self) -> ComponentReading {
+        let (recent_rows, recent_errors) = self.recent.lock().read(crate::intake::now());
         ComponentReading {
             rows_in: self.rows_in.load(Relaxed),
             rows_out: self.rows_out.load(Relaxed),
@@ -173,9 +218,18 @@ impl ComponentMetrics {
             watermark: self.watermark.load(Relaxed),
             last_activity: self.last_activity.load(Relaxed),
             rejected: self.rejected.lock().clone(),
+            samples: self.samples.lock().clone(),
             last_error: self.last_error.lock().clone(),
+            recent_rows,
+            recent_errors,
+            ways: self.ways.lock().clone(),
         }
     }
+}
+
+/// A message cut to a readable length.
+fn sample(message: &str) -> String {
+    message.chars().take(SAMPLE_CHARS_MAX).collect()
 }
 
 /// A single number about the process or a part of it (journal bytes, `weir_config_ok`).

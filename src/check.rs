@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use weir_alerts::RouterConfig;
-use weir_pipeline::config::{Environment, LastGood, Loaded, ServerConfig, load};
+use weir_pipeline::config::{Environment, LastGood, Loaded, load};
 use weir_pipeline::diagnostic::{Diagnostics, Severity};
 
 use crate::cli::{Check, Local};
@@ -22,7 +21,7 @@ pub(crate) fn run(args: &Check) -> Result<ExitCode> {
     let plan = &loaded.plan;
     out(&format!(
         "{}: {}, {}, {}; {}, {}",
-        args.local.pipelines.display(),
+        args.local.pipelines().display(),
         count(files, "file"),
         count(plan.sources.len(), "good source"),
         count(plan.pipelines.len(), "good pipeline"),
@@ -35,27 +34,13 @@ pub(crate) fn run(args: &Check) -> Result<ExitCode> {
 
 /// What is wrong with the server file, receivers and routes included.
 pub(crate) fn server(local: &Local) -> Diagnostics {
-    let loaded = ServerConfig::load(
-        &local.file(),
-        local.config.is_some(),
-        &Environment::Process,
-        &local.flags(),
-    );
-    match loaded {
-        Err(wrong) => wrong,
-        Ok((config, mut warnings)) => {
-            if let Err(wrong) = RouterConfig::plan(&config.receivers, config.route.as_ref()) {
-                warnings.0.extend(wrong.0);
-            }
-            warnings
-        }
-    }
+    local.file().read().map_or_else(|wrong| wrong, |settings| settings.warnings)
 }
 
 /// The pipeline files, planned.
 pub(crate) fn pipelines(local: &Local) -> Loaded {
     let environment = Environment::Process;
-    load(&local.pipelines, &ALL, &environment, &LastGood::new(), &BTreeMap::new())
+    load(&local.pipelines(), &ALL, &environment, &LastGood::new(), &BTreeMap::new())
 }
 
 /// Prints diagnostics with a blank line after each; counts errors and warnings.
@@ -70,4 +55,42 @@ pub(crate) fn print(found: &Diagnostics) -> (usize, usize) {
 /// "1 file", "2 files".
 pub(crate) fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_wrong_field_hides_no_other_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"
+[sources.otlp]
+type = "${KIND:-otlp}"
+grpc = "127.0.0.1:0"
+[operators.w]
+type = "window"
+inputs = ["${IN:-otlp}.logs"]
+every = "10"
+agregate = { x = "count(*" }
+[alerts.b]
+inputs = ["w"]
+when = "total > "
+for = "30"
+summary = "{{ $labels.x }}"
+annotations = { a = "{{ x | byts }}" }
+"#;
+        std::fs::write(dir.path().join("a.toml"), text).unwrap();
+        let empty = Environment::Fixed(BTreeMap::new());
+        let loaded = load(dir.path(), &ALL, &empty, &LastGood::new(), &BTreeMap::new());
+        let errors = loaded.diagnostics.0.iter().filter(|d| d.severity == Severity::Error);
+        let codes: Vec<&str> = errors.map(|d| d.code).collect();
+        assert_eq!(
+            codes,
+            ["W015", "W014", "W301", "W301", "W015", "W161", "W162"],
+            "{}",
+            loaded.diagnostics
+        );
+    }
 }

@@ -46,9 +46,9 @@ enum Command {
 /// Where the files of a server are.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Local {
-    /// Folder of pipeline files
-    #[arg(long, env = "WEIR_PIPELINES", default_value = "pipelines.d", value_name = "DIR")]
-    pub(crate) pipelines: PathBuf,
+    /// Folder of pipeline files (default: `pipelines.d`, or what WEIR_PIPELINES says)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pipelines: Option<PathBuf>,
     /// Data folder (default: `data`, or what weir.toml says)
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use weir_alerts::notify::RECEIVERS;
 use weir_pipeline::component::Kind;
-use weir_pipeline::config::reference;
+use weir_pipeline::config::{reference, reference_page};
 use weir_pipeline::diagnostic::codes::CODES;
 use weir_pipeline::diagnostic::nearest;
 
@@ -75,6 +76,12 @@ fn rows() -> Vec<Row> {
         .chain(of("operators", ALL.operators))
         .chain(of("sinks", ALL.sinks))
         .chain(of("alerts", alert))
+        .chain(RECEIVERS.iter().map(|k| Row {
+            class: "receivers",
+            name: k.name,
+            about: k.about,
+            page: reference_page(k.name, k.source, &(k.schema)()),
+        }))
         .collect()
 }
 

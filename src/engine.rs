@@ -1,21 +1,23 @@
 //! What runs, as the HTTP API sees it.
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use weir_alerts::{Router, RouterConfig, RouterError};
-use weir_pipeline::config::{Environment, Flags, ServerConfig};
+use weir_alerts::{Router, RouterError};
+use weir_pipeline::config::ServerConfig;
+use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::{Journal, JournalOptions};
 use weir_pipeline::runtime::{DetachedStatus, Outcome, PipelineStatus, Runtime};
-use weir_pipeline::telemetry::Telemetry;
+use weir_pipeline::telemetry::{ComponentLabels, ComponentReading, Telemetry, Way};
 use weir_store::Store;
 use weir_web::{
     ComponentReport, DetachedReport, Engine, EngineError, FileReport, NodeReport, PipelineReport,
     ReloadReport, SourceReport, Status, Tap,
 };
+
+use crate::server_file::ServerFile;
 
 /// The parts of a running server.
 pub(crate) struct Server {
@@ -25,29 +27,33 @@ pub(crate) struct Server {
     pub(crate) store: Arc<Store>,
     pub(crate) router: Arc<Router>,
     pub(crate) started: i64,
-    pub(crate) file: PathBuf,
-    pub(crate) flags: Flags,
+    pub(crate) file: ServerFile,
     pub(crate) config: Mutex<ServerConfig>,
+    /// What there is to say of the server file as it stands.
+    pub(crate) state: Mutex<FileState>,
+}
+
+/// What is wrong with the server file, until it is mended, and what people should know of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FileState {
+    errors: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Server {
-    /// Reads the server file again and applies what can change while running. Gives what people
-    /// should know.
-    pub(crate) async fn apply(&self) -> (bool, Vec<String>) {
-        let loaded = ServerConfig::load(&self.file, false, &Environment::Process, &self.flags);
-        let (next, warnings) = match loaded {
-            Ok(loaded) => loaded,
-            Err(wrong) => return (false, vec![format!("{wrong}the server file stays as it was")]),
-        };
-        let mut notes: Vec<String> = warnings.0.iter().map(ToString::to_string).collect();
-        let router = match RouterConfig::plan(&next.receivers, next.route.as_ref()) {
-            Ok(router) => router,
+    /// Reads the server file again and applies what can change while running; whether it could.
+    /// What people should know is logged, and stands in the status until it is mended.
+    pub(crate) async fn apply(&self) -> bool {
+        let settings = match self.file.read() {
+            Ok(settings) => settings,
             Err(wrong) => {
-                notes.push(format!("{wrong}the server file stays as it was"));
-                return (false, notes);
+                self.refuse_file(&wrong);
+                return false;
             }
         };
+        let mut notes: Vec<String> = settings.warnings.0.iter().map(ToString::to_string).collect();
         let before = self.config.lock().clone();
+        let mut next = settings.config.clone();
         for (key, same) in [
             ("server.listen", before.listen == next.listen),
             ("server.data", before.data == next.data),
@@ -60,22 +66,54 @@ impl Server {
                 notes.push(format!("`{key}` needs a restart; the old value stays"));
             }
         }
-        if let Err(error) = self.router.reconfigure(router).await {
-            notes.push(format!("receivers and routes stay as they were: {error}"));
-            return (false, notes);
+        let applied = self.router.reconfigure(settings.router.clone()).await;
+        let error = applied.err().map(|e| format!("receivers and routes stay as they were: {e}"));
+        for note in &notes {
+            tracing::warn!("{note}");
         }
-        self.journal.set_options(journal_options(&next));
-        self.store.set_retention(retention(&next));
-        // What needs a restart keeps its old value, so that it is said again until then.
-        let mut next = next;
-        next.listen = before.listen;
-        next.data = before.data;
-        next.memory = before.memory;
-        next.hosts = before.hosts;
-        next.tls = before.tls;
-        next.tokens = before.tokens;
-        *self.config.lock() = next;
-        (true, notes)
+        if let Some(error) = &error {
+            tracing::error!("{error}");
+        } else {
+            settings.keep(&before.data);
+            self.journal.set_options(journal_options(&next));
+            self.store.set_retention(retention(&next));
+            // What needs a restart keeps its old value, so that it is said again until then.
+            next.listen = before.listen;
+            next.data = before.data;
+            next.memory = before.memory;
+            next.hosts = before.hosts;
+            next.tls = before.tls;
+            next.tokens = before.tokens;
+            *self.config.lock() = next;
+        }
+        let ok = error.is_none();
+        *self.state.lock() = FileState { errors: error.into_iter().collect(), notes };
+        ok
+    }
+
+    /// The server file is broken: what it said last goes on.
+    pub(crate) fn refuse_file(&self, wrong: &Diagnostics) {
+        let errors: Vec<String> = wrong.0.iter().map(ToString::to_string).collect();
+        for error in &errors {
+            tracing::error!("{error}");
+        }
+        *self.state.lock() = FileState { errors, notes: Vec::new() };
+    }
+
+    /// How the last reload went, with what is wrong with the server file.
+    fn reloaded(&self, outcome: Outcome) -> ReloadReport {
+        let mut report = reload_report(outcome);
+        let state = self.state.lock().clone();
+        let broken = !state.errors.is_empty();
+        report.ok &= !broken;
+        let path = self.file.path.display().to_string();
+        if broken || !self.config.lock().text.text.is_empty() {
+            let state = if broken { "kept" } else { "live" };
+            report.files.push(FileReport { path, state: state.to_owned() });
+        }
+        report.diagnostics.extend(state.errors);
+        report.diagnostics.extend(state.notes);
+        report
     }
 
     fn runtime(&self) -> Result<&Arc<Runtime>, EngineError> {
@@ -91,11 +129,16 @@ impl Server {
             if !source.running {
                 problems.push(format!("source `{}` ended", source.id));
             }
-            for address in source.listens.iter().filter(|a| a.contains("not open")) {
-                problems.push(format!("source `{}` does not listen: {address}", source.id));
+            for address in source.listens.iter().filter(|a| is_closed(a)) {
+                problems.push(format!("source `{}`: {address}", source.id));
             }
         }
-        problems.extend(outcome.files.iter().filter(|f| f.state != "live").map(|f| {
+        let readings = self.telemetry.read();
+        for (labels, reading) in &readings {
+            problems.extend(component_problems(labels, reading));
+        }
+        let reload = self.reloaded(outcome);
+        problems.extend(reload.files.iter().filter(|f| f.state != "live").map(|f| {
             let what = if f.state == "kept" { "its last good version runs" } else { "left out" };
             format!("file `{}` has a mistake: {what}", f.path)
         }));
@@ -126,7 +169,7 @@ impl Server {
             started: self.started,
             time: now(),
             ready: self.ready().is_ok(),
-            reload: reload_report(outcome),
+            reload,
             sources: sources
                 .into_iter()
                 .map(|s| SourceReport {
@@ -139,9 +182,7 @@ impl Server {
                 })
                 .collect(),
             pipelines: pipelines.into_iter().map(pipeline_report).collect(),
-            components: self
-                .telemetry
-                .read()
+            components: readings
                 .into_iter()
                 .map(|(l, reading)| ComponentReport {
                     pipeline: l.pipeline.to_string(),
@@ -166,6 +207,33 @@ impl Server {
             "notifications": self.router.targets(),
         })
     }
+}
+
+/// Whether an address of [`SourceStatus::listens`] says why it is not open.
+///
+/// [`SourceStatus::listens`]: weir_pipeline::runtime::SourceStatus
+fn is_closed(address: &str) -> bool {
+    address.contains("cannot be opened")
+}
+
+/// What somebody should look at: a target that does not answer, a component most of whose rows
+/// fail.
+fn component_problems(labels: &ComponentLabels, reading: &ComponentReading) -> Vec<String> {
+    let failing = |(target, way): (&String, &Way)| {
+        let error = way.error.as_ref()?;
+        Some(format!("source `{}`: target `{target}`: {}", labels.component, error.message))
+    };
+    let mut problems: Vec<String> = reading.ways.iter().filter_map(failing).collect();
+    let ComponentReading { recent_rows: rows, recent_errors: errors, .. } = *reading;
+    if labels.class != "source" && errors > 0 && errors * 2 > rows {
+        let (pipeline, id) = (&labels.pipeline, &labels.component);
+        let last = reading.last_error.as_ref().map_or("", |e| e.message.as_str());
+        let class = labels.class;
+        problems.push(format!(
+            "pipeline `{pipeline}`: {errors} of the last {rows} rows failed in {class} `{id}`: {last}"
+        ));
+    }
+    problems
 }
 
 /// The journal's part of the server file.
@@ -266,10 +334,10 @@ impl Engine for Server {
     fn reload(&self) -> BoxFuture<'_, Result<ReloadReport, EngineError>> {
         Box::pin(async {
             let runtime = self.runtime()?.clone();
-            let (ok, notes) = self.apply().await;
-            let mut report = reload_report(runtime.reload().await);
-            report.ok &= ok;
-            report.diagnostics.extend(notes);
+            self.apply().await;
+            let mut report = self.reloaded(runtime.reload().await);
+            let sources = runtime.sources();
+            report.ok &= !sources.iter().flat_map(|s| &s.listens).any(|a| is_closed(a));
             Ok(report)
         })
     }
@@ -301,6 +369,8 @@ impl Engine for Server {
     fn metrics(&self) -> String {
         if let Some(runtime) = self.runtime.get() {
             runtime.observe();
+            let ok = f64::from(u8::from(self.reloaded(runtime.outcome()).ok));
+            self.telemetry.gauge("weir_config_ok", "Whether every file is live", ok);
         }
         self.telemetry.render()
     }

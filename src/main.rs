@@ -12,6 +12,7 @@ mod folder;
 mod notify;
 mod reload;
 mod run;
+mod server_file;
 mod sql;
 mod status;
 mod tap;

@@ -1,6 +1,7 @@
 //! `weir run`: starts the server and stops it in good order.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,10 +12,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use weir_alerts::{Router, RouterConfig, RouterOptions};
+use weir_alerts::{Router, RouterOptions};
 use weir_pipeline::checkpoint::Checkpoints;
 use weir_pipeline::component::Services;
-use weir_pipeline::config::{Environment, Flags, ServerConfig};
+use weir_pipeline::config::{Environment, Flags};
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::Journal;
 use weir_pipeline::runtime::{Options, Runtime};
@@ -28,6 +29,7 @@ use crate::cli::Local;
 use crate::components;
 use crate::engine::{Server, journal_options, retention};
 use crate::folder::Folder;
+use crate::server_file::{ServerFile, Settings};
 
 /// A stop takes at most ten seconds in all; this is the pipelines' part.
 const STOP: Duration = Duration::from_secs(8);
@@ -55,35 +57,47 @@ pub(crate) fn run(args: &Local) -> Result<ExitCode> {
 }
 
 impl Local {
-    /// The server file.
-    pub(crate) fn file(&self) -> std::path::PathBuf {
-        match &self.config {
-            Some(file) => file.clone(),
-            None => self.pipelines.parent().unwrap_or("".as_ref()).join("weir.toml"),
-        }
+    /// The folder of pipeline files.
+    pub(crate) fn pipelines(&self) -> PathBuf {
+        let given = self.pipelines.clone();
+        let given = given.or_else(|| std::env::var_os("WEIR_PIPELINES").map(PathBuf::from));
+        given.unwrap_or_else(|| "pipelines.d".into())
     }
 
-    /// What the command line says, for [`ServerConfig::load`].
-    pub(crate) fn flags(&self) -> Flags {
-        let text = |p: &std::path::PathBuf| p.display().to_string();
-        Flags {
+    /// The server file.
+    pub(crate) fn file(&self) -> ServerFile {
+        let path = match &self.config {
+            Some(file) => file.clone(),
+            None => self.pipelines().parent().unwrap_or("".as_ref()).join("weir.toml"),
+        };
+        let text = |p: &PathBuf| p.display().to_string();
+        let flags = Flags {
             listen: self.listen.clone(),
             data: self.data.as_ref().map(text),
-            pipelines: Some(text(&self.pipelines)),
-        }
+            pipelines: self.pipelines.as_ref().map(text),
+        };
+        ServerFile { path, required: self.config.is_some(), flags }
     }
 }
 
 async fn serve(args: &Local) -> Result<ExitCode> {
-    let (file, flags) = (args.file(), args.flags());
-    let loaded = ServerConfig::load(&file, args.config.is_some(), &Environment::Process, &flags);
-    let (config, warnings) = loaded.map_err(|wrong| anyhow!("{wrong}"))?;
+    let file = args.file();
+    let (settings, wrong) = match file.start() {
+        Ok(started) => started,
+        Err(wrong) => {
+            // These say what they are themselves.
+            eprint!("{wrong}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let _folder = Folder::open(&settings.config.data)?;
+    if wrong.is_none() {
+        settings.keep(&settings.config.data);
+    }
+    let Settings { config, router: router_config, warnings } = settings;
     for warning in &warnings.0 {
         tracing::warn!("{warning}");
     }
-    let router_config = RouterConfig::plan(&config.receivers, config.route.as_ref())
-        .map_err(|wrong| anyhow!("{wrong}"))?;
-    let _folder = Folder::open(&config.data)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("the API cannot listen on {}", config.listen))?;
@@ -117,9 +131,12 @@ async fn serve(args: &Local) -> Result<ExitCode> {
         router: router.clone(),
         started: now(),
         file,
-        flags,
         config: Mutex::new(config.clone()),
+        state: Mutex::default(),
     });
+    if let Some(wrong) = wrong {
+        server.refuse_file(&wrong);
+    }
 
     let stop = CancellationToken::new();
     let routing = tokio::spawn(router.clone().run(stop.clone()));
@@ -187,7 +204,7 @@ async fn wait_for_stop(server: &Arc<Server>) -> Result<()> {
 
 /// Applies the server file whenever its content changes.
 async fn watch_server_file(server: Arc<Server>, stop: CancellationToken) {
-    let read = || std::fs::read(&server.file).ok();
+    let read = || std::fs::read(&server.file.path).ok();
     let mut seen = read();
     loop {
         let pause = tokio::time::sleep(SERVER_FILE_POLL);
@@ -199,11 +216,7 @@ async fn watch_server_file(server: Arc<Server>, stop: CancellationToken) {
             continue;
         }
         seen = content;
-        let (ok, notes) = server.apply().await;
-        for note in notes {
-            tracing::warn!("{note}");
-        }
-        if ok {
+        if server.apply().await {
             tracing::info!("server file applied");
         }
     }

@@ -148,3 +148,43 @@ fn all_mistakes_at_once_and_no_secret() {
         }
     }
 }
+
+#[test]
+fn a_broken_server_file_shows_until_it_is_mended_and_stops_no_later_start() {
+    let mut server = Server::start(
+        &[("good", "[sources.s]\ntype = \"syslog\"\nlisten = \"127.0.0.1:0\"\n")],
+        Some(""),
+    );
+    let file = server.path().join("weir.toml");
+    fs::write(&file, format!("[journal]\nmax_bytes = 5.5\n[server.auth]\ntokens {SENTINEL}\n"))
+        .unwrap();
+    let (code, text) = server.weir(&["reload"]);
+    assert_eq!(code, Some(1), "{text}");
+    let shows = |server: &Server| {
+        let (code, text) = server.weir(&["status"]);
+        assert_eq!(code, Some(1), "{text}");
+        for part in ["weir.toml:4:8", "weir.toml` has a mistake", "weir is degraded"] {
+            assert!(text.contains(part), "`{part}` is not in\n{text}");
+        }
+        for path in ["/api/v1/status", "/"] {
+            let text = server.get(path).text();
+            assert!(text.contains("weir.toml:4:8"), "{path}: {text}");
+        }
+        let metrics = server.get("/metrics").text();
+        assert!(metrics.contains("\nweir_config_ok 0\n"), "{metrics}");
+    };
+    shows(&server);
+    // A pipeline reload does not make it well.
+    server.write("other", "# nothing\n");
+    server.weir(&["reload"]);
+    shows(&server);
+
+    server.restart();
+    shows(&server);
+    assert!(!server.stderr().contains(SENTINEL));
+
+    fs::write(&file, "").unwrap();
+    let (code, text) = server.weir(&["reload"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(server.get("/metrics").text().contains("\nweir_config_ok 1\n"));
+}

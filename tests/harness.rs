@@ -233,7 +233,7 @@ impl Server {
     /// The first address of a source, without the protocol: `127.0.0.1:41234`.
     pub(crate) fn address(&self, source: &str) -> String {
         let first = self.listens(source).swap_remove(0);
-        assert!(!first.contains("not open"), "{source}: {first}");
+        assert!(!first.contains("cannot be opened"), "{source}: {first}");
         first.split('/').next().unwrap().to_owned()
     }
 

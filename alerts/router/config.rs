@@ -292,9 +292,11 @@ impl RouterConfig {
                 config.receivers.entry(section.id.clone()).or_default();
             }
         }
-        if let Some(section) = route
-            && let Some(root) = problems.ok(section.read::<RootConfig>())
-        {
+        // With mistakes in its shape too: what else is wrong shows.
+        let root = route.map(|section| (section, section.read_loosely::<RootConfig>()));
+        if let Some((section, (root, wrong))) = root {
+            problems.0.extend(wrong.0);
+            let root = root.unwrap_or_default();
             config.stale_after = root.stale_after.map_or(STALE_AFTER, Duration::nanos);
             let names: Vec<String> = config.receivers.keys().cloned().collect();
             let mut planner = Planner { section, receivers: &names, problems: &mut problems };

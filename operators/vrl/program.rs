@@ -53,9 +53,18 @@ pub(super) fn compile(text: Text, edge: &Edge) -> Result<(Compiled, Vec<Diagnost
     config.set_read_only_path(OwnedTargetPath::metadata_root(), true);
     let compiled = compile_with_state(&text.text, &functions, &state, config)
         .map_err(|list| Diagnostics(diagnostics(&list, &text)))?;
-    let warnings = diagnostics(&compiled.warnings, &text);
+    let mut warnings = diagnostics(&compiled.warnings, &text);
     let program = compiled.program;
     let info = program.info();
+    let set: Vec<_> = info.target_assignments.iter().map(|p| &p.path).collect();
+    let read = info.target_queries.iter().filter(|p| p.prefix == PathPrefix::Event);
+    for name in read.filter(|p| !set.contains(&&p.path)).filter_map(|p| field_name(&p.path)) {
+        // Quoted parts of a path stand otherwise in the text: they are left alone.
+        let Some(at) = text.text.find(&format!(".{name}")) else { continue };
+        let place = text.locate(at + 1..at + 1 + name.len());
+        let said = edge.check(&name, &place).filter(|d| d.code == "W031");
+        warnings.extend(said.filter(|d| !warnings.contains(d)));
+    }
     let mut slots = info.target_queries.clone();
     slots.push(OwnedTargetPath::event_root());
     slots.sort();
@@ -108,8 +117,23 @@ impl Compiled {
         let span = self.text.locate(range.unwrap_or(0..0));
         let (line, column) = span.line_column();
         let place = format!("{}:{line}:{column}", span.file.path.display());
-        OperatorError { reason: error.to_string(), place: Some(place) }
+        OperatorError { reason: without_offsets(&error.to_string()), place: Some(place) }
     }
+}
+
+/// VRL names the bytes of the program, ` at (5:19)`, which read like a line and a column.
+fn without_offsets(reason: &str) -> String {
+    let mut parts = reason.split(" at (");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((inside, rest)) if inside.bytes().all(|b| b.is_ascii_digit() || b == b':') => {
+                shown += rest;
+            }
+            _ => shown = shown + " at (" + part,
+        }
+    }
+    shown
 }
 
 /// The column name of a path: its leading fields; `None` for the whole row.

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::environment::interpolate;
+use super::environment::{Environment, interpolate};
 use super::section::{Section, describe_hint};
-use super::tree::{Node, Table, Value};
+use super::tree::{Entry, Node, Table, Value};
 use super::types::{ByteSize, DURATION_EXPECTED, Duration, SECRET_EXPECTED, SIZE_EXPECTED, Secret};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 
@@ -23,13 +23,15 @@ pub const VERBATIM_KEYS: [&str; 9] =
 
 /// What became of a table.
 pub(crate) struct Checked {
-    /// With `${NAME}` replaced, and without the keys that are wrong.
+    /// With `${NAME}` replaced. Optional keys that are wrong are left out, needed ones have any
+    /// value that fits, so that planning it can show what else is wrong.
     pub(crate) table: Table,
     /// What is wrong.
     pub(crate) wrong: Diagnostics,
-    /// Whether the table without the wrong keys still says what its author meant, so that
-    /// planning it can show further mistakes.
+    /// Whether there is such a table.
     pub(crate) usable: bool,
+    /// Whether it says something that its author did not.
+    pub(crate) guessed: bool,
     /// Variables used, and their values.
     pub(crate) used: BTreeMap<String, String>,
     /// Bytes of the file that hold a secret in clear.
@@ -41,6 +43,7 @@ pub(crate) struct Checker<'a> {
     root: &'a Json,
     wrong: Diagnostics,
     usable: bool,
+    guessed: bool,
     used: BTreeMap<String, String>,
     secrets: Vec<Range<usize>>,
 }
@@ -52,6 +55,7 @@ impl<'a> Checker<'a> {
             root,
             wrong: Diagnostics::default(),
             usable: true,
+            guessed: false,
             used: BTreeMap::new(),
             secrets: Vec::new(),
         }
@@ -61,9 +65,10 @@ impl<'a> Checker<'a> {
         let mut table = self.section.table.clone();
         let header = self.section.header.range.clone();
         self.table(&mut table, self.root, "", &header, false);
+        self.wrong.0.sort_by_key(|d| d.span.as_ref().map(|s| s.range.start));
         redact(&mut self.wrong, &self.section.file, &self.secrets);
-        let Self { wrong, usable, used, secrets, .. } = self;
-        Checked { table, wrong, usable, used, secrets }
+        let Self { wrong, usable, guessed, used, secrets, .. } = self;
+        Checked { table, wrong, usable, guessed, used, secrets }
     }
 
     fn span(&self, range: &Range<usize>) -> Span {
@@ -116,42 +121,90 @@ impl<'a> Checker<'a> {
         let properties = schema.get("properties").and_then(Json::as_object);
         let additional = schema.get("additionalProperties").filter(|a| **a != Json::Bool(false));
         let known = properties.unwrap_or(&empty);
-        let mut meant = Vec::new();
-        let entries = std::mem::take(&mut table.0);
+        let field = |key: &str| properties.and_then(|p| p.get(key));
+        let mut entries = std::mem::take(&mut table.0);
+        let mut present: Vec<String> = entries.iter().map(|e| e.key.clone()).collect();
+        for entry in &mut entries {
+            if properties.is_none() || known.contains_key(&entry.key) || additional.is_some() {
+                continue;
+            }
+            let near = nearest(&entry.key, known.keys().map(String::as_str));
+            let near_schema = near.and_then(field);
+            if secret_like(&entry.key) || near_schema.is_some_and(|s| self.is_secret(s)) {
+                self.secrets.push(entry.node.range.clone());
+            }
+            self.unknown(path, &entry.key, &entry.at, near, known);
+            self.guessed |= near.is_some();
+            // It is taken for what it was meant to be, so that what is wrong in it shows too.
+            if let Some(near) = near.filter(|n| !present.iter().any(|p| p == n)) {
+                near.clone_into(&mut entry.key);
+                present.push(near.to_owned());
+            }
+        }
         for mut entry in entries {
             let inner = join(path, &entry.key);
             let raw = verbatim || VERBATIM_KEYS.contains(&entry.key.as_str());
-            let schema = properties.and_then(|p| p.get(&entry.key)).or(additional);
-            let good = match schema {
-                Some(schema) => self.node(&mut entry.node, schema, &inner, raw),
-                None if properties.is_none() => true, // any table will do
-                None => {
-                    let near = nearest(&entry.key, known.keys().map(String::as_str));
-                    let near_schema = near.and_then(|n| properties?.get(n));
-                    if secret_like(&entry.key) || near_schema.is_some_and(|s| self.is_secret(s)) {
-                        self.secrets.push(entry.node.range.clone());
-                    }
-                    meant.extend(near.map(str::to_owned));
-                    self.unknown(path, &entry.key, &entry.at, near, known);
-                    false
+            let stands = match field(&entry.key).or(additional) {
+                Some(schema) => {
+                    let stands = self.node(&mut entry.node, schema, &inner, raw);
+                    self.guessed |= !stands;
+                    stands
                 }
+                None => properties.is_none(), // any table will do
             };
-            if good {
+            if stands {
                 table.0.push(entry);
-            } else if schema.is_some() {
-                self.usable = false;
-                meant.push(entry.key); // it is there, if wrong
             }
         }
         let required = schema.get("required").and_then(Json::as_array);
         for key in required.into_iter().flatten().filter_map(Json::as_str) {
-            if table.get(key).is_none() {
-                self.usable = false;
-                if !meant.iter().any(|m| m == key) {
-                    self.missing(path, key, place);
+            if table.get(key).is_some() {
+                continue;
+            }
+            if !present.iter().any(|p| p == key) {
+                self.missing(path, key, place);
+            }
+            self.guessed = true;
+            match field(key).and_then(|s| self.placeholder(s, 0)) {
+                Some(value) => {
+                    let node = Node { value, range: place.clone() };
+                    table.0.push(Entry { key: key.to_owned(), at: place.clone(), node });
                 }
+                None => self.usable = false,
             }
         }
+    }
+
+    /// Any value that the schema takes, to stand for one that is wrong or missing.
+    fn placeholder(&self, schema: &'a Json, depth: usize) -> Option<Value> {
+        let schema = self.resolve(schema);
+        if let Some(allowed) = allowed(schema) {
+            return allowed.into_iter().next().map(Value::String);
+        }
+        let text = match schema.get("format").and_then(Json::as_str) {
+            Some("weir-duration") => "1s",
+            Some("weir-size") => "1B",
+            Some("weir-secret") => "env:X",
+            _ => "x",
+        };
+        Some(match *types(schema).first()? {
+            "string" => Value::String(text.to_owned()),
+            "integer" => Value::Integer(schema.get("minimum").and_then(Json::as_i64).unwrap_or(1)),
+            "number" => Value::Float(1.0),
+            "boolean" => Value::Boolean(false),
+            "array" => Value::Array(Vec::new()),
+            "object" if depth < 4 => {
+                let mut table = Table::default();
+                let required = schema.get("required").and_then(Json::as_array);
+                for key in required.into_iter().flatten().filter_map(Json::as_str) {
+                    let value = self.placeholder(schema.get("properties")?.get(key)?, depth + 1)?;
+                    let node = Node { value, range: 0..0 };
+                    table.0.push(Entry { key: key.to_owned(), at: 0..0, node });
+                }
+                Value::Table(table)
+            }
+            _ => return None,
+        })
     }
 
     fn unknown(
@@ -171,7 +224,6 @@ impl<'a> Checker<'a> {
         let mut unknown = Diagnostic::error("W014", message).at(&self.span(at));
         if let Some(near) = near {
             unknown = unknown.label(format!("did you mean `{near}`?"));
-            self.usable = false;
         } else if !known.is_empty() && known.len() <= 8 {
             // The order of a JSON object depends on how `serde_json` is built.
             let names: BTreeSet<&String> = known.keys().collect();
@@ -203,12 +255,12 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether it is right; if not, why is noted.
+    /// Whether it can stand: it is right, or only parts of it were wrong and are left out or
+    /// replaced. What was wrong is noted.
     fn node(&mut self, node: &mut Node, schema: &'a Json, path: &str, verbatim: bool) -> bool {
         let verbatim = verbatim || schema.get("x-weir-verbatim") == Some(&Json::Bool(true));
         let schema = self.resolve(schema);
         let verbatim = verbatim || schema.get("x-weir-verbatim") == Some(&Json::Bool(true));
-        let before = self.wrong.0.len();
         let choices = branches(schema);
         if !choices.is_empty() {
             return self.choose(node, &choices, schema, path, verbatim);
@@ -222,53 +274,47 @@ impl<'a> Checker<'a> {
                 if !verbatim && !self.replace(text, &node.range) {
                     return false;
                 }
-                if let Some(allowed) = allowed(schema) {
-                    self.one_of(text, &allowed, &node.range, path);
-                }
+                let listed = allowed(schema)
+                    .is_none_or(|allowed| self.one_of(text, &allowed, &node.range, path));
                 let text = text.clone();
-                self.format(&text, schema, &node.range, path);
+                listed & self.format(&text, schema, &node.range, path)
             }
             Value::Integer(n) => {
                 let n = *n;
-                self.range(n, schema, &node.range, path);
+                self.range(n, schema, &node.range, path)
             }
             Value::Array(items) => {
                 if let Some(item) = schema.get("items") {
-                    for (i, n) in items.iter_mut().enumerate() {
-                        self.node(n, item, &format!("{path}[{i}]"), verbatim);
-                    }
+                    let mut index = 0..;
+                    items.retain_mut(|n| {
+                        let i = index.next().unwrap_or_default();
+                        let stands = self.node(n, item, &format!("{path}[{i}]"), verbatim);
+                        self.guessed |= !stands;
+                        stands
+                    });
                 }
+                true
             }
             Value::Table(table) => {
                 let range = node.range.clone();
                 self.table(table, schema, path, &range, verbatim);
+                true
             }
-            Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+            Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => true,
         }
-        self.wrong.0.len() == before
     }
 
     /// Replaces `${NAME}`; whether it could.
     fn replace(&mut self, text: &mut String, range: &Range<usize>) -> bool {
         let Some(environment) = &self.section.environment else { return true };
-        match interpolate(text, environment, &mut self.used) {
-            Ok(replaced) => {
-                *text = replaced;
+        let at = self.span(range);
+        match replaced(text, environment, &mut self.used, &self.section.owner, &at) {
+            Ok(new) => {
+                *text = new;
                 true
             }
             Err(bad) => {
-                for b in bad {
-                    let wanted = &text[b.range];
-                    let raw = self.section.file.text.get(range.clone()).unwrap_or_default();
-                    let at = match raw.find(wanted) {
-                        Some(i) => range.start + i..range.start + i + wanted.len(),
-                        None => range.clone(),
-                    };
-                    let code = if b.unset { "W016" } else { "W017" };
-                    let message = format!("{}: {}", self.section.owner, b.message);
-                    let bad = Diagnostic::error(code, message).at(&self.span(&at)).hint(b.hint);
-                    self.push(bad);
-                }
+                self.wrong.0.extend(bad.0);
                 false
             }
         }
@@ -376,20 +422,20 @@ impl<'a> Checker<'a> {
         false
     }
 
-    fn format(&mut self, text: &str, schema: &Json, range: &Range<usize>, path: &str) {
+    fn format(&mut self, text: &str, schema: &Json, range: &Range<usize>, path: &str) -> bool {
         let owner = &self.section.owner;
         let (code, problem, label) = match schema.get("format").and_then(Json::as_str) {
             Some("weir-duration") => match text.parse::<Duration>() {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(e) => ("W015", first_part(&e), DURATION_EXPECTED),
             },
             Some("weir-size") => match text.parse::<ByteSize>() {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(e) => ("W015", first_part(&e), SIZE_EXPECTED),
             },
             Some("weir-secret") => {
                 if Secret::parse(text).is_ok() {
-                    return;
+                    return true;
                 }
                 self.secrets.push(range.clone());
                 ("W019", "not a reference to a secret".to_owned(), SECRET_EXPECTED)
@@ -398,9 +444,9 @@ impl<'a> Checker<'a> {
                 if Secret::parse(text).is_err() {
                     self.secrets.push(range.clone());
                 }
-                return;
+                return true;
             }
-            _ => return,
+            _ => return true,
         };
         let wrong = Diagnostic::error(code, format!("{owner}: `{path}`: {problem}"))
             .at(&self.span(range))
@@ -411,13 +457,14 @@ impl<'a> Checker<'a> {
             wrong
         };
         self.push(wrong);
+        false
     }
 
-    fn range(&mut self, n: i64, schema: &Json, range: &Range<usize>, path: &str) {
+    fn range(&mut self, n: i64, schema: &Json, range: &Range<usize>, path: &str) -> bool {
         let bound = |key| schema.get(key).and_then(Json::as_i64);
         let (low, high) = (bound("minimum"), bound("maximum"));
         if low.is_none_or(|l| l <= n) && high.is_none_or(|h| n <= h) {
-            return;
+            return true;
         }
         let expected = match (low, high) {
             (Some(low), Some(high)) => format!("expected {low} to {high}"),
@@ -427,6 +474,7 @@ impl<'a> Checker<'a> {
         let message = format!("{}: `{path}` cannot be `{n}`", self.section.owner);
         let wrong = Diagnostic::error("W015", message).at(&self.span(range)).label(expected);
         self.push(wrong);
+        false
     }
 
     fn is_secret(&self, schema: &'a Json) -> bool {
@@ -470,6 +518,29 @@ impl<'a> Checker<'a> {
             .collect();
         if words.is_empty() { "something else".to_owned() } else { words.join(" or ") }
     }
+}
+
+/// A text with `${NAME}` replaced; `at` is where it stands.
+pub(crate) fn replaced(
+    text: &str,
+    environment: &Environment,
+    used: &mut BTreeMap<String, String>,
+    owner: &str,
+    at: &Span,
+) -> Result<String, Diagnostics> {
+    interpolate(text, environment, used).map_err(|bad| {
+        let said = bad.into_iter().map(|b| {
+            let wanted = &text[b.range];
+            let raw = at.file.text.get(at.range.clone()).unwrap_or_default();
+            let at = match raw.find(wanted) {
+                Some(i) => at.within(i..i + wanted.len()),
+                None => at.clone(),
+            };
+            let code = if b.unset { "W016" } else { "W017" };
+            Diagnostic::error(code, format!("{owner}: {}", b.message)).at(&at).hint(b.hint)
+        });
+        Diagnostics(said.collect())
+    })
 }
 
 /// The part of a parser's message before what it expected, which the label says.

@@ -11,6 +11,8 @@ pub enum Environment {
     Process,
     /// These and no other: what a [`super::Bundle`] kept, or what a test gives.
     Fixed(BTreeMap<String, String>),
+    /// These, and those of this process.
+    Over(BTreeMap<String, String>),
 }
 
 impl Environment {
@@ -19,6 +21,7 @@ impl Environment {
         match self {
             Self::Process => std::env::var(name).ok(),
             Self::Fixed(map) => map.get(name).cloned(),
+            Self::Over(map) => map.get(name).cloned().or_else(|| std::env::var(name).ok()),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! One pipeline file, read as far as its shape goes: which parts it has, what they are called,
 //! what they read.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::check::one_of;
+use super::check::{one_of, replaced};
 use super::environment::Environment;
 use super::section::{ENGINE_KEYS, Section};
 use super::tree::{self, Entry, Node, Table, Value};
@@ -34,6 +35,8 @@ pub(crate) struct PipelineFile {
     pub(crate) parts: Vec<Part>,
     /// `[[tests]]`.
     pub(crate) tests: Vec<Section>,
+    /// Variables used in the keys that the engine reads, and their values.
+    pub(crate) used: BTreeMap<String, String>,
     /// Whether the file parsed whole, so that what is not in it is really not there.
     pub(crate) whole: bool,
 }
@@ -128,6 +131,7 @@ pub(crate) fn read(
             from: From::Now,
             parts: Vec::new(),
             tests: Vec::new(),
+            used: BTreeMap::new(),
             whole: wrong.0.is_empty(),
             text: text.clone(),
         },
@@ -162,6 +166,7 @@ impl Reader<'_> {
         let group = Group::ALL.iter().find(|(name, _)| *name == entry.key).map(|(_, g)| *g);
         match (entry.key.as_str(), entry.node.value) {
             ("name", Value::String(name)) => {
+                let Some(name) = self.replaced("the file", &name, &value_at) else { return };
                 if name.is_empty() || name.contains(['/', '\\', '\0']) || name.len() > 200 {
                     let message = format!("`{name}` cannot be the name of a pipeline");
                     let label = "expected 1 to 200 characters without slashes".to_owned();
@@ -171,7 +176,11 @@ impl Reader<'_> {
                     self.file.name_at = value_at;
                 }
             }
-            ("from", Value::String(text) | Value::Datetime(text)) => self.from(&text, &value_at),
+            ("from", Value::String(text) | Value::Datetime(text)) => {
+                if let Some(text) = self.replaced("the file", &text, &value_at) {
+                    self.from(&text, &value_at);
+                }
+            }
             ("tests", Value::Array(items)) => {
                 for (i, item) in items.into_iter().enumerate() {
                     self.test(i, item);
@@ -200,6 +209,12 @@ impl Reader<'_> {
                 self.error("W003", message, &at, label);
             }
         }
+    }
+
+    /// A text with `${NAME}` replaced, unless that goes wrong.
+    fn replaced(&mut self, owner: &str, text: &str, at: &Span) -> Option<String> {
+        let used = &mut self.file.used;
+        self.wrong.ok(replaced(text, self.environment, used, owner, at))
     }
 
     fn from(&mut self, text: &str, at: &Span) {
@@ -322,7 +337,7 @@ impl Reader<'_> {
     fn text(&mut self, owner: &str, entry: Entry) -> Option<(String, Span)> {
         let at = self.span(&entry.node.range);
         match entry.node.value {
-            Value::String(text) => Some((text, at)),
+            Value::String(text) => Some((self.replaced(owner, &text, &at)?, at)),
             other => {
                 let message = format!("{owner}: `{}` is {}", entry.key, other.what());
                 self.error("W012", message, &at, "expected text in quotes".into());
@@ -350,6 +365,7 @@ impl Reader<'_> {
                 self.error("W012", message, &at, "expected `id` or `id.output` in quotes".into());
                 continue;
             };
+            let Some(name) = self.replaced(owner, &name, &at) else { continue };
             if name.contains(['*', '?', '[']) {
                 let message = format!("{owner}: input `{name}` is a pattern");
                 let label = "inputs are named one by one: `id` or `id.output`".into();

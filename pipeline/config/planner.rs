@@ -21,6 +21,12 @@ use crate::edge::{ERROR_COLUMNS, ERRORS, Edge};
 use crate::plan::{InputPlan, NodePlan, OnError, PipelinePlan, SourceDefinition, Work};
 use crate::signal::Signal;
 
+/// Mistakes within one expression, template or program, whatever stands beside it.
+const WITHIN_A_VALUE: [&str; 14] = [
+    "W030", "W085", "W160", "W161", "W162", "W164", "W301", "W302", "W303", "W304", "W305", "W306",
+    "W307", "W308",
+];
+
 /// The output of late rows; nobody has to read it.
 const LATE: &str = "late";
 
@@ -68,7 +74,7 @@ impl<'a> Planner<'a> {
     ) -> Self {
         let text = &file.text;
         let files = [(text.path.display().to_string(), text.text.clone())].into();
-        let bundle = Bundle { files, ..Bundle::default() };
+        let bundle = Bundle { files, environment: file.used.clone() };
         let wrong = Diagnostics::default();
         Self { components, given, file, wrong, secrets: Vec::new(), bundle }
     }
@@ -119,9 +125,10 @@ impl<'a> Planner<'a> {
         inputs: Vec<Input>,
         assumed: bool,
     ) -> Option<Proved<P>> {
-        let Checked { table, wrong, usable, used, secrets } = section.check(&(kind.schema)());
+        let Checked { table, wrong, usable, guessed, used, secrets } =
+            section.check(&(kind.schema)());
         self.secrets.extend(secrets);
-        let faulty = !wrong.0.is_empty();
+        let faulty: Vec<Span> = wrong.0.iter().filter_map(|d| d.span.clone()).collect();
         self.wrong.0.extend(wrong.0);
         if !usable {
             return None;
@@ -129,9 +136,17 @@ impl<'a> Planner<'a> {
         let section = Section { table, environment: None, ..section.clone() };
         let base = self.file.text.path.parent().unwrap_or(std::path::Path::new(""));
         let scope = Scope::new(inputs, base.to_path_buf()).with_files(self.given.clone());
-        let result = (kind.plan)(&section, &scope);
+        let mut result = (kind.plan)(&section, &scope);
         let warnings = scope.take_warnings();
-        if !assumed {
+        if guessed && let Err(wrong) = &mut result {
+            // Some values are not those of the author: only what is wrong within another value
+            // is surely wrong.
+            let told = |d: &Diagnostic| {
+                d.span.as_ref().is_none_or(|at| faulty.iter().any(|f| f.overlaps(at)))
+            };
+            wrong.0.retain(|d| WITHIN_A_VALUE.contains(&d.code) && !told(d));
+        }
+        if !assumed && !guessed {
             self.wrong.0.extend(warnings);
         }
         let files: BTreeMap<String, String> = scope
@@ -143,7 +158,7 @@ impl<'a> Planner<'a> {
         // Also of a part that fails: what it names is watched.
         self.bundle.merge(&bundle);
         let plan = self.wrong.ok(result)?;
-        (!faulty).then(|| Proved { plan, config: section.table.to_json(), bundle })
+        faulty.is_empty().then(|| Proved { plan, config: section.table.to_json(), bundle })
     }
 
     /// Plans the sources of the file.
@@ -159,6 +174,7 @@ impl<'a> Planner<'a> {
             {
                 let text = &file.text;
                 let mut bundle = proved.bundle;
+                bundle.environment.extend(file.used.clone());
                 let resolved = canonical(&[
                     ("type", kind.name.into()),
                     ("config", Json::Object(proved.config)),

@@ -4,13 +4,17 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::component::{Components, Kind};
+use crate::component::{Components, Kind, module_doc};
 
 /// The reference page of a type: what its module says, and every field with its type, default and
 /// meaning. Markdown; `weir describe` prints it, `docs/` holds it.
 pub fn reference<P: ?Sized>(kind: &Kind<P>) -> String {
-    let mut page = format!("# {}\n\n{}\n", kind.name, kind.doc().trim());
-    let schema = (kind.schema)();
+    reference_page(kind.name, kind.source, &(kind.schema)())
+}
+
+/// The same for what is no component.
+pub fn reference_page(name: &str, source: &str, schema: &schemars::Schema) -> String {
+    let mut page = format!("# {name}\n\n{}\n", module_doc(source).trim());
     let root = schema.as_value();
     let mut rows = Vec::new();
     fields(root, root, "", 0, &mut rows);

@@ -122,19 +122,28 @@ impl Section {
     /// # Errors
     /// All mistakes of this section.
     pub fn read<C: DeserializeOwned + JsonSchema>(&self) -> Result<C, Diagnostics> {
+        match self.read_loosely() {
+            (Some(value), wrong) if wrong.0.is_empty() => Ok(value),
+            (_, wrong) => Err(wrong),
+        }
+    }
+
+    /// As [`Section::read`], but with mistakes it still gives what can be made of the rest, so
+    /// that what else is wrong can be found. Not to be run.
+    pub fn read_loosely<C: DeserializeOwned + JsonSchema>(&self) -> (Option<C>, Diagnostics) {
         if !self.broken.0.is_empty() {
-            return Err(self.broken.clone());
+            return (None, self.broken.clone());
         }
-        let Checked { mut table, mut wrong, .. } = self.check(&schemars::schema_for!(C));
-        if !wrong.0.is_empty() {
-            return Err(wrong);
+        let Checked { mut table, mut wrong, usable, .. } = self.check(&schemars::schema_for!(C));
+        if !usable {
+            return (None, wrong);
         }
+        let schema_wrong = wrong.0.len();
         // What the schema cannot say: types with a parser of their own. Each failure is noted and
         // its key left out, so that the next one shows too.
         loop {
             let error = match from_table::<C>(table.clone(), self.header.range.clone()) {
-                Ok(value) if wrong.0.is_empty() => return Ok(value),
-                Ok(_) => return Err(wrong),
+                Ok(value) => return (Some(value), wrong),
                 Err(error) => error,
             };
             let range = error.range.unwrap_or_else(|| self.header.range.clone());
@@ -143,17 +152,21 @@ impl Section {
                 .iter()
                 .position(|e| e.node.range.start <= range.start && range.end <= e.node.range.end);
             if at.is_none() && !wrong.0.is_empty() {
-                return Err(wrong); // a key that was left out is missing now
+                return (None, wrong); // a key that was left out is missing now
             }
-            let key = at.map(|i| table.0.remove(i).key);
-            let message = match key {
-                Some(key) => format!("{}, `{key}`: {}", self.owner, error.message),
-                None => format!("{}: {}", self.owner, error.message),
-            };
             let span = Span { file: self.file.clone(), range };
-            wrong.push(Diagnostic::error("W015", message).at(&span));
+            let key = at.map(|i| table.0.remove(i).key);
+            // A value that stands for a wrong one is not wrong again.
+            let told = wrong.0[..schema_wrong].iter().filter_map(|d| d.span.as_ref());
+            if !told.clone().any(|s| s.overlaps(&span)) {
+                let message = match key {
+                    Some(key) => format!("{}, `{key}`: {}", self.owner, error.message),
+                    None => format!("{}: {}", self.owner, error.message),
+                };
+                wrong.push(Diagnostic::error("W015", message).at(&span));
+            }
             if at.is_none() {
-                return Err(wrong);
+                return (None, wrong);
             }
         }
     }
@@ -313,16 +326,21 @@ pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     let why = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::NotFound => "no such file".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        std::io::ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
         _ => e.to_string().to_lowercase(),
     };
     let file = std::fs::File::open(path).map_err(why)?;
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(why)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(why)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err("it is larger than 16 MiB".to_owned());
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|e| {
+        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|b| **b == b'\n').count() + 1;
+        let start = good.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+        let column = String::from_utf8_lossy(&good[start..]).chars().count() + 1;
+        format!("it is not UTF-8 text, see line {line}, column {column}")
+    })
 }
 
 #[cfg(test)]

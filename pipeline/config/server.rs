@@ -24,6 +24,8 @@
 //! Precedence: flag, `WEIR_*` variable, file, default. `[receivers.*]` and `[route]` are handed on
 //! as they are: the router reads them.
 
+mod show;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,7 +35,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::environment::Environment;
+use super::bundle::Bundle;
+use super::environment::{Environment, interpolate};
 use super::section::{Section, Spanned, read_text};
 use super::tree::{self, Table, Value};
 use super::types::{ByteSize, Duration, Secret, TlsServer};
@@ -41,6 +44,8 @@ use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span};
 
 /// Where the API listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:9347";
+/// The data folder.
+const DATA: &str = "data";
 /// Memory for hot rows, caches and queries together.
 const MEMORY: &str = "1GiB";
 /// Disk for the journal.
@@ -77,6 +82,8 @@ pub struct ServerConfig {
     pub receivers: Vec<Section>,
     /// `[route]`, for the router to read.
     pub route: Option<Section>,
+    /// The text that it was read from.
+    pub text: Arc<SourceText>,
     explained: Vec<Explained>,
 }
 
@@ -145,18 +152,22 @@ struct Journal {
     retain: Option<Spanned<Duration>>,
 }
 
+/// Reads the sections that are the router's: `[receivers.*]` and `[route]`.
+type Router<'a, R> = &'a dyn Fn(&[Section], Option<&Section>) -> Result<R, Diagnostics>;
+
 impl ServerConfig {
     /// Reads the file at `path`; a file that does not exist says nothing, unless `required`.
-    /// Gives warnings beside the result.
+    /// Gives what `router` makes of its sections, and warnings, beside the result.
     ///
     /// # Errors
     /// Everything that is wrong with the file, the flags and the variables.
-    pub fn load(
+    pub fn load<R>(
         path: &Path,
         required: bool,
         environment: &Environment,
         flags: &Flags,
-    ) -> Result<(Self, Diagnostics), Diagnostics> {
+        router: Router<'_, R>,
+    ) -> Result<(Self, R, Diagnostics), Diagnostics> {
         let text = match read_text(path) {
             Ok(text) => text,
             Err(_) if !required && !path.exists() => String::new(),
@@ -165,19 +176,22 @@ impl ServerConfig {
                 return Err(Diagnostic::error("W002", message).into());
             }
         };
-        Self::from_text(Arc::new(SourceText { path: path.into(), text }), environment, flags)
+        let text = Arc::new(SourceText { path: path.into(), text });
+        Self::from_text(text, environment, flags, router)
     }
 
     /// The same for a text.
     ///
     /// # Errors
     /// As [`ServerConfig::load`].
-    pub fn from_text(
+    pub fn from_text<R>(
         text: Arc<SourceText>,
         environment: &Environment,
         flags: &Flags,
-    ) -> Result<(Self, Diagnostics), Diagnostics> {
+        router: Router<'_, R>,
+    ) -> Result<(Self, R, Diagnostics), Diagnostics> {
         let (mut table, mut wrong) = tree::parse(&text);
+        let parses = wrong.0.is_empty();
         let section = |id: &str, owner: String, header: Span, table: Table| Section {
             id: id.to_owned(),
             file: text.clone(),
@@ -222,7 +236,11 @@ impl ServerConfig {
         }
         let start = span(&(0..0));
         let all = section("", "server file".into(), start, table);
-        let file = wrong.ok(all.read::<File>()).unwrap_or_default();
+        let (file, more) = all.read_loosely::<File>();
+        wrong.0.extend(more.0);
+        // Of a file that does not parse, nobody knows what these sections hold.
+        let routed = parses.then(|| wrong.ok(router(&receivers, route.as_ref()))).flatten();
+        let file = file.unwrap_or_default();
         let mut resolver = Resolver { file: &text, environment, wrong, explained: Vec::new() };
         let server = file.server;
         let r = &mut resolver;
@@ -234,7 +252,7 @@ impl ServerConfig {
             LISTEN,
         );
         let data: Option<PathBuf> =
-            r.parsed("server.data", "WEIR_DATA", flags.data.as_deref(), server.data, "data");
+            r.parsed("server.data", "WEIR_DATA", flags.data.as_deref(), server.data, DATA);
         let pipelines: Option<PathBuf> = r.parsed(
             "pipelines",
             "WEIR_PIPELINES",
@@ -272,7 +290,7 @@ impl ServerConfig {
             tables.extend(table.map(|t| (name, t)));
         }
         let Resolver { mut wrong, explained, .. } = resolver;
-        let values = (listen, data, pipelines, memory, insecure, max, retain);
+        let values = (listen, data, pipelines, memory, insecure, max, retain, routed);
         let (
             Some(listen),
             Some(data),
@@ -281,6 +299,7 @@ impl ServerConfig {
             Some(insecure),
             Some(max),
             Some(retain),
+            Some(routed),
         ) = values
         else {
             return Err(wrong);
@@ -299,16 +318,75 @@ impl ServerConfig {
             tables,
             receivers,
             route,
+            text: text.clone(),
             explained,
         };
-        wrong.0.extend(config.exposure());
-        if wrong.has_errors() { Err(wrong) } else { Ok((config, wrong)) }
+        if !wrong.has_errors() {
+            wrong.0.extend(config.exposure());
+        }
+        if wrong.has_errors() { Err(wrong) } else { Ok((config, routed, wrong)) }
+    }
+
+    /// Where the data folder is according to a file that may be broken.
+    pub fn data_folder(path: &Path, environment: &Environment, flags: &Flags) -> PathBuf {
+        let text = read_text(path).unwrap_or_default();
+        let (table, _) = tree::parse(&Arc::new(SourceText { path: path.into(), text }));
+        let server = table.get("server").map(|e| &e.node.value);
+        let written = match server {
+            Some(Value::Table(server)) => server.get("data").map(|e| &e.node.value),
+            _ => None,
+        };
+        let written = match written {
+            Some(Value::String(text)) => interpolate(text, environment, &mut BTreeMap::new()).ok(),
+            _ => None,
+        };
+        let data = flags.data.clone().or_else(|| environment.get("WEIR_DATA")).or(written);
+        data.unwrap_or_else(|| DATA.to_owned()).into()
+    }
+
+    /// The text with the values of the variables that it names: enough to read it again with
+    /// [`ServerConfig::from_kept`], whatever becomes of the file. Secrets are references in it.
+    pub fn kept(&self, environment: &Environment) -> Bundle {
+        let mut used = BTreeMap::new();
+        // Also what stands in comments: more is no harm, and what is unset there is not missed.
+        let _ = interpolate(&self.text.text, environment, &mut used);
+        let path = self.text.path.display().to_string();
+        Bundle { files: [(path, self.text.text.clone())].into(), environment: used }
+    }
+
+    /// Reads again what [`ServerConfig::kept`] gave.
+    ///
+    /// # Errors
+    /// As [`ServerConfig::load`].
+    pub fn from_kept<R>(
+        kept: &Bundle,
+        flags: &Flags,
+        router: Router<'_, R>,
+    ) -> Result<(Self, R, Diagnostics), Diagnostics> {
+        let (path, text) = kept.files.first_key_value().ok_or_else(|| {
+            Diagnostic::error("W044", "what was kept of the server file holds no text")
+        })?;
+        let text = Arc::new(SourceText { path: path.into(), text: text.clone() });
+        let environment = Environment::Over(kept.environment.clone());
+        Self::from_text(text, &environment, flags, router)
     }
 
     /// Every key with its value and where that comes from, for `weir config`. Secrets are
-    /// references; sections of the router are not in it.
-    pub fn explain(&self) -> &[Explained] {
-        &self.explained
+    /// references, or masked where somebody wrote one into an address.
+    pub fn explain(&self) -> Vec<Explained> {
+        let mut all = self.explained.clone();
+        for receiver in &self.receivers {
+            all.extend(show::section(&format!("receivers.{}", receiver.id), receiver));
+        }
+        match &self.route {
+            Some(route) => all.extend(show::section("route", route)),
+            None => all.push(Explained {
+                key: "route".to_owned(),
+                value: "{ receiver = \"console\" }".to_owned(),
+                origin: "default".to_owned(),
+            }),
+        }
+        all
     }
 
     /// Design: a non-loopback address without TLS and tokens is refused unless `insecure`.

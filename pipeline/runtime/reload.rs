@@ -93,7 +93,10 @@ impl Runtime {
             }
         }
         for text in &outcome.events {
-            tracing::info!("{text}");
+            match text.contains("cannot be opened") {
+                true => tracing::error!("{text}"),
+                false => tracing::info!("{text}"),
+            }
         }
         let ok = f64::from(u8::from(outcome.ok));
         self.shared.telemetry.gauge("weir_config_ok", "Whether every file is live", ok);

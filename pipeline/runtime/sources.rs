@@ -187,7 +187,10 @@ impl Sources {
                     .into_iter()
                     .map(|l| match self.listeners.bound(l) {
                         Some(bound) => address_of(l, bound),
-                        None => format!("{} (not open)", address(l)),
+                        None => {
+                            let why = self.listeners.refused(l).unwrap_or_default();
+                            format!("{} cannot be opened: {why}", address(l))
+                        }
                     })
                     .collect(),
                 running: !r.task.is_finished(),

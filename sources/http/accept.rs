@@ -1,12 +1,15 @@
 //! Accepting connections, and the limits of each.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use axum::body::Body;
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -98,6 +101,31 @@ async fn connection(
     }
 }
 
+/// Whether a page of another site sends this through a visitor's browser, which names it in
+/// `Origin`. Of a visitor on this machine the page must be of this machine too: a foreign name can
+/// be made to lead here.
+fn is_foreign<B>(request: &Request<B>, peer: SocketAddr) -> bool {
+    let headers = request.headers();
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
+    let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
+    if host.is_empty() || origin.is_none_or(|(_, o)| !o.eq_ignore_ascii_case(host)) {
+        return true;
+    }
+    let name = host.parse::<Authority>().map(|a| a.host().to_ascii_lowercase()).unwrap_or_default();
+    let ip = name.trim_matches(['[', ']']).parse::<IpAddr>();
+    let local = name == "localhost" || ip.is_ok_and(|ip| ip.to_canonical().is_loopback());
+    peer.ip().to_canonical().is_loopback() && !local
+}
+
+fn refusal() -> Response<Body> {
+    let text = "requests from pages of other sites are refused";
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
 async fn requests(
     server: Server,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -109,8 +137,14 @@ async fn requests(
         let (source, asked) = (server.source.clone(), asked.clone());
         service_fn(move |request| {
             asked.store(true, Relaxed);
-            let answer = source.clone().handle(request, peer);
-            async move { Ok::<_, Infallible>(answer.await) }
+            let answer =
+                (!is_foreign(&request, peer)).then(|| source.clone().handle(request, peer));
+            async move {
+                Ok::<_, Infallible>(match answer {
+                    Some(answer) => answer.await,
+                    None => refusal(),
+                })
+            }
         })
     };
     let mut builder = Builder::new(TokioExecutor::new());
@@ -149,6 +183,35 @@ async fn requests(
                     return;
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn pages_of_other_sites() {
+        let near: SocketAddr = "127.0.0.1:5000".parse().unwrap();
+        let far: SocketAddr = "10.0.0.9:5000".parse().unwrap();
+        let cases = [
+            (near, "anything:4318", None, false),
+            (near, "localhost:4318", Some("http://localhost:4318"), false),
+            (near, "[::1]:4318", Some("http://[::1]:4318"), false),
+            (near, "localhost:4318", Some("https://evil.example"), true),
+            (near, "localhost:4318", Some("null"), true),
+            (near, "evil.example:4318", Some("http://evil.example:4318"), true),
+            (far, "weir.example", Some("https://weir.example"), false),
+            (far, "weir.example", Some("https://evil.example"), true),
+        ];
+        for (peer, host, origin, expect) in cases {
+            let mut request = Request::builder().header(header::HOST, host);
+            if let Some(origin) = origin {
+                request = request.header(header::ORIGIN, origin);
+            }
+            assert_eq!(is_foreign(&request.body(()).unwrap(), peer), expect, "{host} {origin:?}");
         }
     }
 }

@@ -174,7 +174,10 @@ impl Task {
         times.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let permit = tokio::select! {
-                () = end.cancelled() => return,
+                () = end.cancelled() => {
+                    self.context.intake.metrics().way_gone(&self.target.url);
+                    return;
+                }
                 permit = async {
                     times.tick().await;
                     self.room.acquire().await
@@ -193,6 +196,7 @@ impl Task {
         let limits = (plan.timeout, plan.body_bytes_max);
         let got = client::get(&self.client, &self.target.url, &plan.auth, limits, &mut page).await;
         let metrics = self.context.intake.metrics();
+        metrics.way_answers(&self.target.url, got.as_ref().err().map(String::as_str), now());
         if let Err(error) = &got {
             let message = format!("target {}: {error}", self.target.url);
             metrics.error(1, "scrape", &message, now());

@@ -70,15 +70,40 @@ impl Report<'_> {
             last => format!("last entry {}, {rows} rows accepted", self.ago(last)),
         };
         line(out, 2, &came);
+        for (name, way) in reading["ways"].as_object().into_iter().flatten() {
+            self.way(out, name, way);
+        }
         self.rejected(out, 2, reading);
         if source["running"] != true {
             line(out, 2, "<-- stops here: the source does not run");
+        } else if let Some(closed) = listens.iter().find(|l| l.contains("cannot be opened")) {
+            line(out, 2, &format!("<-- stops here: {closed}"));
+        } else if reading["last_error"]["reason"] == "journal_full"
+            && number(&reading["last_error"]["time"]) >= last
+        {
+            line(out, 2, "<-- stops here: the journal is full");
         } else if last == 0 {
             let hint = match listens.first() {
                 Some(address) => format!("nothing was sent to {address}"),
                 None => "nothing came".to_owned(),
             };
             line(out, 2, &format!("<-- stops here: {hint}"));
+        }
+    }
+
+    /// What came by one endpoint, or from one target.
+    fn way(&self, out: &mut String, name: &str, way: &Value) {
+        let last = self.ago(number(&way["last_entry"]));
+        let rows = number(&way["rows"]);
+        let name = if name.is_empty() { "all" } else { name };
+        line(out, 4, &format!("{name}: last entry {last}, {rows} rows accepted"));
+        for (reason, r) in way["rejected"].as_object().into_iter().flatten() {
+            let (entries, rows) = (number(&r["entries"]), number(&r["rows"]));
+            let sample = text(&r["sample"]);
+            line(out, 6, &format!("rejected: {reason}: {entries} entries, {rows} rows: {sample}"));
+        }
+        if way["error"].is_object() {
+            line(out, 6, &format!("fails: {}", text(&way["error"]["message"])));
         }
     }
 

@@ -9,7 +9,10 @@ fn read(
 ) -> Result<(ServerConfig, Diagnostics), Diagnostics> {
     let environment = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let text = Arc::new(SourceText { path: "weir.toml".into(), text: text.to_owned() });
-    ServerConfig::from_text(text, &Environment::Fixed(environment), flags)
+    let environment = Environment::Fixed(environment);
+    let (config, (), warnings) =
+        ServerConfig::from_text(text, &environment, flags, &|_, _| Ok(()))?;
+    Ok((config, warnings))
 }
 
 /// Resolved values with their origins, warnings, or what is wrong.
@@ -17,7 +20,8 @@ fn read(
 fn check(text: &str, variables: &[(&str, &str)], flags: &Flags, expect: &str) {
     let got = match read(text, variables, flags) {
         Ok((config, warnings)) => {
-            let lines = config.explain().iter().filter(|e| e.origin != "default");
+            let all = config.explain();
+            let lines = all.iter().filter(|e| e.origin != "default");
             let lines = lines.map(|e| format!("{} = {}  # {}\n", e.key, e.value, e.origin));
             lines.collect::<String>() + &warnings.to_string()
         }
@@ -49,7 +53,7 @@ tables.logs.retention = "30d"  # `weir.toml:8`
     assert_eq!(config.listen.to_string(), "127.0.0.1:9347");
     assert_eq!(config.memory, ByteSize(1 << 30));
     assert_eq!(config.pipelines, PathBuf::from("pipelines.d"));
-    assert_eq!(config.explain().len(), 10);
+    assert_eq!(config.explain().len(), 11);
 }
 
 #[test]
@@ -87,6 +91,12 @@ error[W014]: server file: `server` has no field `lissten`
 2 | lissten = ':1'
   | ^^^^^^^ did you mean `listen`?
 
+error[W014]: server file has no field `jurnal`
+ --> weir.toml:4:2
+  |
+4 | [jurnal]
+  |  ^^^^^^ did you mean `journal`?
+
 error[W019]: server file: `server.auth.tokens[0]`: not a reference to a secret
  --> weir.toml:6:11
   |
@@ -95,11 +105,11 @@ error[W019]: server file: `server.auth.tokens[0]`: not a reference to a secret
   |
 hint: a secret never stands in the file itself: put it into a variable or a file
 
-error[W014]: server file has no field `jurnal`
- --> weir.toml:4:2
+error[W015]: `server.listen` cannot be `here`: invalid socket address syntax
+ --> weir.toml:3:10
   |
-4 | [jurnal]
-  |  ^^^^^^ did you mean `journal`?
+3 | listen = 'here'
+  |          ^^^^^^
 
 error[W015]: variable `WEIR_JOURNAL_RETAIN` cannot be `long`: `long` is not a duration, expected a duration such as `"10s"` or `"1h30m"`
 "#,
@@ -145,4 +155,45 @@ fn the_router_reads_its_own_sections() {
     let child = &route.routes[0].value;
     assert_eq!(&good[child.r#match[0].range.clone()], "'a = \"b\"'");
     assert_eq!(child.routes[0].value.receiver.as_ref().unwrap().value, "x");
+}
+
+#[test]
+fn mistakes_in_one_section_do_not_hide_those_of_the_router() {
+    let text = "[journal]\nretain = 5\n[receivers]\na = 1\n[receivers.b]\n[route]\n";
+    let text = Arc::new(SourceText { path: "weir.toml".into(), text: text.to_owned() });
+    let wrong: Result<(_, (), _), _> =
+        ServerConfig::from_text(text, &Environment::Process, &Flags::default(), &|receivers, _| {
+            Err(Diagnostic::error("W155", format!("{} receivers", receivers.len())).into())
+        });
+    let wrong = wrong.unwrap_err();
+    let codes: Vec<&str> = wrong.0.iter().map(|d| d.code).collect();
+    assert_eq!(codes, ["W012", "W012", "W155"]);
+}
+
+#[test]
+fn what_was_kept_is_read_again_without_the_file_and_its_variables() {
+    let text = "[server]\ndata = '${D}/x'\nlisten = '127.0.0.1:1'\n[receivers.a]\nx = '${Y}'\n";
+    let (config, _) = read(text, &[("D", "/d"), ("Y", "y")], &Flags::default()).unwrap();
+    let set = [("D", "/d"), ("Y", "y")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let kept = config.kept(&Environment::Fixed(set.into()));
+    let flags = Flags { listen: Some("127.0.0.1:2".into()), ..Flags::default() };
+    let (again, (), _) = ServerConfig::from_kept(&kept, &flags, &|_, _| Ok(())).unwrap();
+    assert_eq!(again.data, PathBuf::from("/d/x"));
+    assert_eq!(again.listen.port(), 2);
+}
+
+#[test]
+fn receivers_and_routes_are_explained_without_secrets() {
+    check(
+        "[receivers.a]\nslack = { channel = '#a', token = 'env:T' }\n\
+         webhook = { url = 'https://u:hunter2@h/hunter2', headers = { x = 'hunter2' } }\n\
+         [route]\nreceiver = '${R}'\n",
+        &[("R", "a")],
+        &Flags::default(),
+        r##"
+receivers.a.slack = { channel = "#a", token = "env:T" }  # `weir.toml:2`
+receivers.a.webhook = { url = "https://***@h/***", headers = { x = "***" } }  # `weir.toml:3`
+route.receiver = "a"  # `weir.toml:5`
+"##,
+    );
 }

@@ -24,18 +24,69 @@ pub struct Secret(String);
 #[error("{0}")]
 pub struct SecretError(pub String);
 
+/// Where secrets come from.
+trait Provider: Sync {
+    /// What stands before the colon of a reference.
+    fn scheme(&self) -> &'static str;
+    /// Reads the secret `name` now; or why there is none.
+    fn read(&self, name: &str) -> Result<String, String>;
+}
+
+/// All that references can name.
+const PROVIDERS: [&dyn Provider; 2] = [&Variable, &SecretFile];
+
+/// `env:NAME`: a variable of the process.
+struct Variable;
+
+impl Provider for Variable {
+    fn scheme(&self) -> &'static str {
+        "env"
+    }
+
+    fn read(&self, name: &str) -> Result<String, String> {
+        std::env::var(name).map_err(|e| match e {
+            std::env::VarError::NotPresent => "the variable is not set".to_owned(),
+            std::env::VarError::NotUnicode(_) => "the variable is not UTF-8".to_owned(),
+        })
+    }
+}
+
+/// `file:PATH`: the content of a file.
+struct SecretFile;
+
+impl Provider for SecretFile {
+    fn scheme(&self) -> &'static str {
+        "file"
+    }
+
+    fn read(&self, path: &str) -> Result<String, String> {
+        let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+        if text.len() as u64 > SECRET_BYTES_MAX {
+            return Err("the file is larger than 64 KiB".to_owned());
+        }
+        Ok(text)
+    }
+}
+
+/// Who provides a reference, and what it calls it.
+fn provider(reference: &str) -> Option<(&'static dyn Provider, &str)> {
+    let (scheme, name) = reference.split_once(':')?;
+    PROVIDERS.into_iter().find(|p| p.scheme() == scheme).map(|p| (p, name))
+}
+
 impl Secret {
     /// A reference as written.
     ///
     /// # Errors
     /// If it is none; the text may be the secret itself, so the message does not hold it.
     pub fn parse(reference: &str) -> Result<Self, SecretError> {
-        let named = |rest: &str| !rest.trim().is_empty();
-        let known = ["env:", "file:"].iter().any(|p| reference.strip_prefix(p).is_some_and(named));
-        if known {
-            Ok(Self(reference.to_owned()))
-        } else {
-            Err(SecretError(format!("not a reference to a secret, expected {SECRET_EXPECTED}")))
+        match provider(reference) {
+            Some((_, name)) if !name.trim().is_empty() => Ok(Self(reference.to_owned())),
+            _ => {
+                Err(SecretError(format!("not a reference to a secret, expected {SECRET_EXPECTED}")))
+            }
         }
     }
 
@@ -50,24 +101,8 @@ impl Secret {
     /// If the variable is not set or the file cannot be read; names the reference.
     pub fn reveal(&self) -> Result<String, SecretError> {
         let failed = |why: &dyn fmt::Display| SecretError(format!("secret `{}`: {why}", self.0));
-        let value = if let Some(name) = self.0.strip_prefix("env:") {
-            match std::env::var(name) {
-                Ok(value) => value,
-                Err(std::env::VarError::NotPresent) => {
-                    return Err(failed(&"the variable is not set"));
-                }
-                Err(_) => return Err(failed(&"the variable is not UTF-8")),
-            }
-        } else {
-            let path = self.0.strip_prefix("file:").unwrap_or(&self.0);
-            let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
-            let mut text = String::new();
-            file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| failed(&e))?;
-            if text.len() as u64 > SECRET_BYTES_MAX {
-                return Err(failed(&"the file is larger than 64 KiB"));
-            }
-            text
-        };
+        let (provider, name) = provider(&self.0).ok_or_else(|| failed(&"nobody provides it"))?;
+        let value = provider.read(name).map_err(|why| failed(&why))?;
         let trimmed = value.strip_suffix('\n').map_or(value.as_str(), |v| {
             // One line ending, as editors and `echo` leave it; other white space may be meant.
             v.strip_suffix('\r').unwrap_or(v)
