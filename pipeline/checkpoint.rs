@@ -248,7 +248,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create(&aside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    crate::failpoint!("file.written");
     fs::rename(&aside, path)?;
+    crate::failpoint!("file.renamed");
     if let Some(dir) = path.parent() {
         fs::File::open(dir)?.sync_all()?;
     }

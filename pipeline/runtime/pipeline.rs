@@ -14,6 +14,7 @@ use super::sink::{Gone, SinkHandle};
 use crate::batch::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::component::{SinkContext, Staged, Tick};
+use crate::failpoint;
 use crate::graph::{Graph, States, ToSink};
 use crate::intake::now;
 use crate::journal::{Entry, EntryKind, Reader};
@@ -114,6 +115,7 @@ pub(super) async fn start(
     let mut source_watermark = i64::MIN;
     if let Some(checkpoint) = &checkpoint {
         notes = graph.restore(&plan, &checkpoint.states);
+        failpoint!("recovery.restored");
         graph.set_now(checkpoint.now);
         source_watermark = checkpoint.watermark;
     } else {
@@ -221,6 +223,7 @@ async fn start_sink(
     let carry = staged.map_or(&[][..], |s| &s.carry);
     if !work.is_empty() {
         sink.commit(mark, work).await.map_err(failed)?;
+        failpoint!("recovery.committed");
     }
     // Also without anything to carry: what an earlier run left staged and no checkpoint names is
     // the sink's to sweep.
@@ -462,6 +465,7 @@ impl Loop {
         self.graph.flush(self.tick, &gone, &mut to_sinks);
         self.send(to_sinks).await.map_err(|_| "a sink is gone".to_owned())?;
         let (states, staged) = self.checkpoint_now(&leaving, false).await?;
+        failpoint!("reload.saved");
         let mut sinks = HashMap::new();
         for node in &plan.nodes {
             let sink = match self.sinks.get(&node.id).filter(|_| !leaving.contains(&node.id)) {
@@ -478,7 +482,9 @@ impl Loop {
         let carried = carried.map(|(id, s)| (id, Staged { work: Vec::new(), carry: s.carry }));
         let states = graph.snapshot()?;
         let checkpoint = self.describe(&plan, states, carried.collect(), false);
+        failpoint!("reload.built");
         save(self.shared.clone(), plan.clone(), checkpoint).await?;
+        failpoint!("reload.swapped");
         self.graph = graph;
         self.sinks = sinks;
         *self.shown.lock() = plan.clone();
@@ -631,10 +637,13 @@ async fn finish(
     let mark = checkpoint.position;
     let work: Vec<_> =
         checkpoint.sinks.iter().map(|(id, s)| (id.clone(), s.work.clone())).collect();
+    failpoint!("checkpoint.staged");
     save(shared.clone(), plan, checkpoint).await?;
+    failpoint!("checkpoint.renamed");
     for (id, work) in work.into_iter().filter(|(_, work)| !work.is_empty()) {
         if let Some(sink) = sinks.get(id.as_str()) {
             sink.commit(mark, work).await.map_err(|Gone| format!("sink `{id}` is gone"))?;
+            failpoint!("checkpoint.committed");
         }
     }
     tokio::task::spawn_blocking(move || shared.trim());

@@ -117,7 +117,9 @@ impl Runtime {
                 return outcome;
             }
         }
+        crate::failpoint!("reload.prepared");
         self.swap(&loaded, &mut outcome).await;
+        crate::failpoint!("reload.done");
         known.good = loaded.good;
         let good = serde_json::to_vec(&known.good).unwrap_or_default();
         if let Err(e) = write_atomically(&good_path, &good) {
