@@ -7,7 +7,7 @@
 
 mod inputs;
 mod pipelines;
-mod random;
+pub(crate) mod random;
 mod run;
 
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
 //! Random numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014).
 
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -16,21 +16,21 @@ impl Random {
     }
 
     /// From `low` to below `high`.
-    pub(super) fn range(&mut self, low: i64, high: i64) -> i64 {
+    pub(crate) fn range(&mut self, low: i64, high: i64) -> i64 {
         low + (self.next() % (high - low).unsigned_abs()).cast_signed()
     }
 
     /// True in `percent` of 100.
-    pub(super) fn chance(&mut self, percent: i64) -> bool {
+    pub(crate) fn chance(&mut self, percent: i64) -> bool {
         self.range(0, 100) < percent
     }
 
-    pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[usize::try_from(self.range(0, i64::try_from(of.len()).unwrap())).unwrap()]
     }
 
     /// A few of them, in their order, at least one.
-    pub(super) fn some<'a, T>(&mut self, of: &'a [T], percent: i64) -> Vec<&'a T> {
+    pub(crate) fn some<'a, T>(&mut self, of: &'a [T], percent: i64) -> Vec<&'a T> {
         let mut some: Vec<&T> = of.iter().filter(|_| self.chance(percent)).collect();
         if some.is_empty() {
             some.push(self.pick(of));
