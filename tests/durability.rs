@@ -63,6 +63,11 @@ type = "store"
 inputs = ["otlp.spans"]
 table = "spans"
 
+[sinks.points]
+type = "store"
+inputs = ["otlp.metrics"]
+table = "points"
+
 [sinks.totals_table]
 type = "store"
 inputs = ["totals"]
@@ -127,6 +132,9 @@ fn check_tables(server: &Server, sent: &Ledgers) {
     }
     if sent.spans.acknowledged_rows() > 0 {
         sent.spans.check("spans", numbers(server, "SELECT n FROM spans"));
+    }
+    if sent.points.acknowledged_rows() > 0 {
+        sent.points.check("points", numbers(server, "SELECT value AS n FROM points"));
     }
 }
 

@@ -131,6 +131,7 @@ pub(super) struct Ledgers {
     pub(super) logs: Ledger,
     pub(super) samples: Ledger,
     pub(super) spans: Ledger,
+    pub(super) points: Ledger,
 }
 
 impl Ledgers {
@@ -139,11 +140,13 @@ impl Ledgers {
         self.logs.add(other.logs);
         self.samples.add(other.samples);
         self.spans.add(other.spans);
+        self.points.add(other.points);
     }
 
     /// Rows that have to be there.
     pub(super) fn acknowledged_rows(&self) -> usize {
-        [&self.logs, &self.samples, &self.spans].map(Ledger::acknowledged_rows).iter().sum()
+        let all = [&self.logs, &self.samples, &self.spans, &self.points];
+        all.map(Ledger::acknowledged_rows).iter().sum()
     }
 }
 
@@ -154,8 +157,8 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Starts two senders of logs (OTLP, JSON), two of samples (remote write) and one of spans
-    /// (OTLP, JSON). Numbers go on from `next` over all loads of a test.
+    /// Starts two senders of logs (OTLP, JSON), two of samples (remote write), one of spans and
+    /// one of metric points (OTLP, JSON). Numbers go on from `next` over all loads of a test.
     pub(super) fn start(at: &Addresses, next: &Arc<AtomicI64>, failure: OnFailure) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         type Of = fn(&mut Ledgers) -> &mut Ledger;
@@ -185,7 +188,9 @@ impl Load {
             sender(url, send_samples, |l| &mut l.samples)
         };
         let spans = sender(format!("http://{}/v1/traces", at.otlp), send_spans, |l| &mut l.spans);
-        let senders = vec![logs(), logs(), samples(), samples(), spans];
+        let points = format!("http://{}/v1/metrics", at.otlp);
+        let points = sender(points, send_points, |l| &mut l.points);
+        let senders = vec![logs(), logs(), samples(), samples(), spans, points];
         Self { stop, senders }
     }
 
@@ -254,6 +259,20 @@ fn send_spans(url: &str, first: i64) -> Reply {
         "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "web"}}]},
         "scopeSpans": [{"spans": (first..first + ROWS).map(span).collect::<Vec<_>>()}],
     }]});
+    request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
+}
+
+/// Sends the points `first..first + ROWS` of a gauge, each its number, as OTLP JSON.
+fn send_points(url: &str, first: i64) -> Reply {
+    let time = nanoseconds().to_string();
+    let point = |n: i64| {
+        let series = json!({"key": "series", "value": {"intValue": (n % ROWS).to_string()}});
+        json!({"timeUnixNano": time, "asDouble": n as f64, "attributes": [series]})
+    };
+    let points: Vec<Value> = (first..first + ROWS).map(point).collect();
+    let body: Value = json!({"resourceMetrics": [{"scopeMetrics": [{"metrics": [
+        {"name": "points", "gauge": {"dataPoints": points}}
+    ]}]}]});
     request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
 }
 
