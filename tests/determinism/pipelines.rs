@@ -109,6 +109,8 @@ pub(super) fn generate(random: &mut Random) -> String {
         source("prometheus.metrics", Flow::Metrics),
         source("node.metrics", Flow::Metrics),
     ];
+    // Where paths meet, entries are not joined: that is for half of all cases.
+    let meet = random.chance(50);
     for number in 0..random.range(2, 8) {
         // What came last is read more often than not, so that chains grow long.
         let from = match random.chance(40) {
@@ -119,7 +121,7 @@ pub(super) fn generate(random: &mut Random) -> String {
         let mut inputs = vec![outputs[from].name.clone()];
         let others = outputs.iter().filter(|o| o.flow == flow && o.name != inputs[0]);
         let others: Vec<&Output> = others.collect();
-        if !others.is_empty() && random.chance(30) {
+        if meet && !others.is_empty() && random.chance(40) {
             inputs.push(random.pick(&others).name.clone());
         }
         let id = format!("op{number}");
