@@ -1,5 +1,6 @@
 # make run    build (release, no link-time optimisation) and start Weir here
 # make test   formatting, lints, every test; installs what is missing on Debian
+# make crash  ten minutes of deaths under load, WEIR_CRASH_SECONDS=N for as long; figures at the end
 # make bench  ingest through journal, window and store: samples per second, CPU per million
 # make dist   the binary that is shipped (thin link-time optimisation)
 # make docs   write docs/reference/ anew from the component tables
@@ -17,7 +18,7 @@ VENV := $(TARGET)/venv
 export WEIR_PYTHON ?= $(VENV)/bin/python
 OTEL := opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc opentelemetry-exporter-otlp-proto-http
 
-.PHONY: help run test bench dist docs tools compiler
+.PHONY: help run test crash bench dist docs tools compiler
 
 help:
 	@grep '^# make' Makefile | cut -c3-
@@ -35,6 +36,11 @@ test: compiler tools
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test --workspace
+
+# The debug binary: only that has fail points.
+crash: compiler
+	export WEIR_CRASH_SECONDS="$${WEIR_CRASH_SECONDS:-600}" WEIR_CRASH_SEED="$${WEIR_CRASH_SEED:-$$RANDOM}"
+	cargo test -p weir --test main deaths_under_load -- --nocapture
 
 bench: compiler
 	cargo bench -p weir --bench ingest

@@ -8,7 +8,13 @@
 //!
 //! Nothing here knows tables, sources or HTTP servers.
 
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "speaks to the outside")]
 pub mod notify;
+#[allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "nothing deterministic reads it"
+)]
 pub mod router;
 pub mod rule;
 mod sink;

@@ -369,7 +369,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut file = fs::File::create(&aside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&aside, path)
+        crate::failpoint!("file.written");
+        fs::rename(&aside, path)?;
+        crate::failpoint!("file.renamed");
+        Ok(())
     };
     if let Err(e) = write() {
         // On a full disk each try would leave another.

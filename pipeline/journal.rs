@@ -295,12 +295,13 @@ impl Journal {
         shared.bytes.fetch_sub(freed, Relaxed);
         let mut left = Vec::new();
         for path in files {
+            crate::failpoint!("trim.deleting");
             match shared.tuning.disk.remove(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "journal segment not deleted");
                     left.push(path);
                 }
-                _ => {}
+                _ => crate::failpoint!("trim.deleted"),
             }
         }
         shared.state.lock().leftover.extend(left);

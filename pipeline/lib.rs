@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub mod edge;
 pub mod entity;
 pub mod expression;
+pub mod failpoint;
 pub mod graph;
 pub mod http_client;
 pub mod intake;

@@ -101,7 +101,9 @@ fn apply_retention(table: &Arc<Table>, now: i64) -> Result<()> {
     if !remove.is_empty() {
         let rows: u64 = remove.iter().map(|f| f.meta.rows).sum();
         let files = remove.len();
+        weir_pipeline::failpoint!("retention.chosen");
         if table.change(&Change { remove, add: Vec::new() })? {
+            weir_pipeline::failpoint!("retention.listed");
             tracing::info!(table = %table.name(), files, rows, "rows past retention dropped");
         }
     }

@@ -158,6 +158,7 @@ impl TableWriter {
             if !runs.is_empty() && (last || bytes >= CARRY_BYTES) {
                 let (ids, batches): (Vec<u64>, Vec<Batch>) = runs.into_iter().unzip();
                 let files = flush_lane(&self.id, &lane.table, mark, &batches)?;
+                weir_pipeline::failpoint!("stage.flushed");
                 lane.staged.extend(files);
                 lane.table.mark_staged(lane.id, &ids, mark);
             } else if !runs.is_empty() {

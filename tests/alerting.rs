@@ -1,7 +1,7 @@
 //! An alert fires once per group, reaches a mail server, Slack, PagerDuty and a webhook, and
 //! resolves; `kill -9` loses nothing and repeats nothing that was logged as delivered.
 
-mod receivers;
+pub(crate) mod receivers;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,18 +12,20 @@ use crate::durability::remote_write;
 use crate::harness::{Server, request, wait};
 use receivers::{EMAIL, PAGERDUTY, Receivers, SLACK, WAYS, WEBHOOK};
 
-const SECRETS: [(&str, &str); 2] =
+pub(crate) const SECRETS: [(&str, &str); 2] =
     [("SLACK_TOKEN", "xoxb-end-to-end"), ("PAGERDUTY_KEY", "0123456789abcdef0123456789abcdef")];
 
-/// A level above 0 fires, one of 0 resolves: what happens is up to the test alone.
-const PIPELINE: &str = r#"
+const SOURCE: &str = r#"
 [sources.prometheus]
 type = "prometheus_remote_write"
 listen = "127.0.0.1:0"
+"#;
 
+/// A level above 0 fires, one of 0 resolves: what happens is up to the test alone.
+pub(crate) const ALERTS: &str = r#"
 [alerts.level_high]
 inputs = ["prometheus.metrics"]
-when = "value > 0"
+when = "metric.name = 'level' AND value > 0"
 for = "300ms"
 by = ["service"]
 resolve_after = "1h"
@@ -34,17 +36,21 @@ annotations = { runbook_url = "https://wiki.example/level" }
 # No route takes this one: it goes to the console.
 [alerts.level_seen]
 inputs = ["prometheus.metrics"]
-when = "value >= 0"
+when = "metric.name = 'level' AND value >= 0"
 by = ["service"]
 summary = "{{ service }} was seen"
 "#;
 
 fn start(receivers: &Receivers) -> Server {
-    Server::start_with(&[("levels", PIPELINE)], Some(&receivers.weir_toml()), &SECRETS)
+    Server::start_with(
+        &[("levels", &format!("{SOURCE}{ALERTS}"))],
+        Some(&receivers.weir_toml()),
+        &SECRETS,
+    )
 }
 
 /// Says what the level of services is now.
-fn levels(server: &Server, levels: &[(&str, f64)]) {
+pub(crate) fn levels(server: &Server, levels: &[(&str, f64)]) {
     let url = format!("http://{}/api/v1/write", server.address("prometheus"));
     let body = remote_write::body("level", "service", levels);
     let reply = request("POST", &url, &remote_write::HEADERS, body);
@@ -66,20 +72,20 @@ fn told(alert: Option<&Value>, state: &str) -> BTreeSet<String> {
     told.map(|t| t["target"].as_str().unwrap().to_owned()).collect()
 }
 
-fn wait_fired(server: &Server, service: &str) {
+pub(crate) fn wait_fired(server: &Server, service: &str) {
     wait(&format!("{service} is told everywhere"), || {
         (told(alert(server, service).as_ref(), "firing").len() == WAYS.len()).then_some(())
     });
 }
 
-fn wait_resolved(server: &Server, service: &str) {
+pub(crate) fn wait_resolved(server: &Server, service: &str) {
     wait(&format!("the end of {service} is told everywhere"), || {
         alert(server, service).is_none().then_some(())
     });
 }
 
 /// What one way was told of a service: `firing` or `resolved`, in order.
-fn story(receivers: &Receivers, way: &str, service: &str) -> Vec<&'static str> {
+pub(crate) fn story(receivers: &Receivers, way: &str, service: &str) -> Vec<&'static str> {
     let notices = receivers.about(way, service);
     let state = notices.iter().map(|n| match way {
         EMAIL => n.text.contains("Subject: [RESOLVED") || n.text.contains("Subject: [OK"),

@@ -17,6 +17,8 @@ pub(crate) use programs::{Program, free_port, program, python};
 
 /// How long a condition may take to come true: far longer than it does on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+/// The signal that ends a process at a fail point.
+const SIGABRT: i32 = 6;
 /// A stop takes at most this long (design, section 6).
 const STOP: Duration = Duration::from_secs(10);
 /// Pause between two looks at a condition.
@@ -79,6 +81,37 @@ impl Server {
         if self.child.is_some() {
             self.stop();
         }
+        let logged = self.spawn(None);
+        self.url = wait("Weir is up", || {
+            self.assert_runs();
+            self.says_up(logged)
+        });
+        wait("/readyz", || (self.get("/readyz").status == 200).then_some(()));
+    }
+
+    /// Starts the process so that it dies at a fail point (`name:count`). Whether it is up before
+    /// that; then the rest is up to what it is sent.
+    pub(crate) fn start_to_die(&mut self, failpoint: &str) -> bool {
+        let logged = self.spawn(Some(failpoint));
+        wait("Weir is up or gone", || {
+            let up = self.says_up(logged);
+            self.url = up.clone().unwrap_or_default();
+            (self.died() || up.is_some() && self.get("/readyz").status == 200).then_some(())
+        });
+        !self.died()
+    }
+
+    /// Whether it has ended at a fail point; fails if it ended in any other way.
+    pub(crate) fn died(&mut self) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        let Some(status) = child.try_wait().unwrap() else { return false };
+        self.child = None;
+        assert_eq!(status.signal(), Some(SIGABRT), "Weir ended: {status}");
+        true
+    }
+
+    /// Starts the process; gives how much was logged before.
+    fn spawn(&mut self, failpoint: Option<&str>) -> usize {
         let log = |name: &str| {
             let file = self.path().join(name);
             OpenOptions::new().create(true).append(true).open(file).unwrap()
@@ -93,20 +126,21 @@ impl Server {
             .arg("--data")
             .arg(self.path().join("data"))
             .envs(self.environment.iter().map(|(n, v)| (n, v)))
+            .envs(failpoint.map(|f| ("WEIR_FAILPOINT", f)))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr);
         self.child = Some(command.spawn().unwrap());
-        let up = "Weir is up: ";
-        self.url = wait("Weir is up", || {
-            self.assert_runs();
-            let log = self.stderr();
-            let (_, rest) = log.get(logged..)?.split_once(up)?;
-            // The line may not be whole yet.
-            rest.contains('\n').then(|| rest.split_whitespace().next().unwrap().to_owned())
-        });
-        wait("/readyz", || (self.get("/readyz").status == 200).then_some(()));
+        logged
+    }
+
+    /// Where it says that it listens, in what it logged behind `logged`.
+    fn says_up(&self, logged: usize) -> Option<String> {
+        let log = self.stderr();
+        let (_, rest) = log.get(logged..)?.split_once("Weir is up: ")?;
+        // The line may not be whole yet.
+        rest.contains('\n').then(|| rest.split_whitespace().next().unwrap().to_owned())
     }
 
     /// All that it logged, over all starts.

@@ -8,5 +8,6 @@ mod alerting;
 mod bad_config;
 mod bad_input;
 mod clients;
+mod determinism;
 mod durability;
 mod harness;

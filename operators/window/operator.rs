@@ -70,6 +70,9 @@ impl Part {
     }
 }
 
+/// Rows of a batch that are in no window, and why.
+type Wrong = BTreeMap<usize, OperatorError>;
+
 /// What became of a row.
 enum Place {
     /// In the windows from this start on, backwards.
@@ -114,14 +117,19 @@ impl Window {
         }
     }
 
-    /// Sends late and impossible rows on their way and gives back the others with their windows.
-    fn sort(&self, batch: Batch, out: &mut Output) -> Result<(Batch, Vec<i64>), OperatorError> {
+    /// Sends late rows on their way, notes impossible ones, and gives back the others with their
+    /// windows and their places in `batch`.
+    fn sort(
+        &self,
+        batch: &Batch,
+        wrong: &mut Wrong,
+        out: &mut Output,
+    ) -> Result<(Batch, Vec<i64>, Vec<usize>), OperatorError> {
         let times = batch.array(TIMESTAMP).ok_or_else(|| OperatorError::new("no `timestamp`"))?;
         let times = compute::cast(&times, &timestamp())?;
         let times: &TimestampNanosecondArray = times.as_primitive::<TimestampNanosecondType>();
         let received = batch.runs().iter().flat_map(|r| std::iter::repeat_n(r.received, r.rows));
-        let (mut good, mut late, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut starts, mut reasons) = (Vec::new(), Vec::new());
+        let (mut good, mut late, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         for (row, received) in received.enumerate() {
             match self.place(times.is_valid(row).then(|| times.value(row)), received) {
                 Place::In(start) => {
@@ -130,26 +138,26 @@ impl Window {
                 }
                 Place::Late => late.push(row),
                 Place::Wrong(reason) => {
-                    wrong.push(row);
-                    reasons.push(OperatorError::new(reason));
+                    wrong.insert(row, OperatorError::new(reason));
                 }
             }
         }
         let rows = batch.num_rows();
         if good.len() == rows {
-            return Ok((batch, starts));
+            return Ok((batch.clone(), starts, good));
         }
         out.emit_to("late", batch.filter(&only(&late, rows))?);
-        out.reject(batch.filter(&only(&wrong, rows))?, reasons);
-        Ok((batch.filter(&only(&good, rows))?, starts))
+        Ok((batch.filter(&only(&good, rows))?, starts, good))
     }
 
-    /// Takes rows that are in at least one open window.
+    /// Takes rows that are in at least one open window; `places` are theirs in the batch as it
+    /// came.
     fn take(
         &mut self,
         batch: Batch,
         starts: Vec<i64>,
-        out: &mut Output,
+        places: &[usize],
+        wrong: &mut Wrong,
     ) -> Result<(), OperatorError> {
         let shape = self.shape.clone();
         let calls = Self::calls(&shape);
@@ -168,7 +176,7 @@ impl Window {
             inputs.push(Input { values: evaluated.values, filter });
         }
         if !errors.is_empty() {
-            return self.without(batch, starts, errors, out);
+            return self.without(&batch, starts, places, errors, wrong);
         }
         let mut refused: BTreeMap<usize, &'static str> = BTreeMap::new();
         let mut parts: BTreeMap<i64, Part> = BTreeMap::new();
@@ -197,11 +205,7 @@ impl Window {
                 refused.insert(row as usize, "the window holds too many distinct values");
             }
         }
-        let (rows, reasons): (Vec<usize>, Vec<&str>) = refused.into_iter().unzip();
-        let reasons = reasons.into_iter().map(OperatorError::new).collect();
-        if !rows.is_empty() {
-            out.reject(batch.filter(&only(&rows, batch.num_rows()))?, reasons);
-        }
+        wrong.extend(refused.into_iter().map(|(row, why)| (places[row], OperatorError::new(why))));
         Ok(())
     }
 
@@ -229,26 +233,24 @@ impl Window {
         (self.open.len() + new > OPEN_MAX).then_some("too many windows are open")
     }
 
-    /// Rejects the rows for which an expression failed, and takes the others.
+    /// Notes the rows for which an expression failed, and takes the others.
     fn without(
         &mut self,
-        batch: Batch,
+        batch: &Batch,
         starts: Vec<i64>,
+        places: &[usize],
         errors: Vec<(usize, OperatorError)>,
-        out: &mut Output,
+        wrong: &mut Wrong,
     ) -> Result<(), OperatorError> {
-        let mut first: BTreeMap<usize, OperatorError> = BTreeMap::new();
+        let mut good = vec![true; batch.num_rows()];
         for (row, e) in errors {
-            first.entry(row).or_insert(e);
+            good[row] = false;
+            wrong.entry(places[row]).or_insert(e);
         }
-        let (bad, reasons): (Vec<usize>, Vec<OperatorError>) = first.into_iter().unzip();
-        let mask = only(&bad, batch.num_rows());
-        let good = BooleanArray::from_iter(mask.iter().map(|bad| Some(bad != Some(true))));
-        let starts = starts.into_iter().enumerate().filter(|(i, _)| good.value(*i));
-        let starts = starts.map(|(_, s)| s).collect();
-        let rest = batch.filter(&good)?;
-        out.reject(batch.filter(&mask)?, reasons);
-        self.take(rest, starts, out)
+        let (starts, places): (Vec<i64>, Vec<usize>) =
+            (0..good.len()).filter(|&i| good[i]).map(|i| (starts[i], places[i])).unzip();
+        let rest = batch.filter(&BooleanArray::from(good))?;
+        self.take(rest, starts, &places, wrong)
     }
 
     /// Emits the windows that end at `until` or before.
@@ -378,11 +380,16 @@ impl Operator for Window {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let (batch, starts) = self.sort(batch, out)?;
-        if starts.is_empty() {
-            return Ok(());
+        let mut wrong = Wrong::new();
+        let (good, starts, places) = self.sort(&batch, &mut wrong, out)?;
+        if !starts.is_empty() {
+            self.take(good, starts, &places, &mut wrong)?;
         }
-        self.take(batch, starts, out)
+        // In the order of rows, whatever is wrong with them: it must not depend on where batches
+        // were cut.
+        let (rows, reasons): (Vec<usize>, Vec<OperatorError>) = wrong.into_iter().unzip();
+        out.reject(batch.filter(&only(&rows, batch.num_rows()))?, reasons);
+        Ok(())
     }
 
     fn tick(&mut self, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {

@@ -84,8 +84,8 @@ fn rows_that_are_in_no_window() {
         [
             "the row is stamped more than 10 minutes after it was received",
             "the row has no timestamp",
-            "the timestamp is out of range",
             "divide by zero error",
+            "the timestamp is out of range",
         ]
     );
 }

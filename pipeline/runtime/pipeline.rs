@@ -23,6 +23,7 @@ use super::Shared;
 use super::sink::SinkHandle;
 use crate::checkpoint::{Checkpoint, Consumer};
 use crate::component::{Sink, SinkContext, Staged, Tick};
+use crate::failpoint;
 use crate::graph::Graph;
 use crate::intake::now;
 use crate::plan::{NodePlan, PipelinePlan, Work};
@@ -178,6 +179,7 @@ pub(super) async fn start(
     if let Some(checkpoint) = &checkpoint {
         notes.extend(left_behind(checkpoint, &sinks));
         notes.extend(graph.restore(&plan, &checkpoint.states));
+        failpoint!("recovery.restored");
         graph.set_now(checkpoint.now);
         source_watermark = checkpoint.watermark;
     } else {
@@ -348,6 +350,7 @@ impl BuiltSink {
         if let Some((mark, staged)) = staged.filter(|(_, s)| !s.work.is_empty()) {
             let done = self.sink.commit(mark, &staged.work).await;
             done.map_err(|e| format!("{}: {e}", self.name))?;
+            failpoint!("recovery.committed");
         }
         // Also without anything to carry: what an earlier run left staged and no checkpoint names
         // is the sink's to sweep.

@@ -140,7 +140,9 @@ impl Runtime {
             Ok(refused) => {
                 outcome.ok &= refused.is_empty();
                 outcome.events.extend(refused);
+                crate::failpoint!("reload.prepared");
                 self.swap(known, &loaded.plan.sources, &mut outcome).await;
+                crate::failpoint!("reload.done");
             }
             Err(why) => {
                 known.unfinished = true;

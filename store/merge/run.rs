@@ -9,6 +9,8 @@ use arrow::datatypes::{TimestampNanosecondType, UInt32Type};
 use super::entities::Entities;
 use super::pick::Job;
 use super::{HOUR_NS, WINDOWS_MAX};
+use weir_pipeline::failpoint;
+
 use crate::disk::{file_name, sync_folder, verify};
 use crate::entity_log::write_chunk;
 use crate::error::{Result, StoreError};
@@ -54,11 +56,13 @@ pub(crate) fn run(table: &Arc<Table>, job: &Job, min_time: i64) -> Result<Outcom
     }
     let mut written = Vec::new();
     let result = write_all(table, job, &inputs, min_time, &mut written);
+    failpoint!("merge.written");
     let done = result.and_then(|()| {
         sync_folder(&table.folders().entities)?;
         sync_folder(&table.folders().files)?;
         table.change(&Change { remove: job.inputs.clone(), add: written.clone() })
     });
+    failpoint!("merge.listed");
     if !matches!(done, Ok(true)) {
         for meta in &written {
             std::fs::remove_file(table.folders().files.join(&*meta.name)).ok();

@@ -89,6 +89,10 @@ impl State {
     fn note_columns(&mut self, batch: &Batch) {
         for (field, array) in batch.rows().schema_ref().fields().iter().zip(batch.rows().columns())
         {
+            // As in a file: what has no value decides no type.
+            if array.null_count() == array.len() {
+                continue;
+            }
             let Some(kind) = ColumnType::of_array(array) else { continue };
             let json = field.metadata().get(META_JSON).is_some_and(|v| v == "true");
             let origin = field.metadata().get(META_ORIGIN).map(String::as_str);

@@ -9,24 +9,24 @@ use serde_json::Value;
 
 /// One notice as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Notice {
+pub(crate) struct Notice {
     /// `email`, or the path of the request.
-    pub(super) way: String,
+    pub(crate) way: String,
     /// Head of the request, or the recipients.
-    pub(super) head: String,
+    pub(crate) head: String,
     /// The message, or the body as JSON.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Notice {
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
     }
 }
 
 /// All of them, and what came.
 #[derive(Clone)]
-pub(super) struct Receivers {
+pub(crate) struct Receivers {
     notices: Arc<Mutex<Vec<Notice>>>,
     /// Answered 503 instead of taken, by path.
     refuse: Arc<Mutex<Option<&'static str>>>,
@@ -34,14 +34,14 @@ pub(super) struct Receivers {
     http: u16,
 }
 
-pub(super) const EMAIL: &str = "email";
-pub(super) const SLACK: &str = "/api/chat.postMessage";
-pub(super) const PAGERDUTY: &str = "/v2/enqueue";
-pub(super) const WEBHOOK: &str = "/hook";
-pub(super) const WAYS: [&str; 4] = [EMAIL, SLACK, PAGERDUTY, WEBHOOK];
+pub(crate) const EMAIL: &str = "email";
+pub(crate) const SLACK: &str = "/api/chat.postMessage";
+pub(crate) const PAGERDUTY: &str = "/v2/enqueue";
+pub(crate) const WEBHOOK: &str = "/hook";
+pub(crate) const WAYS: [&str; 4] = [EMAIL, SLACK, PAGERDUTY, WEBHOOK];
 
 impl Receivers {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (smtp, http) = (listener(), listener());
         let receivers = Self {
             notices: Arc::default(),
@@ -56,7 +56,7 @@ impl Receivers {
 
     /// A server file that routes what has `severity = "page"` to one receiver of four kinds.
     /// `SLACK_TOKEN` and `PAGERDUTY_KEY` are to be set.
-    pub(super) fn weir_toml(&self) -> String {
+    pub(crate) fn weir_toml(&self) -> String {
         let http = format!("http://127.0.0.1:{}", self.http);
         format!(
             r##"
@@ -82,19 +82,19 @@ receiver = "oncall"
     }
 
     /// What came by one way and speaks of `service`.
-    pub(super) fn about(&self, way: &str, service: &str) -> Vec<Notice> {
+    pub(crate) fn about(&self, way: &str, service: &str) -> Vec<Notice> {
         let notices = self.notices.lock().unwrap();
         let of = |n: &&Notice| n.way == way && n.text.contains(service);
         notices.iter().filter(of).cloned().collect()
     }
 
     /// How many came.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.notices.lock().unwrap().len()
     }
 
     /// From now on requests to this path are answered 503; `None`: all are taken.
-    pub(super) fn refuse(&self, path: Option<&'static str>) {
+    pub(crate) fn refuse(&self, path: Option<&'static str>) {
         *self.refuse.lock().unwrap() = path;
     }
 

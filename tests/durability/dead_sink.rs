@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::load::{Load, OnFailure, SOURCES};
+use super::load::{Addresses, Load, OnFailure, SOURCES};
 use super::{numbers, pass};
 use crate::harness::{Server, wait};
 
@@ -74,9 +74,9 @@ fn one_of_ten_sinks_is_dead() {
     let dead = &endpoints[4].0;
     dead.dead.store(true, Relaxed);
 
-    let load = Load::start(&server, &next, OnFailure::Panic);
+    let load = Load::start(&Addresses::of(&server).unwrap(), &next, OnFailure::Panic);
     wait("the dead sink is detached", || (!detached(&server).is_empty()).then_some(()));
-    let (mut logs, _) = load.finish();
+    let mut logs = load.finish().logs;
     assert_eq!(detached(&server)[0]["sink"], "out4");
     pass(&server);
     logs.check("rows", numbers(&server, "SELECT n FROM rows"));
@@ -89,11 +89,10 @@ fn one_of_ten_sinks_is_dead() {
     assert_eq!(outcome["ok"], true, "{outcome}");
     assert_eq!(detached(&server).len(), 1);
 
-    let load = Load::start(&server, &next, OnFailure::Panic);
+    let load = Load::start(&Addresses::of(&server).unwrap(), &next, OnFailure::Panic);
     dead.dead.store(false, Relaxed);
     wait("the sink is back", || detached(&server).is_empty().then_some(()));
-    let (more, _) = load.finish();
-    logs.add(more);
+    logs.add(load.finish().logs);
     pass(&server);
     logs.check("rows", numbers(&server, "SELECT n FROM rows"));
     let all = logs.acknowledged_rows();

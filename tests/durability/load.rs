@@ -100,58 +100,106 @@ pub(super) enum OnFailure {
     Stop,
 }
 
+/// Where the server takes what.
+pub(super) struct Addresses {
+    pub(super) otlp: String,
+    pub(super) prometheus: String,
+    pub(super) syslog: String,
+}
+
+impl Addresses {
+    /// `None` if the server is gone.
+    pub(super) fn of(server: &Server) -> Option<Self> {
+        let reply = server.get("/api/v1/status");
+        if reply.status != 200 {
+            return None;
+        }
+        let status = reply.json();
+        let address = |id: &str| {
+            let source = status["sources"].as_array().unwrap().iter().find(|s| s["id"] == id);
+            let listens = source.expect("no such source")["listens"][0].as_str().unwrap();
+            listens.split('/').next().unwrap().to_owned()
+        };
+        let (otlp, prometheus) = (address("otlp"), address("prometheus"));
+        Some(Self { otlp, prometheus, syslog: address("syslog") })
+    }
+}
+
+/// What was acknowledged of each kind.
+#[derive(Default)]
+pub(super) struct Ledgers {
+    pub(super) logs: Ledger,
+    pub(super) samples: Ledger,
+    pub(super) spans: Ledger,
+    pub(super) points: Ledger,
+}
+
+impl Ledgers {
+    /// Takes in what others wrote.
+    pub(super) fn add(&mut self, other: Self) {
+        self.logs.add(other.logs);
+        self.samples.add(other.samples);
+        self.spans.add(other.spans);
+        self.points.add(other.points);
+    }
+
+    /// Rows that have to be there.
+    pub(super) fn acknowledged_rows(&self) -> usize {
+        let all = [&self.logs, &self.samples, &self.spans, &self.points];
+        all.map(Ledger::acknowledged_rows).iter().sum()
+    }
+}
+
 /// Senders at work.
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
-    logs: [JoinHandle<Ledger>; 2],
-    samples: [JoinHandle<Ledger>; 2],
+    senders: Vec<JoinHandle<Ledgers>>,
 }
 
 impl Load {
-    /// Starts two senders of logs (OTLP, JSON) and two of samples (remote write). Numbers go on from
-    /// `next` over all loads of a test.
-    pub(super) fn start(server: &Server, next: &Arc<AtomicI64>, failure: OnFailure) -> Self {
+    /// Starts two senders of logs (OTLP, JSON), two of samples (remote write), one of spans and
+    /// one of metric points (OTLP, JSON). Numbers go on from `next` over all loads of a test.
+    pub(super) fn start(at: &Addresses, next: &Arc<AtomicI64>, failure: OnFailure) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let sender = |send: Box<dyn Fn(i64) -> Reply + Send>| {
+        type Of = fn(&mut Ledgers) -> &mut Ledger;
+        let sender = |url: String, send: fn(&str, i64) -> Reply, of: Of| {
             let (stop, next) = (stop.clone(), next.clone());
             std::thread::spawn(move || {
-                let mut ledger = Ledger::default();
+                let mut ledgers = Ledgers::default();
                 while !stop.load(Relaxed) {
                     let first = next.fetch_add(ROWS, Relaxed);
-                    let reply = send(first);
+                    let reply = send(&url, first);
                     if (200..300).contains(&reply.status) {
-                        ledger.acknowledged.insert(first);
+                        of(&mut ledgers).acknowledged.insert(first);
                     } else {
                         let text = format!("{}: {}", reply.status, reply.text());
                         assert!(failure == OnFailure::Stop, "not acknowledged: {text}");
-                        ledger.unknown.insert(first);
+                        of(&mut ledgers).unknown.insert(first);
                         break;
                     }
                     std::thread::sleep(PAUSE);
                 }
-                ledger
+                ledgers
             })
         };
-        let logs = format!("http://{}/v1/logs", server.address("otlp"));
-        let samples = format!("http://{}/api/v1/write", server.address("prometheus"));
-        let logs = [logs.clone(), logs];
-        let samples = [samples.clone(), samples];
-        Self {
-            logs: logs.map(|url| sender(Box::new(move |first| send_logs(&url, first)))),
-            samples: samples.map(|url| sender(Box::new(move |first| send_samples(&url, first)))),
-            stop,
-        }
+        let logs = || sender(format!("http://{}/v1/logs", at.otlp), send_logs, |l| &mut l.logs);
+        let samples = || {
+            let url = format!("http://{}/api/v1/write", at.prometheus);
+            sender(url, send_samples, |l| &mut l.samples)
+        };
+        let spans = sender(format!("http://{}/v1/traces", at.otlp), send_spans, |l| &mut l.spans);
+        let points = format!("http://{}/v1/metrics", at.otlp);
+        let points = sender(points, send_points, |l| &mut l.points);
+        let senders = vec![logs(), logs(), samples(), samples(), spans, points];
+        Self { stop, senders }
     }
 
-    /// Ends it; gives the ledgers of logs and samples.
-    pub(super) fn finish(self) -> (Ledger, Ledger) {
+    /// Ends it; gives what was acknowledged.
+    pub(super) fn finish(self) -> Ledgers {
         self.stop.store(true, Relaxed);
-        let join = |senders: [JoinHandle<Ledger>; 2]| {
-            let mut all = Ledger::default();
-            senders.into_iter().for_each(|s| all.add(s.join().expect("a sender")));
-            all
-        };
-        (join(self.logs), join(self.samples))
+        let mut all = Ledgers::default();
+        self.senders.into_iter().for_each(|s| all.add(s.join().expect("a sender")));
+        all
     }
 }
 
@@ -191,6 +239,40 @@ pub(super) fn send_logs(url: &str, first: i64) -> Reply {
         "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]},
         "scopeLogs": [{"logRecords": (first..first + ROWS).map(record).collect::<Vec<_>>()}],
     }]});
+    request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
+}
+
+/// Sends the spans `first..first + ROWS` as OTLP JSON.
+fn send_spans(url: &str, first: i64) -> Reply {
+    let time = nanoseconds();
+    let span = |n: i64| {
+        json!({
+            "traceId": format!("{:032x}", first + 1),
+            "spanId": format!("{:016x}", n + 1),
+            "name": "GET /cart",
+            "startTimeUnixNano": (time - 1_000_000).to_string(),
+            "endTimeUnixNano": time.to_string(),
+            "attributes": [{"key": "n", "value": {"intValue": n.to_string()}}],
+        })
+    };
+    let body: Value = json!({"resourceSpans": [{
+        "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "web"}}]},
+        "scopeSpans": [{"spans": (first..first + ROWS).map(span).collect::<Vec<_>>()}],
+    }]});
+    request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
+}
+
+/// Sends the points `first..first + ROWS` of a gauge, each its number, as OTLP JSON.
+fn send_points(url: &str, first: i64) -> Reply {
+    let time = nanoseconds().to_string();
+    let point = |n: i64| {
+        let series = json!({"key": "series", "value": {"intValue": (n % ROWS).to_string()}});
+        json!({"timeUnixNano": time, "asDouble": n as f64, "attributes": [series]})
+    };
+    let points: Vec<Value> = (first..first + ROWS).map(point).collect();
+    let body: Value = json!({"resourceMetrics": [{"scopeMetrics": [{"metrics": [
+        {"name": "points", "gauge": {"dataPoints": points}}
+    ]}]}]});
     request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
 }
 

@@ -11,7 +11,17 @@ pub(crate) const HEADERS: [(&str, &str); 3] = [
 
 /// A body with one sample, stamped now, for each (value of `label`, value).
 pub(crate) fn body<L: ToString>(metric: &str, label: &str, samples: &[(L, f64)]) -> Vec<u8> {
-    let milliseconds = u64::try_from(nanoseconds() / 1_000_000).unwrap();
+    body_at(nanoseconds() / 1_000_000, metric, label, samples)
+}
+
+/// As [`body`], stamped at `milliseconds`.
+pub(crate) fn body_at<L: ToString>(
+    milliseconds: i64,
+    metric: &str,
+    label: &str,
+    samples: &[(L, f64)],
+) -> Vec<u8> {
+    let milliseconds = u64::try_from(milliseconds).unwrap();
     let mut request = Vec::new();
     for (labelled, value) in samples {
         let mut series = Vec::new();

@@ -10,6 +10,7 @@ use super::run::{End, Loop};
 use super::{AtMark, BuiltSink, Change, Swap, build_sink, save};
 use crate::checkpoint::Consumer;
 use crate::component::Staged;
+use crate::failpoint;
 use crate::graph::{Graph, States};
 use crate::plan::{NodePlan, PipelinePlan};
 
@@ -83,6 +84,7 @@ impl Loop {
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         };
+        failpoint!("reload.saved");
         let telemetry = self.shared.graph_telemetry(&self.consumer);
         let mut graph = Graph::build(&plan, &telemetry, self.taps.clone());
         graph.set_now(self.tick.time);
@@ -104,12 +106,14 @@ impl Loop {
         let mut checkpoint = self.describe(&plan, states, carried, false);
         let renamed = (plan.name != self.plan.name).then(|| self.plan.name.clone());
         checkpoint.renamed = renamed.as_deref().map(str::to_owned);
+        failpoint!("reload.built");
         // From here on a crash starts with the new plan.
         while let Err(why) = save::save(self.shared.clone(), plan.clone(), checkpoint.clone()).await
         {
             self.note_failure(why);
             tokio::time::sleep(AGAIN).await;
         }
+        failpoint!("reload.swapped");
         self.consumer.pipeline = plan.name.clone();
         if let Some(before) = renamed {
             let who = Consumer::pipeline(&before);

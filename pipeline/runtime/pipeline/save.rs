@@ -13,6 +13,7 @@ use super::detach::{self, DETACH_AFTER};
 use super::run::{End, Loop};
 use crate::checkpoint::Checkpoint;
 use crate::component::{SinkError, Staged};
+use crate::failpoint;
 use crate::graph::States;
 use crate::intake::now;
 use crate::plan::PipelinePlan;
@@ -216,14 +217,18 @@ async fn finish(
         detach::part(&shared, &consumer, id).await?;
     }
     let staged = checkpoint.sinks.clone();
+    failpoint!("checkpoint.staged");
     let oldest = save(shared.clone(), plan, checkpoint).await?;
+    failpoint!("checkpoint.renamed");
     let commits = sinks.into_iter().map(|(id, sink)| {
         let work = staged.get(&*id).map(|s| s.work.clone()).unwrap_or_default();
         async move {
             if work.is_empty() {
                 return Ok(None);
             }
-            match tokio::time::timeout(DETACH_AFTER, sink.commit(mark, work)).await {
+            let done = tokio::time::timeout(DETACH_AFTER, sink.commit(mark, work)).await;
+            failpoint!("checkpoint.committed");
+            match done {
                 Ok(done) => done.map(|()| None).map_err(|Gone| format!("sink `{id}` is gone")),
                 Err(_) => Ok(Some(id)),
             }

@@ -1,0 +1,244 @@
+//! A random pipeline file: every operator, over several sources, into several sinks.
+
+use std::fmt::Write;
+
+use super::random::Random;
+
+pub(super) const SOURCES: &str = r#"
+[sources.otlp]
+type = "otlp"
+http = "127.0.0.1:0"
+
+[sources.syslog]
+type = "syslog"
+listen = "127.0.0.2:0"
+
+[sources.prometheus]
+type = "prometheus_remote_write"
+listen = "127.0.0.3:0"
+
+[sources.node]
+type = "prometheus_scrape"
+targets = ["127.0.0.1:9100"]
+"#;
+
+/// What flows on an output decides what can be done with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Logs,
+    Spans,
+    Metrics,
+    Window,
+}
+
+struct Output {
+    name: String,
+    flow: Flow,
+}
+
+const VRL: [&str; 12] = [
+    ".m = to_int!(.n)",
+    ".level = upcase(string(.severity) ?? \"none\")",
+    "if .n == 3 { abort }",
+    ".id = uuid_v4(); .dice = random_int!(0, 100)",
+    ".seen = now(); .at = %position; .by = %source; .got = %received",
+    ".service.name = downcase(string(.service.name) ?? \"none\"); .team = \"x\"",
+    "if is_string(.service.version) { .service.version = to_int!(.service.version) }",
+    "del(.n); .kind = is_null(.x)",
+    "one = .; one.copy = 1; two = .; two.copy = 2; . = [one, two]",
+    "if is_integer(.n) { .n = to_string!(.n) } else if is_string(.n) { .n = to_float!(.n) }",
+    ".tags = [.n, .service.name]; .box.a = .n; .box.b = 1",
+    "if exists(.x) { .x = to_float!(.x) * 2.0 }",
+];
+
+const METRICS_VRL: [&str; 4] = [
+    ".value = float!(.value) * 2.0",
+    "if .job == \"b\" { abort }",
+    ".job = upcase(string!(.job))",
+    ".half = float(.value) ?? 0.0; .dice = random_float!(0.0, 1.0); .seen = now()",
+];
+
+const WHERE: [&str; 9] = [
+    "n > 2",
+    "10 / n > 1",
+    "service.name <> 'cart'",
+    "severity_number >= 9 OR n IS NULL",
+    "x IS NOT NULL",
+    "service.version = 2",
+    "n IN (1, 2, '7')",
+    "coalesce(n, 1) % 2 = 1",
+    "body LIKE '%7%' OR n < 4",
+];
+
+const METRICS_WHERE: [&str; 4] =
+    ["value > 3", "job = 'a'", "10 / (value - 3) > 0", "stale IS NULL OR stale"];
+
+const GROUPS: [&str; 7] =
+    ["service.name", "service.version", "n", "severity", "x", "n % 2", "upper(service.name)"];
+
+const METRICS_GROUPS: [&str; 4] = ["job", "metric.name", "le", "instance"];
+
+/// Of a column `{}`.
+const AGGREGATES: [&str; 16] = [
+    "count(*)",
+    "count({})",
+    "count(DISTINCT {})",
+    "sum({})",
+    "avg({})",
+    "min({})",
+    "max({})",
+    "quantile({}, 0.9)",
+    "sum({}) FILTER (WHERE {} > 1)",
+    "sum(DISTINCT {})",
+    "bool_or({} > 3)",
+    "bool_and({} > 0)",
+    "max(timestamp)",
+    "sum({}) / count(*)",
+    "sum(10 / {})",
+    "bit_xor(CAST({} AS BIGINT)) FILTER (WHERE {} BETWEEN -9 AND 9)",
+];
+
+pub(super) fn generate(random: &mut Random) -> String {
+    let mut text = String::new();
+    let source = |name: &str, flow| Output { name: name.into(), flow };
+    let mut outputs = vec![
+        source("otlp.logs", Flow::Logs),
+        source("syslog.logs", Flow::Logs),
+        source("otlp.spans", Flow::Spans),
+        source("otlp.metrics", Flow::Metrics),
+        source("prometheus.metrics", Flow::Metrics),
+        source("node.metrics", Flow::Metrics),
+    ];
+    // Where paths meet, entries are not joined: that is for half of all cases.
+    let meet = random.chance(50);
+    for number in 0..random.range(2, 8) {
+        // What came last is read more often than not, so that chains grow long.
+        let from = match random.chance(40) {
+            true => outputs.len() - 1,
+            false => usize::try_from(random.range(0, outputs.len() as i64)).unwrap(),
+        };
+        let flow = outputs[from].flow;
+        let mut inputs = vec![outputs[from].name.clone()];
+        let others = outputs.iter().filter(|o| o.flow == flow && o.name != inputs[0]);
+        let others: Vec<&Output> = others.collect();
+        if meet && !others.is_empty() && random.chance(40) {
+            inputs.push(random.pick(&others).name.clone());
+        }
+        let id = format!("op{number}");
+        let (kind, keys) = match (flow, random.range(0, 10)) {
+            (Flow::Metrics, 0..3) => ("staleness", staleness(random)),
+            (Flow::Window, 0..3) | (_, 3..7) => ("window", window(random, flow)),
+            (_, 7..9) => ("filter", format!("where = \"{}\"\n", condition(random, flow))),
+            _ => ("vrl", vrl(random, flow)),
+        };
+        let _ = write!(text, "[operators.{id}]\ntype = \"{kind}\"\ninputs = {inputs:?}\n{keys}\n");
+        let flow = if kind == "window" { Flow::Window } else { flow };
+        if kind == "window" && random.chance(60) {
+            let flow = outputs[from].flow;
+            outputs.push(Output { name: format!("{id}.late"), flow });
+        }
+        if random.chance(25) {
+            let flow = outputs[from].flow;
+            outputs.push(Output { name: format!("{id}.errors"), flow });
+        }
+        outputs.push(Output { name: id, flow });
+    }
+    let made: Vec<&Output> = outputs.iter().skip(6).collect();
+    for number in 0..random.range(1, 4) {
+        let from = match random.chance(80) {
+            true => *random.pick(&made),
+            false => random.pick(&outputs),
+        };
+        let _ = write!(text, "[alerts.alert{number}]\ninputs = [\"{}\"]\n", from.name);
+        text += &alert(random, from.flow);
+    }
+    let mut tables = 0;
+    for output in &outputs {
+        if random.chance(if output.name.starts_with("op") { 85 } else { 20 }) {
+            // Now and then two sinks write to one table.
+            let table = if random.chance(15) { 0 } else { tables };
+            let id = format!("sink{tables}");
+            tables += 1;
+            let inputs = format!("inputs = [\"{}\"]\ntable = \"t{table}\"", output.name);
+            let _ = write!(text, "[sinks.{id}]\ntype = \"store\"\n{inputs}\n\n");
+        }
+    }
+    text + SOURCES
+}
+
+fn staleness(random: &mut Random) -> String {
+    format!("after = \"{}s\"\nmax_series = {}\n", random.range(2, 9), random.range(3, 30))
+}
+
+fn vrl(random: &mut Random, flow: Flow) -> String {
+    let program = match flow {
+        Flow::Metrics => *random.pick(&METRICS_VRL),
+        Flow::Window => ".sum = (to_float(.a) ?? 0.0) + (to_float(.b) ?? 1.0)",
+        Flow::Logs | Flow::Spans => *random.pick(&VRL),
+    };
+    let keep = if random.chance(20) { "on_error = \"keep\"\n" } else { "" };
+    format!("{keep}source = '''\n{program}\n'''\n")
+}
+
+fn condition(random: &mut Random, flow: Flow) -> String {
+    match flow {
+        Flow::Metrics => (*random.pick(&METRICS_WHERE)).into(),
+        Flow::Window => format!("b > {}", random.range(0, 4)),
+        Flow::Logs | Flow::Spans => (*random.pick(&WHERE)).into(),
+    }
+}
+
+fn window(random: &mut Random, flow: Flow) -> String {
+    let every = *random.pick(&[500, 1_000, 2_000, 5_000]);
+    let mut text = format!("every = \"{every}ms\"\nlateness = \"{}s\"\n", random.range(0, 4));
+    if random.chance(40) {
+        let _ = writeln!(text, "over = \"{}ms\"", every * random.range(2, 5));
+    }
+    if random.chance(25) {
+        let _ = write!(text, "emit_empty = true\nidle = \"{}s\"\n", random.range(1, 20));
+    }
+    if random.chance(25) {
+        let _ = writeln!(text, "max_groups = {}", random.range(1, 4));
+    }
+    let (groups, column): (&[&str], _) = match flow {
+        Flow::Metrics => (&METRICS_GROUPS, "value"),
+        Flow::Window => (&["a"], "b"),
+        Flow::Logs | Flow::Spans => (&GROUPS, *random.pick(&["n", "x", "service.version"])),
+    };
+    let grouped = random.chance(75);
+    if grouped {
+        let _ = writeln!(text, "group_by = {:?}", random.some(groups, 30));
+    }
+    let mut aggregate = || random.pick(&AGGREGATES).replace("{}", column);
+    // A window behind a window groups by the column of that name.
+    let first = if grouped && flow == Flow::Window { "d" } else { "a" };
+    let (a, c) = (aggregate(), aggregate());
+    // What reads windows counts on a number.
+    let _ = writeln!(text, "aggregate = {{ {first} = \"{a}\", b = \"count(*)\", c = \"{c}\" }}");
+    text
+}
+
+fn alert(random: &mut Random, flow: Flow) -> String {
+    let (when, by, value) = match flow {
+        Flow::Metrics => ("value > 3", "job", "value"),
+        Flow::Window => ("b > 1", "b", "c"),
+        Flow::Logs | Flow::Spans => ("n > 2", "service.name", "x"),
+    };
+    let mut text = format!("when = \"{when}\"\n");
+    if random.chance(60) && flow != Flow::Window {
+        let _ = writeln!(text, "by = [\"{by}\"]");
+    }
+    for (key, percent) in [("for", 50), ("keep_firing_for", 30), ("resolve_after", 60)] {
+        if random.chance(percent) {
+            let _ = writeln!(text, "{key} = \"{}ms\"", random.range(1, 8) * 500);
+        }
+    }
+    if random.chance(50) {
+        let _ = writeln!(text, "no_data = \"{}\"", random.pick(&["firing", "keep", "alert"]));
+    }
+    if random.chance(30) {
+        let _ = writeln!(text, "limit = {}", random.range(1, 3));
+    }
+    let _ = write!(text, "summary = \"{{{{ {value} }}}}\"\nlabels = {{ team = \"a\" }}\n\n");
+    text
+}
