@@ -34,6 +34,9 @@ use super::scan::{Caches, ScanTable};
 use super::{QueryError, guard};
 use crate::store::Store;
 
+/// Stack of a query's thread: planning, evaluating and dropping an expression go down it once per
+/// operator of the longest chain that [`guard`] takes. Untouched, it is no memory.
+const STACK_BYTES: usize = 32 << 20;
 /// Batches that wait for a slow client.
 const AHEAD_BATCHES: usize = 4;
 /// Footers kept, in bytes: some thousand files.
@@ -118,6 +121,7 @@ impl Queries {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
             .thread_name("query")
+            .thread_stack_size(STACK_BYTES)
             .enable_time()
             .build()?;
         std::fs::create_dir_all(&options.spill)?;
