@@ -23,7 +23,8 @@ const HOT_COLUMNS_MAX: usize = 4_000;
 pub(super) struct HotSlot {
     pub(super) run: Arc<HotRun>,
     pub(super) lane: u64,
-    /// The mark whose files hold these rows.
+    /// The mark whose files hold these rows; `u64::MAX` while they are in files that no mark
+    /// covers yet.
     pub(super) staged: Option<u64>,
 }
 
@@ -31,6 +32,8 @@ pub(super) struct HotSlot {
 pub(super) struct State {
     pub(super) version: u64,
     pub(super) files: BTreeMap<Arc<str>, Arc<FileEntry>>,
+    /// Files of level 0.
+    pub(super) level0: u64,
     pub(super) hot: Vec<HotSlot>,
     pub(super) signal: Option<Signal>,
     hot_columns: BTreeMap<Arc<str>, TableColumn>,
@@ -85,6 +88,7 @@ impl State {
     pub(super) fn files_changed(&mut self) {
         self.version += 1;
         self.schema = None;
+        self.level0 = self.files.values().filter(|f| f.meta.level == 0).count() as u64;
     }
 
     fn note_columns(&mut self, batch: &Batch) {
