@@ -15,7 +15,11 @@
 //! rows stamped over an hour ahead of their receipt, go to the table `<table>.late` and are
 //! counted. A row without `timestamp` has the time of its receipt.
 //!
-//! Table names are lower-case letters, digits, `_` and `.`, a letter first, at most 100 bytes.
+//! Table names are lower-case letters, digits, `_` and `.`, a letter first, at most 95 bytes.
+//!
+//! Limits: while merges do not keep up with new files, each batch waits a moment
+//! (`weir_table_pauses_total`). While the disk refuses, up to 512 MiB of rows wait in memory; then
+//! the pipeline waits.
 
 use std::sync::Arc;
 
@@ -27,8 +31,10 @@ use weir_pipeline::batch::{Batch, TENANT};
 use weir_pipeline::component::{Sink, SinkContext, SinkError, SinkKind, SinkPlan, Staged};
 use weir_pipeline::config::{Scope, Section, Spanned};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
-use weir_pipeline::telemetry::ComponentMetrics;
-use weir_store::{Store, StoreError, TableWriter, WriterId, check_name};
+use weir_pipeline::telemetry::{ComponentMetrics, Telemetry};
+use weir_store::{
+    LATE_SUFFIX, NAME_BYTES_MAX, Store, StoreError, TableWriter, WriterId, check_name,
+};
 
 /// The row of the table.
 pub(crate) const KIND: SinkKind = SinkKind {
@@ -54,10 +60,15 @@ struct StorePlan {
 fn plan(section: &Section, _scope: &Scope) -> Result<Box<dyn SinkPlan>, Diagnostics> {
     let config: Config = section.read()?;
     let table = config.table.value.clone();
-    if check_name(&table).is_err() {
+    // Late rows have a table of their own, whose name is longer.
+    let late = if table.ends_with(LATE_SUFFIX) { "" } else { LATE_SUFFIX };
+    if check_name(&table).is_err() || check_name(&format!("{table}{late}")).is_err() {
+        let bytes = NAME_BYTES_MAX - late.len();
         let wrong = Diagnostic::error("W080", format!("`{table}` is no table name"))
             .at(&section.span(&config.table))
-            .label("lower-case letters, digits, `_` and `.`, a letter first");
+            .label(format!(
+                "lower-case letters, digits, `_` and `.`, a letter first, at most {bytes} bytes"
+            ));
         return Err(wrong.into());
     }
     Ok(Box::new(StorePlan { table }))
@@ -75,7 +86,11 @@ impl SinkPlan for StorePlan {
             sink: context.sink.clone(),
         };
         let writer = store.writer(TENANT, &self.table, id).map_err(sink_error)?;
-        Ok(Box::new(StoreSink { writer: Arc::new(Mutex::new(writer)), metrics: context.metrics }))
+        Ok(Box::new(StoreSink {
+            writer: Arc::new(Mutex::new(writer)),
+            metrics: context.metrics,
+            telemetry: context.services.get::<Telemetry>(),
+        }))
     }
 }
 
@@ -83,9 +98,36 @@ impl SinkPlan for StorePlan {
 struct StoreSink {
     writer: Arc<Mutex<TableWriter>>,
     metrics: Arc<ComponentMetrics>,
+    telemetry: Option<Arc<Telemetry>>,
 }
 
 impl StoreSink {
+    /// Waits if the table has more new files than merges keep up with.
+    async fn keep_pace(&self) {
+        let table = self.writer.lock().table().clone();
+        let Some(pause) = table.pause() else { return };
+        if let Some(telemetry) = &self.telemetry {
+            let series = format!("weir_table_pauses_total{{table=\"{}\"}}", table.name());
+            telemetry.count(&series, "Batches that waited for merges", 1.0);
+        }
+        tokio::time::sleep(pause).await;
+    }
+
+    /// Brings rows to files if there are too many for memory. The stage that would do it waits
+    /// behind this batch, so it is done here; as long as it fails the batch is not taken, and the
+    /// pipeline stops reading.
+    async fn make_room(&self) -> Result<(), SinkError> {
+        if !self.writer.lock().is_full() {
+            return Ok(());
+        }
+        self.blocking(TableWriter::relieve).await.map_err(|e| {
+            SinkError::transient(format!(
+                "rows wait in memory, as many as may, and cannot be written to files: {}",
+                e.message
+            ))
+        })
+    }
+
     /// Runs what waits for the disk on a thread that may.
     fn blocking<T: Send + 'static>(
         &self,
@@ -102,6 +144,8 @@ impl StoreSink {
 impl Sink for StoreSink {
     fn write(&mut self, batch: Batch) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(async move {
+            self.make_room().await?;
+            self.keep_pace().await;
             let appended = self.writer.lock().append(&batch).map_err(sink_error)?;
             if appended.late > 0 {
                 self.metrics.late(appended.late);

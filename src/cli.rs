@@ -137,9 +137,9 @@ pub(crate) struct Notify {
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// Data folder of a server that is stopped
-    #[arg(long, default_value = "data", value_name = "DIR")]
-    pub(crate) data: PathBuf,
+    /// Of a server that is stopped
+    #[command(flatten)]
+    pub(crate) local: Local,
     /// Table
     pub(crate) table: String,
     /// File to write

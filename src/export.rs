@@ -1,5 +1,5 @@
 //! `weir export TABLE FILE`: one version of a table as plain wide Parquet, from the data folder of
-//! a server that is stopped.
+//! a server that is stopped. Rows past the retention that `weir.toml` says are left out.
 //!
 //! Rows that a checkpoint carries because they were too few for a file are taken from there, the
 //! way a start does it. Rows that only the journal holds (after a crash) come into tables when the
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use weir_pipeline::checkpoint::{Checkpoint, Checkpoints};
 use weir_pipeline::component::{Services, Sink, SinkContext};
-use weir_pipeline::config::plan_from_bundle;
+use weir_pipeline::config::{Environment, ServerConfig, plan_from_bundle};
 use weir_pipeline::intake::now;
 use weir_pipeline::plan::Work;
 use weir_store::{DEFAULT_TENANT, Store, StoreOptions};
@@ -21,21 +21,29 @@ use crate::check::count;
 use crate::cli::Export;
 use crate::client::{DEGRADED, out};
 use crate::components::ALL;
+use crate::engine::retention;
 use crate::folder::Folder;
 
 /// Exit code 1 if damaged files were left out.
 pub(crate) fn run(args: &Export) -> Result<ExitCode> {
     let from = args.from.as_deref().map(time).transpose()?.unwrap_or(i64::MIN);
     let to = args.to.as_deref().map(time).transpose()?.unwrap_or(i64::MAX);
-    if !args.data.is_dir() {
-        bail!("there is no data folder: `{}`", args.data.display());
+    let local = &args.local;
+    let given = local.config.is_some();
+    let config = ServerConfig::load(&local.file(), given, &Environment::Process, &local.flags());
+    let (config, _) = config.map_err(|wrong| anyhow!("{wrong}"))?;
+    let data = &config.data;
+    if !data.is_dir() {
+        bail!("there is no data folder: `{}`", data.display());
     }
     let _folder =
-        Folder::open(&args.data).context("export reads the folder of a server that is stopped")?;
-    let store = Store::open(&args.data.join("tables"), StoreOptions::default())?;
+        Folder::open(data).context("export reads the folder of a server that is stopped")?;
+    // Rows past retention are left out as a query leaves them out.
+    let options = StoreOptions { retention: retention(&config), ..StoreOptions::default() };
+    let store = Store::open(&data.join("tables"), options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // They hold the rows that their checkpoints carry.
-    let sinks = runtime.block_on(recover(&args.data, &store))?;
+    let sinks = runtime.block_on(recover(data, &store))?;
     let table = store.table(DEFAULT_TENANT, &args.table).ok_or_else(|| {
         let names = store.tables(DEFAULT_TENANT);
         let names: Vec<String> = names.iter().map(|t| format!("`{}`", t.name())).collect();

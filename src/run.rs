@@ -157,7 +157,7 @@ async fn serve(args: &Local) -> Result<ExitCode> {
         data: config.data.clone(),
         pipelines: config.pipelines.clone(),
         components: components::ALL,
-        services: Services::default().with(store).with(router),
+        services: Services::default().with(store).with(router).with(telemetry.clone()),
         environment: Environment::Process,
         telemetry,
         journal,

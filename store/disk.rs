@@ -62,8 +62,17 @@ impl Write for CrcFile {
 }
 
 /// Reads a file and compares size and checksum.
+///
+/// # Errors
+/// [`StoreError::Damaged`] if the file is gone or holds something else; whatever else the disk
+/// says may pass and tells nothing of the file.
 pub(crate) fn verify(path: &Path, bytes: u64, crc: u32) -> Result<()> {
-    let mut file = File::open(path).map_err(StoreError::io("cannot open", path))?;
+    let mut file = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(StoreError::damaged(path, "it is gone"));
+        }
+        opened => opened.map_err(StoreError::io("cannot open", path))?,
+    };
     let mut buffer = vec![0; 256 << 10];
     let mut found = Written { bytes: 0, crc: 0 };
     loop {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::store::NAME_BYTES_MAX;
+
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -23,6 +25,14 @@ pub enum StoreError {
         /// What is wrong.
         why: String,
     },
+    /// A file could not be read, although it holds what it should.
+    #[error("cannot read `{path}`, though it is whole: {why}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        why: String,
+    },
     /// Written by a newer Weir.
     #[error("`{path}` has format version {found}, this binary reads up to {known}")]
     Version {
@@ -42,6 +52,19 @@ pub enum StoreError {
     /// An entity that cannot be stored.
     #[error(transparent)]
     Entity(#[from] weir_pipeline::entity::EntityError),
+    /// A table holds rows of journal entries that the journal does not have.
+    #[error(
+        "table `{}` holds rows of pipeline `{}`, sink `{}` up to entry {}, but journal {:032x} \
+         ends at entry {head}",
+        commit.table, commit.writer.pipeline, commit.writer.sink, commit.mark,
+        commit.writer.journal
+    )]
+    Ahead {
+        /// The newest commit.
+        commit: Box<crate::store::Commit>,
+        /// The newest entry of the journal.
+        head: u64,
+    },
     /// Staged work or a carry that this store did not write.
     #[error("cannot take back {what}: {why}")]
     Foreign {
@@ -51,7 +74,10 @@ pub enum StoreError {
         why: String,
     },
     /// The name of a table or tenant is not allowed.
-    #[error("`{0}` is no table name: lower-case letters, digits, `_` and `.`, a letter first")]
+    #[error(
+        "`{0}` is no table name: lower-case letters, digits, `_` and `.`, a letter first, at most \
+         {NAME_BYTES_MAX} bytes"
+    )]
     Name(String),
     /// More than the format can hold.
     #[error("table `{table}` is full: {why}")]

@@ -34,7 +34,7 @@ pub struct Exported {
 
 /// Writes the rows of `snapshot` with `from <= timestamp < to` (UTC nanoseconds) to the new file
 /// `path`, which appears whole or not at all. Rows past retention at `now` are left out. Columns
-/// are those of the table; rows are in no order across files. Memory: one file's rows.
+/// are those of the table; rows are in no order across files. Memory: one slice's rows.
 ///
 /// # Errors
 /// If `path` is there already, or the disk refuses.
@@ -85,15 +85,17 @@ fn write(
     let mut exported = Exported::default();
     let wanted = |min: i64, max: i64| max >= from && min < to;
     for file in snapshot.files().iter().filter(|f| wanted(f.meta.min_time, f.meta.max_time)) {
-        let batch = verify(&file.path, file.meta.bytes, file.meta.crc)
-            .and_then(|()| wide_file(file, snapshot, schema));
-        match batch {
-            Ok(batch) => exported.rows += write_range(&mut writer, &batch, from, to)?,
-            Err(StoreError::Damaged { why, .. }) => {
-                snapshot.table().report_damage(file, &why);
-                exported.damaged += 1;
+        if let Err(e) = verify(&file.path, file.meta.bytes, file.meta.crc) {
+            let StoreError::Damaged { why, .. } = e else { return Err(e) };
+            snapshot.table().report_damage(file, &why)?;
+            exported.damaged += 1;
+            continue;
+        }
+        for (slice, times) in file.meta.slices.iter().enumerate() {
+            if wanted(times.min_time, times.max_time) {
+                let batch = wide_slice(file, slice, snapshot, schema)?;
+                exported.rows += write_range(&mut writer, &batch, from, to)?;
             }
-            Err(e) => return Err(e),
         }
     }
     for run in snapshot.hot().iter().filter(|h| wanted(h.min_time, h.max_time)) {
@@ -118,13 +120,15 @@ fn write_range(
     Ok(batch.num_rows() as u64)
 }
 
-pub(crate) fn wide_file(
+/// The rows of one slice of a file.
+pub(crate) fn wide_slice(
     file: &FileEntry,
+    slice: usize,
     snapshot: &TableSnapshot,
     schema: &SchemaRef,
 ) -> Result<RecordBatch> {
-    let reader = FileReader::open(file)?;
-    let rows = file.meta.rows as usize;
+    let reader = FileReader::open(file)?.slice(slice)?;
+    let rows = file.meta.slices[slice].rows as usize;
     let ids = match &file.set {
         Some(set) => Some((set, reader.column(ENTITY_COLUMN, ColumnType::EntityId)?)),
         None => None,

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::layout::{Layout, Runs, Slice};
 use crate::types::ColumnType;
 
-pub(crate) use read::FileReader;
+pub(crate) use read::{FileReader, staged_entity_max};
 pub(crate) use write::{FileSpec, rest_kind, write_file};
 
 /// The column of files that holds the entity id of each row. Never shown to queries.
@@ -24,6 +24,18 @@ pub const ENTITY_COLUMN: &str = "weir.entity";
 
 /// Overflow keys that the manifest lists for one file; with more it says only that there are many.
 pub(crate) const OVERFLOW_KEYS_MAX: usize = 1_024;
+
+/// Version of data files that this binary writes, and the newest that it reads.
+pub(crate) const FILE_VERSION: u32 = 1;
+
+fn first_version() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_first_version(version: &u32) -> bool {
+    *version == 1
+}
 
 /// One row column of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,6 +108,9 @@ pub struct FileMeta {
     pub name: Arc<str>,
     /// 0: written by a flush; 1: merged by hour; 2: a whole hour; 3: a whole day.
     pub level: u8,
+    /// Version of what the file holds and how, [`FILE_VERSION`] when it was written.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub version: u32,
     /// How rows are ordered.
     pub layout: Layout,
     /// Number of rows.
@@ -123,6 +138,9 @@ pub struct FileMeta {
     pub entities: Option<EntityPlace>,
     /// Bytes from the start of the file, and length, of the encoded [`Runs`].
     pub runs: Option<(u64, u64)>,
+    /// Highest entity id of any row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entity_max: Option<u32>,
 }
 
 /// A file of a pinned version. Its bytes stay as long as anybody holds this.

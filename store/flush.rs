@@ -20,11 +20,9 @@ use crate::entity_log::{ChunkMeta, EntityLog, sort_key};
 use crate::error::{Result, StoreError};
 use crate::file::{EntityPlace, FileMeta, FileSpec, rest_kind, write_file};
 use crate::layout::Layout;
+use crate::merge::{FILE_RAW_BYTES_MAX, FILE_ROWS_MAX};
 use crate::normalise::TIMESTAMP;
 use crate::order::{RowKey, arrange};
-
-/// Decoded bytes that one file takes at most; more rows make several files.
-const FILE_RAW_BYTES: usize = 512 << 20;
 
 /// The layout that rows of `signal` have at rest.
 pub(crate) fn layout_of(signal: &Signal) -> Layout {
@@ -50,24 +48,35 @@ pub(crate) struct Place<'a> {
     pub(crate) commit_chunk: &'a mut dyn FnMut(&ChunkMeta) -> Result<()>,
 }
 
-/// Writes normalised `batches` of one signal to files, fsynced, outside the manifest.
-pub(crate) fn flush(batches: &[Batch], place: &mut Place<'_>) -> Result<Vec<FileMeta>> {
-    let mut files = Vec::new();
-    let mut start = 0;
-    let mut bytes = 0;
+/// Writes normalised `batches` of one signal to files, fsynced, outside the manifest; adds them to
+/// `files`, also where one of them fails.
+pub(crate) fn flush(
+    batches: &[Batch],
+    place: &mut Place<'_>,
+    files: &mut Vec<FileMeta>,
+) -> Result<()> {
+    let mut rest = batches;
+    while !rest.is_empty() {
+        let (count, bytes) = one_file(rest);
+        let (now, later) = rest.split_at(count);
+        files.extend(flush_one(now, bytes, place)?);
+        rest = later;
+    }
+    sync_folder(place.files)
+}
+
+/// How many of `batches` make a file that merges take with others, at least one; their size.
+fn one_file(batches: &[Batch]) -> (usize, usize) {
+    let (mut rows, mut bytes) = (0, 0);
     for (i, batch) in batches.iter().enumerate() {
-        bytes += raw_bytes(batch.rows());
-        let cut = bytes >= FILE_RAW_BYTES || i + 1 == batches.len();
-        if cut {
-            files.extend(flush_one(&batches[start..=i], bytes, place)?);
-            start = i + 1;
-            bytes = 0;
+        let more = raw_bytes(batch.rows());
+        rows += batch.num_rows() as u64;
+        if i > 0 && (rows > FILE_ROWS_MAX || (bytes + more) as u64 > FILE_RAW_BYTES_MAX) {
+            return (i, bytes);
         }
+        bytes += more;
     }
-    if !files.is_empty() {
-        sync_folder(place.files)?;
-    }
-    Ok(files)
+    (batches.len(), bytes)
 }
 
 fn flush_one(batches: &[Batch], raw: usize, place: &mut Place<'_>) -> Result<Option<FileMeta>> {

@@ -33,7 +33,7 @@ pub use file::{ENTITY_COLUMN, EntityPlace, FileColumn, FileEntry, FileMeta, Over
 pub use layout::{EntityRun, Layout, Runs, SLICE_ROWS, Slice};
 pub use manifest::WriterId;
 pub use snapshot::{HotRun, TableColumn, TableSchema, TableSnapshot};
-pub use store::{DEFAULT_TENANT, Store, StoreOptions, check_name};
+pub use store::{Commit, DEFAULT_TENANT, NAME_BYTES_MAX, Store, StoreOptions, check_name};
 pub use table::{LATE_SUFFIX, Table, TableStats};
 pub use types::{ColumnType, hex_bytes, to_surface};
-pub use writer::{AHEAD_MAX, Appended, CARRY_BYTES, Staged, TableWriter};
+pub use writer::{AHEAD_MAX, Appended, CARRY_BYTES, Staged, TableWriter, UNSTAGED_BYTES_MAX};

@@ -10,22 +10,49 @@ use tokio_util::sync::CancellationToken;
 
 use crate::disk::now;
 use crate::error::Result;
-use crate::merge::{Outcome, compact_log, pick, run};
+use crate::merge::{MergeError, Outcome, compact_log, pick, run};
 use crate::store::Store;
 use crate::table::{Change, Table};
 
 const DAY_NS: i64 = 24 * 3_600_000_000_000;
 /// Merges of one table in a row before the next table has its turn.
 const MERGES_IN_A_ROW: usize = 8;
+/// Level-0 files of a table past which its merges go on until there are fewer: every query of the
+/// newest rows opens each of them.
+const LEVEL0_MANY: u64 = 64;
 
-/// Files that a merge failed on; they are left alone until the next start. By table.
-type Failed = HashMap<(Arc<str>, Arc<str>), HashSet<Arc<str>>>;
+/// Merges that may fail on reading a file before it is left out.
+const TRIES: u32 = 3;
+
+/// Files that merges failed on, and how often. After [`TRIES`] they are left alone until the next
+/// start: what cannot be read now and then may be the disk, what never can stops its table.
+#[derive(Debug, Default)]
+pub(crate) struct Failed {
+    tries: HashMap<Arc<str>, u32>,
+    left_out: HashSet<Arc<str>>,
+}
+
+impl Failed {
+    /// Whether no file is left out.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.left_out.is_empty()
+    }
+
+    fn note(&mut self, file: &Arc<str>) {
+        let tries = self.tries.entry(file.clone()).or_default();
+        *tries += 1;
+        if *tries >= TRIES {
+            self.left_out.insert(file.clone());
+        }
+    }
+}
 
 impl Store {
     /// Does the work of all tables, now and then, until `stop` is cancelled. Work runs on threads
-    /// that may block; one merge at a time.
+    /// that may block; one merge at a time, tables with the most files to merge first.
     pub async fn run_maintenance(self: Arc<Self>, stop: CancellationToken) {
-        let mut failed = Failed::new();
+        let mut failed: HashMap<(Arc<str>, Arc<str>), Failed> = HashMap::new();
         let mut tick = tokio::time::interval(self.options.maintenance_every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -33,7 +60,9 @@ impl Store {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            for table in self.all() {
+            let mut tables = self.all();
+            tables.sort_by_cached_key(|table| std::cmp::Reverse(table.files_level0()));
+            for table in tables {
                 if stop.is_cancelled() {
                     return;
                 }
@@ -41,9 +70,7 @@ impl Store {
                 let mut not = failed.remove(&key(&table)).unwrap_or_default();
                 let stop = stop.clone();
                 let work = tokio::task::spawn_blocking(move || {
-                    if let Err(e) = store.maintain(&job_table, now(), &mut not, &stop) {
-                        tracing::warn!(table = %job_table.name(), error = %e, "maintenance failed");
-                    }
+                    store.maintain(&job_table, now(), &mut not, &stop);
                     not
                 });
                 match work.await {
@@ -58,29 +85,41 @@ impl Store {
         }
     }
 
-    /// One round for one table at `now` (UTC nanoseconds): retention, merges, clearing away.
-    /// Files that cannot be merged are added to `failed`.
+    /// One round for one table at `now` (UTC nanoseconds): retention, merges, clearing away. A
+    /// step that fails is named in the log, and the others go on. Files that cannot be merged are
+    /// noted in `failed`.
     pub(crate) fn maintain(
         &self,
         table: &Arc<Table>,
         now: i64,
-        failed: &mut HashSet<Arc<str>>,
+        failed: &mut Failed,
         stop: &CancellationToken,
-    ) -> Result<()> {
-        apply_retention(table, now)?;
-        for _ in 0..MERGES_IN_A_ROW {
-            if stop.is_cancelled() || !merge_once(table, now, failed)? {
-                break;
+    ) {
+        let step = |what: &str, done: Result<()>| {
+            if let Err(e) = done {
+                tracing::warn!(table = %table.name(), error = %e, "maintenance: cannot {what}");
+            }
+        };
+        step("drop rows past retention", apply_retention(table, now));
+        let mut merges = 0;
+        while merges < MERGES_IN_A_ROW || table.files_level0() > LEVEL0_MANY {
+            merges += 1;
+            match merge_once(table, now, failed) {
+                Ok(true) if !stop.is_cancelled() => {}
+                Ok(_) => break,
+                Err(e) => {
+                    step("merge", Err(e));
+                    break;
+                }
             }
         }
         for (day, log) in table.all_logs() {
-            compact_log(table, day, &log)?;
+            step("compact an entity log", compact_log(table, day, &log).map(drop));
         }
-        table.drop_logs(now.div_euclid(DAY_NS) as i32)?;
-        table.snapshot_manifest()?;
-        table.sweep_old(SystemTime::now())?;
+        step("drop entity logs", table.drop_logs(now.div_euclid(DAY_NS) as i32));
+        step("write a snapshot of the manifest", table.snapshot_manifest());
+        step("sweep old files", table.sweep_old(SystemTime::now()));
         table.bury(self.options.grace);
-        Ok(())
     }
 }
 
@@ -111,9 +150,9 @@ fn apply_retention(table: &Arc<Table>, now: i64) -> Result<()> {
 }
 
 /// Does the next merge, if there is one; whether to look for another.
-fn merge_once(table: &Arc<Table>, now: i64, failed: &mut HashSet<Arc<str>>) -> Result<bool> {
+fn merge_once(table: &Arc<Table>, now: i64, failed: &mut Failed) -> Result<bool> {
     let snapshot = table.snapshot();
-    let Some(job) = pick(snapshot.files(), failed, now) else { return Ok(false) };
+    let Some(job) = pick(snapshot.files(), &failed.left_out, now) else { return Ok(false) };
     let min_time = snapshot.min_time(now);
     drop(snapshot);
     let started = std::time::Instant::now();
@@ -123,10 +162,17 @@ fn merge_once(table: &Arc<Table>, now: i64, failed: &mut HashSet<Arc<str>>) -> R
                 ?outcome, ms = started.elapsed().as_millis() as u64, "merge");
             Ok(outcome != Outcome::Overtaken)
         }
-        Err(e) if e.is_transient() => Err(e),
-        Err(e) => {
+        // The output could not be written: no fault of the inputs.
+        Err(MergeError::Output(e)) if e.is_transient() => Err(e),
+        Err(MergeError::Output(e)) => {
             tracing::error!(table = %table.name(), error = %e, "files cannot be merged");
-            failed.extend(job.inputs.iter().map(|f| f.meta.name.clone()));
+            failed.left_out.extend(job.inputs.iter().map(|f| f.meta.name.clone()));
+            Ok(true)
+        }
+        Err(MergeError::Input(file, e)) => {
+            failed.note(&file.meta.name);
+            tracing::error!(table = %table.name(), file = %file.meta.name, error = %e,
+                "a file cannot be merged");
             Ok(true)
         }
     }

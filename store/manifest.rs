@@ -77,7 +77,9 @@ impl Manifest {
                     snapshot = number;
                     break;
                 }
-                Err(e @ StoreError::Version { .. }) => return Err(e),
+                Err(e @ (StoreError::Version { .. } | StoreError::Foreign { .. })) => {
+                    return Err(e);
+                }
                 Err(e) => repairs.push(format!("{e}; {}", set_aside(&path)?)),
             }
         }
@@ -146,6 +148,9 @@ impl Manifest {
             };
             at += len;
             good = at;
+            if let Some(e) = records.iter().find_map(|r| r.too_new(&self.folder)) {
+                return Err(e);
+            }
             if sequence < self.next || end.is_some_and(|end| sequence >= end) {
                 continue;
             }
@@ -310,6 +315,10 @@ fn read_snapshot(path: &Path) -> Result<Listing> {
     }
     let (_, records, _) = frame::decode(&bytes[frame::HEADER..])
         .ok_or_else(|| StoreError::damaged(path, "its checksum is wrong"))?;
+    let folder = path.parent().unwrap_or(path);
+    if let Some(e) = records.iter().find_map(|r| r.too_new(folder)) {
+        return Err(e);
+    }
     let mut listing = Listing::default();
     listing.apply(&records).map_err(|why| StoreError::damaged(path, why))?;
     Ok(listing)

@@ -13,7 +13,7 @@ pub(crate) use entities::{compact_log, expand};
 #[cfg(test)]
 pub(crate) use pick::Job;
 pub(crate) use pick::pick;
-pub(crate) use run::{Outcome, run};
+pub(crate) use run::{MergeError, Outcome, run};
 
 /// Files that make a merge worth its while before their window is over.
 const FAN_IN: usize = 8;
@@ -24,6 +24,10 @@ const ROWS_MAX: u64 = 4 << 20;
 /// Decoded bytes that one merge takes at most. One column of them is in memory at a time, and
 /// the compressed output.
 const RAW_BYTES_MAX: u64 = 256 << 20;
+/// Rows and decoded bytes of a file past which it is not merged with others: any two files below
+/// can be.
+pub(crate) const FILE_ROWS_MAX: u64 = ROWS_MAX / 2;
+pub(crate) const FILE_RAW_BYTES_MAX: u64 = RAW_BYTES_MAX / 2;
 /// Windows that one merge splits into; rows of further ones share a file.
 const WINDOWS_MAX: usize = 8;
 

@@ -39,6 +39,19 @@ impl Default for StoreOptions {
     }
 }
 
+/// What a table holds of a writer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Tenant of the table.
+    pub tenant: Arc<str>,
+    /// Name of the table.
+    pub table: Arc<str>,
+    /// Who committed.
+    pub writer: WriterId,
+    /// The journal entry up to which all rows of the writer are in files.
+    pub mark: u64,
+}
+
 type Key = (Arc<str>, Arc<str>);
 
 /// All tables of a data folder.
@@ -139,19 +152,52 @@ impl Store {
         }
     }
 
+    /// The newest commit of any table by a writer that reads `journal`: offsets up to there were
+    /// given to entries, whether the journal still has them or not.
+    pub fn newest_commit(&self, journal: u128) -> Option<Commit> {
+        let commits = self.all().into_iter().filter_map(|table| {
+            let (writer, mark) = table.newest_commit(journal)?;
+            Some(Commit {
+                tenant: table.tenant().clone(),
+                table: table.name().clone(),
+                writer,
+                mark,
+            })
+        });
+        commits.max_by_key(|commit| commit.mark)
+    }
+
+    /// Whether no commit is ahead of `journal`, whose newest entry is `head`. One that is means
+    /// that the journal was replaced or cut: going on would give offsets a second time, and drop
+    /// new rows for old ones.
+    ///
+    /// # Errors
+    /// [`StoreError::Ahead`], which names both positions.
+    pub fn check_head(&self, journal: u128, head: u64) -> Result<()> {
+        match self.newest_commit(journal) {
+            Some(commit) if commit.mark > head => {
+                Err(StoreError::Ahead { commit: Box::new(commit), head })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Hits and misses of the cache of runs and entities.
     pub fn cache_statistics(&self) -> (u64, u64) {
         self.cache.statistics()
     }
 }
 
+/// Longest name of a table, in bytes: it is the name of a folder too.
+pub const NAME_BYTES_MAX: usize = 100;
+
 /// Whether `name` may name a table: lower-case letters, digits, `_` and single dots between, a
-/// letter first, at most 100 bytes.
+/// letter first, at most [`NAME_BYTES_MAX`].
 ///
 /// # Errors
 /// [`StoreError::Name`] if not.
 pub fn check_name(name: &str) -> Result<()> {
-    let good = name.len() <= 100
+    let good = name.len() <= NAME_BYTES_MAX
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.".contains(&b))
         && !name.contains("..")

@@ -37,6 +37,13 @@ pub const LATE_SUFFIX: &str = ".late";
 /// end with.
 const ERRORS: (&str, &str) = ("weir_errors", ".errors");
 
+/// Level-0 files past which writers are slowed down, so that merges catch up: a query of the newest
+/// rows opens each of them.
+const LEVEL0_SLOW: u64 = 256;
+/// How long a writer then waits before each batch. Batches have some thousand rows: a stream goes
+/// on, and its backlog shows in the journal.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// A table of a tenant.
 #[derive(Debug)]
 pub struct Table {
@@ -58,6 +65,7 @@ struct Counters {
     rows: AtomicU64,
     bytes_flushed: AtomicU64,
     bytes_merged: AtomicU64,
+    pauses: AtomicU64,
 }
 
 /// A table in numbers.
@@ -85,6 +93,8 @@ pub struct TableStats {
     pub bytes_merged: u64,
     /// Bytes appended to the manifest since start.
     pub bytes_manifest: u64,
+    /// Batches that waited since start because merges did not keep up.
+    pub pauses: u64,
 }
 
 impl Table {
@@ -129,7 +139,7 @@ impl Table {
         let max = files().map(|f| f.max_time).chain(hot().map(|h| h.max_time)).max();
         TableStats {
             files: state.files.len() as u64,
-            files_level0: files().filter(|f| f.level == 0).count() as u64,
+            files_level0: state.level0,
             rows: files().map(|f| f.rows).sum(),
             bytes: files().map(|f| f.bytes).sum(),
             rows_hot: hot().map(|h| h.batch.num_rows() as u64).sum(),
@@ -139,7 +149,27 @@ impl Table {
             bytes_flushed: self.counters.bytes_flushed.load(Relaxed),
             bytes_merged: self.counters.bytes_merged.load(Relaxed),
             bytes_manifest,
+            pauses: self.counters.pauses.load(Relaxed),
         }
+    }
+
+    /// Listed level-0 files.
+    pub fn files_level0(&self) -> u64 {
+        self.state.lock().level0
+    }
+
+    /// How long a writer waits before its next batch, because merges do not keep up; counted, and
+    /// told once.
+    pub fn pause(&self) -> Option<Duration> {
+        let files = self.files_level0();
+        if files <= LEVEL0_SLOW {
+            return None;
+        }
+        if self.counters.pauses.fetch_add(1, Relaxed) == 0 {
+            tracing::warn!(table = %self.name, files,
+                "more than {LEVEL0_SLOW} files wait to be merged: writes are slowed down");
+        }
+        Some(PAUSE)
     }
 
     /// How long rows are kept; `None`: for ever.
@@ -170,7 +200,7 @@ impl Table {
 
     pub(crate) fn note_damage(&self, file: &str, why: &str) {
         let mut damaged = self.damaged.lock();
-        if damaged.len() < 1_000 {
+        if damaged.len() < 1_000 && damaged.iter().all(|(known, _)| **known != *file) {
             damaged.push((file.into(), why.to_owned()));
         }
     }
@@ -190,10 +220,19 @@ impl Table {
         slots.map(|s| (s.run.id, s.run.batch.clone())).collect()
     }
 
-    /// The files of `mark` hold these hot rows.
-    pub(crate) fn mark_staged(&self, lane: u64, runs: &[u64], mark: u64) {
+    /// Files hold these hot rows; which mark they belong to is not known yet.
+    pub(crate) fn mark_flushed(&self, lane: u64, runs: &[u64]) {
         let mut state = self.state.lock();
         for slot in state.hot.iter_mut().filter(|s| s.lane == lane && runs.contains(&s.run.id)) {
+            slot.staged = Some(u64::MAX);
+        }
+    }
+
+    /// The hot rows that were flushed belong to `mark`.
+    pub(crate) fn mark_staged(&self, lane: u64, mark: u64) {
+        let mut state = self.state.lock();
+        let flushed = |s: &&mut state::HotSlot| s.lane == lane && s.staged == Some(u64::MAX);
+        for slot in state.hot.iter_mut().filter(flushed) {
             slot.staged = Some(mark);
         }
     }
@@ -224,7 +263,11 @@ impl Table {
     /// A file as readers see it.
     pub(crate) fn entry(&self, meta: Arc<FileMeta>) -> Arc<FileEntry> {
         let set = meta.entities.as_ref().map(|place| match place {
-            EntityPlace::Log(day) => self.log(*day).set().clone(),
+            EntityPlace::Log(day) => {
+                let log = self.log(*day);
+                meta.entity_max.into_iter().for_each(|id| log.take(id));
+                log.set().clone()
+            }
             EntityPlace::Own(chunk) => {
                 let file = Arc::new(ChunkFile::new(chunk.clone(), &self.folders.entities));
                 Arc::new(EntitySet::new(vec![file], self.cache.clone()))
@@ -232,5 +275,23 @@ impl Table {
         });
         let path = self.folders.files.join(&*meta.name);
         Arc::new(FileEntry { meta, path, set, cache: self.cache.clone(), id: next_id() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::testing::{open, writer};
+
+    #[test]
+    fn writers_wait_where_merges_do_not_keep_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = writer(&open(dir.path()), "t").table().clone();
+        table.state.lock().level0 = LEVEL0_SLOW;
+        assert_eq!((table.pause(), table.stats().pauses), (None, 0));
+        table.state.lock().level0 += 1;
+        assert_eq!((table.pause(), table.stats().pauses), (Some(PAUSE), 1));
     }
 }

@@ -11,7 +11,7 @@ use weir_pipeline::batch::{Batch, Keys, Run, TENANT};
 use weir_pipeline::entity::{Attribute, Entity, EntityTable, Origin, Value};
 use weir_pipeline::signal::Signal;
 
-use crate::export::{wide_file, wide_run};
+use crate::export::{wide_run, wide_slice};
 use crate::manifest::WriterId;
 use crate::snapshot::TableSnapshot;
 use crate::store::{Store, StoreOptions};
@@ -58,6 +58,13 @@ pub(crate) fn batch(
     let run = Run { offset: 1, received, source: "test".into(), rows: rows.num_rows() };
     let keys = entities.map(|(keys, table)| Keys { keys: UInt32Array::from(keys), table });
     Batch::new(signal, TENANT.into(), rows, keys, Arc::new([run])).unwrap()
+}
+
+/// `batch` as if it came from the journal entry `offset`.
+pub(crate) fn from_entry(batch: Batch, offset: u64) -> Batch {
+    let runs = batch.runs().iter().map(|run| Run { offset, ..run.clone() }).collect();
+    let (signal, tenant) = (batch.signal().clone(), batch.tenant().clone());
+    Batch::new(signal, tenant, batch.rows().clone(), batch.entities().cloned(), runs).unwrap()
 }
 
 pub(crate) fn times(times: impl IntoIterator<Item = i64>) -> ArrayRef {
@@ -143,7 +150,9 @@ pub(crate) fn rows_at(snapshot: &TableSnapshot) -> Vec<String> {
     let schema = Arc::new(Schema::new(fields));
     let mut batches = Vec::new();
     for file in snapshot.files() {
-        batches.push(wide_file(file, snapshot, &schema).unwrap());
+        for slice in 0..file.meta.slices.len() {
+            batches.push(wide_slice(file, slice, snapshot, &schema).unwrap());
+        }
     }
     for run in snapshot.hot() {
         batches.push(wide_run(run, &schema).unwrap());

@@ -3,17 +3,24 @@
 //! What is appended is visible at once. `stage` writes what has gathered to files that no
 //! manifest names yet, unless it is too little: then it is carried in the checkpoint. `commit`
 //! lists the files and lets go of the hot rows that they hold, in one step.
+//!
+//! Rows come in the order of the journal: those that are appended after `stage(mark)` are from
+//! entries after `mark`. So the newest commit of a table says which rows of a replay it holds
+//! already. A start from an older checkpoint than the newest brings such rows: `restore` notes
+//! up to where they reach, and they are dropped.
 
 mod carry;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::BooleanArray;
 use serde::{Deserialize, Serialize};
 use weir_pipeline::batch::Batch;
 
 use crate::cache::next_id;
 use crate::error::{Result, StoreError};
+use crate::file::FileMeta;
 use crate::flush::{Place, flush, layout_of, raw_bytes};
 use crate::manifest::WriterId;
 use crate::normalise::{Normal, normalise, split_late};
@@ -22,6 +29,10 @@ use crate::table::{LATE_SUFFIX, StagedFile, Table};
 
 /// Rows of less than this stay in the checkpoint instead of becoming a file.
 pub const CARRY_BYTES: usize = 1 << 20;
+
+/// Unstaged rows of a writer past which it writes files between two marks. Staging failed then,
+/// or is long overdue: a checkpoint is due after half of it.
+pub const UNSTAGED_BYTES_MAX: usize = 512 << 20;
 
 /// Rows stamped further ahead of their receipt go to the table of late rows.
 pub const AHEAD_MAX: Duration = Duration::from_secs(3600);
@@ -66,15 +77,60 @@ struct Lane {
     id: u64,
     /// Staged and not committed.
     staged: Vec<StagedFile>,
+    /// Flushed, and covered by no mark yet.
+    flushed: Vec<FileMeta>,
+    /// Size in memory of the rows that are in no file.
+    unstaged: usize,
+    /// Rows of entries up to here are in the table already.
+    replayed: Option<u64>,
 }
 
 impl Lane {
     fn new(table: Arc<Table>) -> Self {
-        Self { table, id: next_id(), staged: Vec::new() }
+        let (staged, flushed) = (Vec::new(), Vec::new());
+        Self { table, id: next_id(), staged, flushed, unstaged: 0, replayed: None }
     }
 
-    fn append(&self, normal: Normal) {
+    /// Shows the rows that the table does not hold; how many.
+    fn append(&mut self, mut normal: Normal) -> Result<u64> {
+        if let Some(mark) = self.replayed
+            && normal.batch.runs().iter().any(|run| run.offset <= mark)
+        {
+            let runs = normal.batch.runs().iter();
+            let new = runs.flat_map(|run| std::iter::repeat_n(run.offset > mark, run.rows));
+            let new = BooleanArray::from(new.collect::<Vec<bool>>());
+            match normalise(&normal.batch.filter(&new)?)? {
+                Some(left) => normal = left,
+                None => return Ok(0),
+            }
+        }
+        let rows = normal.batch.num_rows() as u64;
+        self.unstaged += raw_bytes(normal.batch.rows());
         self.table.append_hot(self.id, normal.batch, normal.min_time, normal.max_time);
+        Ok(rows)
+    }
+
+    /// Writes hot rows that are in no file to files, named after `mark`.
+    fn flush(&mut self, writer: &WriterId, mark: u64, runs: Vec<(u64, Batch)>) -> Result<()> {
+        let (ids, batches): (Vec<u64>, Vec<Batch>) = runs.into_iter().unzip();
+        if !batches.is_empty() {
+            self.flushed.extend(flush_all(writer, &self.table, mark, &batches)?);
+            self.table.mark_flushed(self.id, &ids);
+        }
+        self.unstaged = 0;
+        Ok(())
+    }
+
+    /// `mark` covers what was flushed.
+    fn cover(&mut self, mark: u64) {
+        let files = std::mem::take(&mut self.flushed).into_iter();
+        self.staged.extend(files.map(|meta| StagedFile { mark, meta }));
+        self.table.mark_staged(self.id, mark);
+    }
+
+    /// Notes which rows a replay brings in vain.
+    fn note_replayed(&mut self, writer: &WriterId) {
+        self.replayed = self.table.committed(writer);
     }
 }
 
@@ -86,6 +142,8 @@ pub struct TableWriter {
     id: WriterId,
     main: Lane,
     late: Option<Lane>,
+    /// `restore` was called: what is appended may be a replay.
+    restored: bool,
 }
 
 impl Drop for TableWriter {
@@ -98,7 +156,8 @@ impl Drop for TableWriter {
 
 impl TableWriter {
     pub(crate) fn new(store: Arc<Store>, table: Arc<Table>, id: WriterId) -> Self {
-        Self { store, tenant: table.tenant().clone(), id, main: Lane::new(table), late: None }
+        let (tenant, main) = (table.tenant().clone(), Lane::new(table));
+        Self { store, tenant, id, main, late: None, restored: false }
     }
 
     /// The table.
@@ -114,21 +173,41 @@ impl TableWriter {
     pub fn append(&mut self, batch: &Batch) -> Result<Appended> {
         let Some(normal) = normalise(batch)? else { return Ok(Appended::default()) };
         if self.main.table.has_any_time() {
-            let rows = normal.batch.num_rows() as u64;
-            self.main.append(normal);
-            return Ok(Appended { rows, late: 0 });
+            return Ok(Appended { rows: self.main.append(normal)?, late: 0 });
         }
         let (stay, late) = split_late(normal, self.main.table.retention(), AHEAD_MAX)?;
         let mut appended = Appended::default();
         if let Some(late) = late {
-            appended.late = late.batch.num_rows() as u64;
-            self.late_lane()?.append(late);
+            appended.late = self.late_lane()?.append(late)?;
         }
         if let Some(stay) = stay {
-            appended.rows = stay.batch.num_rows() as u64;
-            self.main.append(stay);
+            appended.rows = self.main.append(stay)?;
         }
         Ok(appended)
+    }
+
+    /// Whether so many rows are in no file that [`TableWriter::relieve`] comes before the next.
+    pub fn is_full(&self) -> bool {
+        self.unstaged() >= UNSTAGED_BYTES_MAX
+    }
+
+    fn unstaged(&self) -> usize {
+        self.main.unstaged + self.late.as_ref().map_or(0, |late| late.unstaged)
+    }
+
+    /// Writes what has gathered to files before its mark comes. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`TableWriter::stage`].
+    pub fn relieve(&mut self) -> Result<()> {
+        for lane in [Some(&mut self.main), self.late.as_mut()].into_iter().flatten() {
+            let runs = lane.table.unstaged(lane.id);
+            // A name like that of the mark to come: after every mark so far.
+            let entries = runs.iter().flat_map(|(_, b)| b.runs().iter().map(|r| r.offset));
+            let newest = entries.max().unwrap_or_default();
+            lane.flush(&self.id, newest, runs)?;
+        }
+        Ok(())
     }
 
     fn late_lane(&mut self) -> Result<&mut Lane> {
@@ -136,7 +215,11 @@ impl TableWriter {
             Some(lane) => lane,
             None => {
                 let name = format!("{}{LATE_SUFFIX}", self.main.table.name());
-                Lane::new(self.store.open_table(&self.tenant, &name)?)
+                let mut lane = Lane::new(self.store.open_table(&self.tenant, &name)?);
+                if self.restored {
+                    lane.note_replayed(&self.id);
+                }
+                lane
             }
         };
         Ok(self.late.insert(lane))
@@ -155,12 +238,11 @@ impl TableWriter {
         for lane in [Some(&mut self.main), self.late.as_mut()].into_iter().flatten() {
             let runs = lane.table.unstaged(lane.id);
             let bytes: usize = runs.iter().map(|(_, b)| raw_bytes(b.rows())).sum();
-            if !runs.is_empty() && (last || bytes >= CARRY_BYTES) {
-                let (ids, batches): (Vec<u64>, Vec<Batch>) = runs.into_iter().unzip();
-                let files = flush_lane(&self.id, &lane.table, mark, &batches)?;
+            // Rows may not be carried beside a file of the same mark, which holds all up to it.
+            if last || bytes >= CARRY_BYTES || !lane.flushed.is_empty() {
+                lane.flush(&self.id, mark, runs)?;
                 weir_pipeline::failpoint!("stage.flushed");
-                lane.staged.extend(files);
-                lane.table.mark_staged(lane.id, &ids, mark);
+                lane.cover(mark);
             } else if !runs.is_empty() {
                 let batches = runs.into_iter().map(|(_, b)| b).collect();
                 carried.push((lane.table.name().clone(), batches));
@@ -221,12 +303,17 @@ impl TableWriter {
         if let Some(table) = self.store.table(&self.tenant, &late) {
             table.sweep_staged(&self.id)?;
         }
+        self.restored = true;
+        self.main.note_replayed(&self.id);
+        if let Some(late) = &mut self.late {
+            late.note_replayed(&self.id);
+        }
         for (table, batches) in carry::decode(carry)? {
             let is_late = table.ends_with(LATE_SUFFIX) && !self.main.table.is_late();
             let lane = if is_late { self.late_lane()? } else { &mut self.main };
             for batch in batches {
                 if let Some(normal) = normalise(&batch)? {
-                    lane.append(normal);
+                    lane.append(normal)?;
                 }
             }
         }
@@ -241,12 +328,12 @@ fn commit_lane(lane: &mut Lane, id: &WriterId, mark: u64, files: &[StagedFile]) 
 }
 
 /// Writes batches to files; those of one layout together.
-fn flush_lane(
+fn flush_all(
     writer: &WriterId,
     table: &Arc<Table>,
     mark: u64,
     batches: &[Batch],
-) -> Result<Vec<StagedFile>> {
+) -> Result<Vec<FileMeta>> {
     let received = batches.iter().flat_map(|b| b.runs().iter().map(|r| r.received)).max();
     let day = received.unwrap_or_default().div_euclid(DAY_NS) as i32;
     let log = table.log(day);
@@ -264,10 +351,16 @@ fn flush_lane(
         let (same, other): (Vec<&Batch>, Vec<&Batch>) =
             rest.iter().partition(|b| layout_of(b.signal()) == layout);
         let same: Vec<Batch> = same.into_iter().cloned().collect();
-        out.extend(flush(&same, &mut place)?);
+        if let Err(e) = flush(&same, &mut place, &mut out) {
+            // The next try writes all of them again; a full disk must not fill with the last.
+            for file in &out {
+                std::fs::remove_file(table.folders().files.join(&*file.name)).ok();
+            }
+            return Err(e);
+        }
         rest = other;
     }
-    Ok(out.into_iter().map(|meta| StagedFile { mark, meta }).collect())
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -46,6 +46,18 @@ fn names_are_checked() {
         let section = Section::parse_for_tests("s", &format!("table = \"{name}\""));
         assert_eq!(plan(&section, &scope()).is_ok(), good, "{name}");
     }
+    for (bytes, suffix, good) in
+        [(95, "", true), (96, "", false), (100, ".late", true), (101, ".late", false)]
+    {
+        let name = format!("{}{suffix}", "n".repeat(bytes - suffix.len()));
+        let section = Section::parse_for_tests("s", &format!("table = \"{name}\""));
+        let planned = plan(&section, &scope());
+        assert_eq!(planned.is_ok(), good, "{bytes} bytes with `{suffix}`");
+        if let Err(wrong) = planned {
+            let limit = if suffix.is_empty() { "at most 95 bytes" } else { "at most 100 bytes" };
+            assert!(wrong.to_string().contains(limit), "{wrong}");
+        }
+    }
     let section = Section::parse_for_tests("s", "tabel = \"logs\"");
     assert!(plan(&section, &scope()).unwrap_err().to_string().contains("table"));
 }

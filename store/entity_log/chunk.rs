@@ -191,15 +191,16 @@ impl EntitySet {
         for file in self.files() {
             match self.load_chunk(&file) {
                 Ok(chunk) => out.push(chunk),
-                Err(e @ StoreError::Damaged { .. }) => {
-                    if !file.damaged.swap(true, Relaxed) {
-                        tracing::error!(error = %e, "entities are damaged and left out");
-                    }
-                }
+                Err(StoreError::Damaged { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
         Ok(out)
+    }
+
+    /// Chunks that [`EntitySet::load`] left out because they are damaged or gone.
+    pub(crate) fn lost(&self) -> Vec<Arc<ChunkFile>> {
+        self.files().into_iter().filter(|file| file.damaged.load(Relaxed)).collect()
     }
 
     /// All chunks, or an error if one is damaged.
@@ -215,7 +216,13 @@ impl EntitySet {
         if let Some(chunk) = self.cache.get::<EntityChunk>(file.id) {
             return Ok(chunk);
         }
-        let chunk = Arc::new(read_chunk(file)?);
+        let read = read_chunk(file);
+        if let Err(e @ StoreError::Damaged { .. }) = &read
+            && !file.damaged.swap(true, Relaxed)
+        {
+            tracing::error!(error = %e, "entities are damaged and left out");
+        }
+        let chunk = Arc::new(read?);
         self.cache.insert(file.id, chunk.clone(), chunk.memory());
         Ok(chunk)
     }

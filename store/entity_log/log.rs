@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
@@ -27,6 +28,9 @@ pub(crate) struct EntityLog {
     folder: PathBuf,
     set: Arc<EntitySet>,
     intern: Mutex<Option<Intern>>,
+    /// Ids below this stand in files, whatever the chunks say: a damaged manifest may have lost
+    /// some, and an id must not come to mean another entity.
+    taken: AtomicU32,
 }
 
 /// What is known of the ids in use; read from the chunks when the first flush needs it.
@@ -46,7 +50,13 @@ impl EntityLog {
             folder: folder.to_owned(),
             set: Arc::new(EntitySet::new(chunks, cache)),
             intern: Mutex::default(),
+            taken: AtomicU32::new(0),
         }
+    }
+
+    /// A file refers to the id `highest`: no new entity gets it.
+    pub(crate) fn take(&self, highest: u32) {
+        self.taken.fetch_max(highest.saturating_add(1), Relaxed);
     }
 
     /// The entities.
@@ -121,6 +131,7 @@ impl EntityLog {
         for file in self.set.files() {
             intern.next = intern.next.max(file.meta.first + file.meta.entities);
         }
+        intern.next = intern.next.max(self.taken.load(Relaxed));
         Ok(intern)
     }
 }

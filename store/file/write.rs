@@ -16,14 +16,16 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::{ENTITY_COLUMN, EntityPlace, FileColumn, FileMeta, Overflow, file_schema};
+use super::{
+    ENTITY_COLUMN, EntityPlace, FILE_VERSION, FileColumn, FileMeta, Overflow, file_schema,
+};
 use crate::disk::{CrcFile, Written, verify};
 use crate::error::Result;
 use crate::layout::{Layout, Runs, Slice};
 use crate::types::{ColumnType, hex_bytes};
 
-/// Version of what files hold besides Parquet: written in each file's key-value metadata.
-const FORMAT: &str = "1";
+/// The key-value metadata that gives [`FileMeta::entity_max`] where no manifest does.
+pub(super) const ENTITY_MAX: &str = "weir.entity_max";
 /// Columns with statistics, besides times and ids: the ones that people filter by range.
 const WITH_STATISTICS: [&str; 2] = ["severity", "severity_number"];
 /// Columns of numbers that hardly repeat, so that a dictionary only costs.
@@ -114,7 +116,10 @@ fn write_to(
         writer.write_all(&runs).map_err(crate::error::StoreError::io("cannot write", path))?;
     }
     let layout = serde_json::to_string(&spec.layout).unwrap_or_default();
-    for (key, value) in [("weir.format", FORMAT.to_owned()), ("weir.layout", layout)] {
+    let entity_max = spec.ids.and_then(|ids| ids.iter().max().copied());
+    let mut metadata = vec![("weir.format", FILE_VERSION.to_string()), ("weir.layout", layout)];
+    metadata.extend(entity_max.map(|id| (ENTITY_MAX, id.to_string())));
+    for (key, value) in metadata {
         writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
     }
     let Written { bytes, crc } = writer.into_inner()?.finish()?;
@@ -131,6 +136,7 @@ fn write_to(
     Ok(FileMeta {
         name: spec.name.as_str().into(),
         level: spec.level,
+        version: FILE_VERSION,
         layout: spec.layout,
         rows: spec.order.len() as u64,
         bytes,
@@ -144,6 +150,7 @@ fn write_to(
         overflow: spec.overflow,
         entities: spec.entities,
         runs: runs_place,
+        entity_max,
     })
 }
 

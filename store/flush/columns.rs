@@ -15,7 +15,7 @@ use crate::file::{FileColumn, OVERFLOW_KEYS_MAX, Overflow};
 use crate::normalise::{TIMESTAMP, common_type, widen_array};
 use crate::types::ColumnType;
 
-/// An attribute that fewer than one row in so many has gets no column.
+/// A text attribute that fewer than one row in so many has gets no column.
 const RARE: usize = 1_000;
 
 /// The row columns of some batches.
@@ -62,7 +62,12 @@ impl<'a> Columns<'a> {
         let moved: Vec<Arc<str>> = counts
             .into_iter()
             .enumerate()
-            .filter(|(i, (values, _))| *i >= COLUMNS_MAX || values * RARE < rows)
+            .filter(|(i, (values, name))| {
+                // JSON is read as text: numbers move there only where there is no room, so that
+                // the type of a name does not change with how often it comes.
+                let text = columns.kept.get(name).is_some_and(|c| c.kind == ColumnType::Text);
+                *i >= COLUMNS_MAX || (text && values * RARE < rows)
+            })
             .map(|(_, (_, name))| name)
             .collect();
         columns.move_to_attributes(&moved)?;

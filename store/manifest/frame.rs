@@ -8,6 +8,8 @@ pub(crate) const FILE_MAGIC: &[u8; 8] = b"WEIRMANI";
 pub(crate) const VERSION: u32 = 1;
 /// Length of the header of a file.
 pub(crate) const HEADER: usize = 12;
+/// What the kinds of records start with that say nothing a reader must know.
+const OPTIONAL: &str = "optional_";
 const FRAME_MAGIC: &[u8; 4] = b"\xf7WM\x01";
 /// Magic, length, checksum, sequence number.
 const FRAME_HEADER: usize = 20;
@@ -38,14 +40,18 @@ pub(crate) fn check_header(bytes: &[u8]) -> Header {
 
 /// A frame as bytes.
 pub(crate) fn encode(sequence: u64, records: &[Record]) -> Result<Vec<u8>, serde_json::Error> {
-    let payload = serde_json::to_vec(records)?;
+    Ok(encode_json(sequence, &serde_json::to_vec(records)?))
+}
+
+/// A frame of records that are JSON already.
+pub(super) fn encode_json(sequence: u64, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + FRAME_HEADER);
     out.extend(FRAME_MAGIC);
     out.extend((payload.len() as u32).to_le_bytes());
-    out.extend(checksum(sequence, &payload).to_le_bytes());
+    out.extend(checksum(sequence, payload).to_le_bytes());
     out.extend(sequence.to_le_bytes());
     out.extend(payload);
-    Ok(out)
+    out
 }
 
 fn checksum(sequence: u64, payload: &[u8]) -> u32 {
@@ -64,8 +70,27 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(u64, Vec<Record>, usize)> {
     if checksum(sequence, payload) != u32::from_le_bytes(*crc) {
         return None;
     }
-    let records = serde_json::from_slice(payload).ok()?;
+    let records = records(payload)?;
     Some((sequence, records, FRAME_HEADER + payload.len()))
+}
+
+/// The records of a payload. One of a kind that is not known here becomes
+/// [`Record::Unknown`], unless its kind starts with [`OPTIONAL`]: readers may pass over it.
+fn records(payload: &[u8]) -> Option<Vec<Record>> {
+    if let Ok(records) = serde_json::from_slice(payload) {
+        return Some(records);
+    }
+    let values: Vec<serde_json::Value> = serde_json::from_slice(payload).ok()?;
+    let mut out = Vec::with_capacity(values.len());
+    for value in values {
+        let kind = value.as_object().and_then(|o| o.keys().next()).cloned().unwrap_or_default();
+        match serde_json::from_value(value) {
+            Ok(record) => out.push(record),
+            Err(_) if kind.starts_with(OPTIONAL) => {}
+            Err(_) => out.push(Record::Unknown { kind }),
+        }
+    }
+    Some(out)
 }
 
 /// Where the next whole frame starts at or after `from`.

@@ -1,6 +1,7 @@
 //! What a manifest records, and the listing that the records add up to.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -8,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::entity_log::ChunkMeta;
-use crate::file::{FileColumn, FileMeta};
+use crate::error::StoreError;
+use crate::file::{FILE_VERSION, FileColumn, FileMeta};
 
 /// Who commits: one sink of one pipeline, reading one journal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,10 +42,34 @@ pub(crate) enum Record {
     Chunks { day: i32, chunks: Vec<ChunkMeta> },
     /// No listed file refers to the entity log of a day.
     DropLog { day: i32 },
-    /// Everything that a writer staged up to a mark is in.
+    /// Every row that a writer has for this table from entries up to `mark` is in files.
     Commit { writer: WriterId, mark: u64 },
     /// The signal of the rows.
     Signal { name: Arc<str> },
+    /// A kind that a newer Weir wrote. Never applied: what is listed would not be known.
+    #[serde(skip)]
+    Unknown { kind: String },
+}
+
+impl Record {
+    /// What this binary is too old for, if it is.
+    pub(super) fn too_new(&self, folder: &Path) -> Option<StoreError> {
+        match self {
+            Self::Unknown { kind } => Some(StoreError::Foreign {
+                what: "a record of the manifest",
+                why: format!(
+                    "`{}` has one of kind `{kind}`: a newer Weir wrote it",
+                    folder.display()
+                ),
+            }),
+            Self::Add { file, .. } if file.version > FILE_VERSION => Some(StoreError::Version {
+                path: folder.with_file_name("files").join(&*file.name),
+                found: file.version,
+                known: FILE_VERSION,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// What the records of a manifest add up to.
@@ -133,6 +159,7 @@ impl Listing {
                 *newest = (*newest).max(*mark);
             }
             Record::Signal { name } => self.signal = Some(name.clone()),
+            Record::Unknown { .. } => {}
         }
     }
 

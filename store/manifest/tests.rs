@@ -13,6 +13,7 @@ fn file(n: u64) -> FileMeta {
     FileMeta {
         name: format!("f-{n:08}").into(),
         level: 0,
+        version: 1,
         layout: Layout::Slices,
         rows: 10,
         bytes: 1_000,
@@ -26,6 +27,7 @@ fn file(n: u64) -> FileMeta {
         slices: vec![Slice { rows: 10, min_time: 1, max_time: 2 }],
         entities: None,
         runs: None,
+        entity_max: None,
     }
 }
 
@@ -216,4 +218,33 @@ fn a_newer_format_is_refused() {
     std::fs::write(dir.path().join(format!("log-{:020}", 0)), bytes).unwrap();
     let error = Manifest::open(dir.path()).unwrap_err();
     assert!(matches!(error, StoreError::Version { found: 9, known: 1, .. }), "{error}");
+}
+
+#[test]
+fn what_a_newer_weir_wrote_is_named_and_not_taken_for_damage() {
+    let write = |json: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("manifest");
+        let (mut manifest, _) = Manifest::open(&path).unwrap();
+        commit(&mut manifest, 1);
+        let log = only_log(&path);
+        drop(manifest);
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes.extend(frame::encode_json(1, json.as_bytes()));
+        std::fs::write(&log, bytes).unwrap();
+        (Manifest::open(&path), dir)
+    };
+    let mut newer = serde_json::to_value(file(2)).unwrap();
+    newer["version"] = 2.into();
+    let add = serde_json::json!([{"add": {"shape": 1, "file": newer}}]).to_string();
+    let error = write(&add).0.unwrap_err().to_string();
+    assert!(error.contains("f-00000002"), "{error}");
+    assert!(error.contains("format version 2") && error.contains("up to 1"), "{error}");
+    let error = write(r#"[{"tombstone": {"name": "x"}}]"#).0.unwrap_err().to_string();
+    assert!(error.contains("`tombstone`"), "{error}");
+    let (manifest, _dir) =
+        write(r#"[{"optional_index": {"name": "x"}}, {"signal": {"name": "logs"}}]"#);
+    let (manifest, repairs) = manifest.unwrap();
+    assert!(repairs.is_empty(), "{repairs:?}");
+    assert_eq!((names(&manifest).len(), manifest.listing().signal.as_deref()), (1, Some("logs")));
 }

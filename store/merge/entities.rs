@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
 use arrow::compute::{concat, take};
@@ -151,7 +152,7 @@ fn small_row(files: &[Arc<crate::entity_log::ChunkFile>]) -> Option<std::ops::Ra
     let mut best = 0..0;
     let mut start = 0;
     for (i, file) in files.iter().enumerate() {
-        let small = file.meta.entities < SMALL;
+        let small = file.meta.entities < SMALL && !file.damaged.load(Relaxed);
         let follows = i == start || {
             let before = &files[i - 1].meta;
             before.first + before.entities == file.meta.first

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use weir_pipeline::signal::COLUMNS_MAX;
 
-use super::{DAY_NS, FAN_IN, HOUR_NS, INPUTS_MAX, RAW_BYTES_MAX, ROWS_MAX};
+use super::{
+    DAY_NS, FAN_IN, FILE_RAW_BYTES_MAX, FILE_ROWS_MAX, HOUR_NS, INPUTS_MAX, RAW_BYTES_MAX, ROWS_MAX,
+};
 use crate::file::FileEntry;
 use crate::layout::Layout;
 
@@ -40,9 +42,14 @@ pub(crate) fn pick(files: &[Arc<FileEntry>], not: &HashSet<Arc<str>>, now: i64) 
     let mut groups: BTreeMap<Group, Vec<&Arc<FileEntry>>> = BTreeMap::new();
     for file in files {
         let meta = &file.meta;
-        let large = meta.rows > ROWS_MAX / 2 || meta.raw_bytes > RAW_BYTES_MAX / 2;
-        if meta.level < 3 && !large && !not.contains(&meta.name) {
+        if meta.level >= 3 || not.contains(&meta.name) {
+            continue;
+        }
+        if meta.rows <= FILE_ROWS_MAX && meta.raw_bytes <= FILE_RAW_BYTES_MAX {
             groups.entry(group(file)).or_default().push(file);
+        } else if meta.level == 0 {
+            // Too large for company, but it may span hours: it goes up alone.
+            return Some(Job { inputs: vec![file.clone()], level: 1 });
         }
     }
     promote_lone(&mut groups, now);
@@ -52,8 +59,13 @@ pub(crate) fn pick(files: &[Arc<FileEntry>], not: &HashSet<Arc<str>>, now: i64) 
         }
         members
             .sort_by(|a, b| (a.meta.received, &a.meta.name).cmp(&(b.meta.received, &b.meta.name)));
-        let inputs = within_budget(&members);
-        (inputs.len() >= 2).then_some(Job { inputs, level: group.level + 1 })
+        // Where the oldest cannot be with the next, its columns being too many, others may.
+        let mut starts = (0..members.len()).map(|start| within_budget(&members[start..]));
+        let inputs = starts.find(|inputs| inputs.len() >= 2);
+        // At level 0 nothing may stay for ever.
+        let alone = || (group.level == 0).then(|| vec![members[0].clone()]);
+        let inputs = inputs.or_else(alone)?;
+        Some(Job { inputs, level: group.level + 1 })
     })
 }
 

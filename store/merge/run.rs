@@ -34,24 +34,43 @@ pub(crate) enum Outcome {
     Damaged,
 }
 
+/// Why a merge came to nothing.
+#[derive(Debug)]
+pub(crate) enum MergeError {
+    /// This input, or its entities, cannot be read.
+    Input(Arc<FileEntry>, StoreError),
+    /// The output cannot be made.
+    Output(StoreError),
+}
+
+impl From<StoreError> for MergeError {
+    fn from(e: StoreError) -> Self {
+        Self::Output(e)
+    }
+}
+
 struct Input {
     file: Arc<FileEntry>,
     reader: FileReader,
 }
 
 /// Merges the inputs of `job` within `table`; rows before `min_time` are left out.
-pub(crate) fn run(table: &Arc<Table>, job: &Job, min_time: i64) -> Result<Outcome> {
+pub(crate) fn run(table: &Arc<Table>, job: &Job, min_time: i64) -> Result<Outcome, MergeError> {
     let mut inputs = Vec::new();
     for file in &job.inputs {
+        let input = |e| MergeError::Input(file.clone(), e);
         let opened = verify(&file.path, file.meta.bytes, file.meta.crc)
             .and_then(|()| FileReader::open(file));
         match opened {
             Ok(reader) => inputs.push(Input { file: file.clone(), reader }),
             Err(StoreError::Damaged { why, .. }) => {
-                table.report_damage(file, &why);
+                table.report_damage(file, &why).map_err(input)?;
                 return Ok(Outcome::Damaged);
             }
-            Err(e) => return Err(e),
+            Err(e) => return Err(input(e)),
+        }
+        if let Some(set) = &file.set {
+            set.load_all().map_err(input)?;
         }
     }
     let mut written = Vec::new();

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashSet;
 use tokio_util::sync::CancellationToken;
 use weir_pipeline::batch::{Batch, TENANT};
 
@@ -29,8 +28,8 @@ fn table_of(store: &Arc<Store>, batches: &[Batch]) -> Arc<Table> {
 }
 
 fn maintain(store: &Store, table: &Arc<Table>, now: i64) {
-    let mut failed = HashSet::new();
-    store.maintain(table, now, &mut failed, &CancellationToken::new()).unwrap();
+    let mut failed = crate::maintenance::Failed::default();
+    store.maintain(table, now, &mut failed, &CancellationToken::new());
     assert!(failed.is_empty(), "{failed:?}");
 }
 
@@ -239,4 +238,114 @@ fn chunks_of_an_entity_log_are_made_into_one() {
     drop((table, log, store));
     let table = open(dir.path()).table(TENANT, "t").unwrap();
     assert_eq!(rows_of(&table), expected);
+}
+
+/// Breaks the file and tells the table.
+fn break_file(table: &Arc<Table>, file: &Arc<crate::FileEntry>) {
+    let mut bytes = std::fs::read(file.path()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file.path(), bytes).unwrap();
+    table.report_damage(file, "it is broken").unwrap();
+}
+
+#[test]
+fn entities_go_where_their_rows_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let flushes: Vec<Batch> = (0..9).map(|i| logs(100, START + i, 1, 2)).collect();
+    let table = table_of(&store, &flushes);
+    let damaged = || std::fs::read_dir(&table.folders().damaged).unwrap().count();
+    // A level-0 file refers to the log of its day, which stays.
+    break_file(&table, &table.snapshot().files()[0].clone());
+    assert_eq!(damaged(), 1);
+    maintain(&store, &table, START + 72 * HOUR);
+    assert_eq!(levels(&table), [1]);
+    assert_eq!(table.all_logs().len(), 1);
+    // A merged one takes its own chunk along.
+    break_file(&table, &table.snapshot().files()[0].clone());
+    assert_eq!((damaged(), rows_of(&table).len()), (3, 0));
+    drop((table, store));
+    let store = open(dir.path());
+    let table = store.table(TENANT, "t").unwrap();
+    assert_eq!(std::fs::read_dir(&table.folders().damaged).unwrap().count(), 3);
+    assert_eq!(table.all_logs()[0].1.set().load().unwrap()[0].len(), 2);
+}
+
+#[test]
+fn a_whole_file_is_not_set_aside_whatever_a_reader_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let table = table_of(&store, &[logs(10, START, 1, 1)]);
+    let file = table.snapshot().files()[0].clone();
+    let refused = table.report_damage(&file, "a reader fell over").unwrap_err().to_string();
+    assert!(refused.contains("whole") && refused.contains("fell over"), "{refused}");
+    assert!(table.damaged().is_empty());
+    std::fs::remove_file(file.path()).unwrap();
+    table.report_damage(&file, "gone").unwrap();
+    assert_eq!((table.damaged().len(), table.snapshot().files().len()), (1, 0));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let flushes: Vec<Batch> = (0..9).map(|i| logs(100, START + i, 1, 1)).collect();
+    let table = table_of(&store, &flushes);
+    // The disk refuses to read it: no damage, but no merge either.
+    let victim = table.snapshot().files()[3].clone();
+    let aside = dir.path().join("aside");
+    std::fs::rename(victim.path(), &aside).unwrap();
+    std::fs::create_dir(victim.path()).unwrap();
+    let mut failed = crate::maintenance::Failed::default();
+    store.maintain(&table, START + HOUR, &mut failed, &CancellationToken::new());
+    assert!(!failed.is_empty());
+    assert_eq!(levels(&table), [0, 1]);
+    assert!(table.damaged().is_empty());
+    std::fs::remove_dir(victim.path()).unwrap();
+    std::fs::rename(&aside, victim.path()).unwrap();
+    assert_eq!(rows_of(&table).len(), 900);
+}
+
+#[test]
+fn no_file_stays_at_level_0_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let table = table_of(&store, &[logs(10, START, 1, 1)]);
+    let like = table.snapshot().files()[0].clone();
+    let file = |i: usize, change: &dyn Fn(&mut crate::FileMeta)| {
+        let mut meta = like.meta().clone();
+        meta.name = format!("f{i}").into();
+        change(&mut meta);
+        let (path, cache) = (like.path.clone(), like.cache.clone());
+        let id = crate::cache::next_id();
+        Arc::new(crate::FileEntry { meta: Arc::new(meta), path, set: like.set.clone(), cache, id })
+    };
+    let none = hashbrown::HashSet::new();
+    let pick = |files: &[Arc<crate::FileEntry>]| pick(files, &none, START);
+    // One that is too large for company goes up alone, and then stays.
+    let large = file(0, &|meta| meta.rows = ROWS_MAX);
+    let job = pick(&[large]).unwrap();
+    assert_eq!((job.inputs.len(), job.level), (1, 1));
+    assert!(pick(&[file(0, &|meta| (meta.level, meta.rows) = (1, ROWS_MAX))]).is_none());
+    // The oldest has too many columns for any other; the others are merged, then it goes up.
+    let wide = |i: usize, columns: usize| {
+        file(i, &move |meta| {
+            let column = |c: usize| crate::FileColumn {
+                name: format!("c{i}.{c}").into(),
+                kind: ColumnType::Int,
+                json: false,
+                origin: None,
+            };
+            meta.columns = (0..columns).map(column).collect();
+        })
+    };
+    let mut files: Vec<_> = (1..FAN_IN).map(|i| wide(i, 10)).collect();
+    files.insert(0, wide(0, 1_060));
+    let job = pick(&files).unwrap();
+    assert_eq!(job.inputs.len(), FAN_IN - 1);
+    assert!(job.inputs.iter().all(|f| &*f.meta.name != "f0"));
+    let files: Vec<_> = (0..FAN_IN).map(|i| wide(i, 600)).collect();
+    let job = pick(&files).unwrap();
+    assert_eq!((job.inputs.len(), job.level), (1, 1));
 }

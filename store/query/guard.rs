@@ -20,6 +20,37 @@ use super::{Position, QueryError, SQL_BYTES_MAX};
 /// Nesting of expressions and subqueries that is taken.
 const DEPTH_MAX: usize = 64;
 
+/// Operators of expressions and between queries that one statement has at most. A chain such as
+/// `a OR b OR c` nests as deep as it is long, without a parenthesis, and whatever walks or drops
+/// it goes down that far on its stack; the time to plan it grows with the square of its length.
+const OPERATORS_MAX: usize = 1_000;
+
+/// Tables in FROM that one statement has at most: each is joined to all before it, so plans nest
+/// as deep.
+const TABLES_MAX: usize = 256;
+
+/// Words that, like signs, take what stands to their left into an expression or a query.
+const INFIX: [Keyword; 18] = [
+    Keyword::AND,
+    Keyword::AT,
+    Keyword::BETWEEN,
+    Keyword::COLLATE,
+    Keyword::DIV,
+    Keyword::EXCEPT,
+    Keyword::ILIKE,
+    Keyword::IN,
+    Keyword::INTERSECT,
+    Keyword::IS,
+    Keyword::LIKE,
+    Keyword::MINUS,
+    Keyword::NOTNULL,
+    Keyword::OR,
+    Keyword::RLIKE,
+    Keyword::SIMILAR,
+    Keyword::UNION,
+    Keyword::XOR,
+];
+
 /// Functions that may stand in FROM.
 const TABLE_FUNCTIONS: [&str; 3] = ["generate_series", "range", "unnest"];
 
@@ -56,6 +87,13 @@ fn parse_all(sql: &str) -> Result<Vec<Statement>, QueryError> {
     })?;
     let mut tokens = numbered_names(tokens);
     plain_names(&mut tokens);
+    let operators = operators(&tokens);
+    if operators > OPERATORS_MAX {
+        return Err(refused(format!(
+            "statement has {operators} operators (AND, OR, =, UNION and the like); the limit is \
+             {OPERATORS_MAX}: write `x IN (...)` for many values of one column"
+        )));
+    }
     Parser::new(&dialect)
         .with_recursion_limit(DEPTH_MAX)
         .with_tokens_with_locations(tokens)
@@ -104,6 +142,42 @@ fn plain_names(tokens: &mut [TokenWithSpan]) {
             word.keyword = Keyword::NoKeyword;
         }
     }
+}
+
+/// How many tokens may each make the tree one level deeper on the left.
+fn operators(tokens: &[TokenWithSpan]) -> usize {
+    let meaning = tokens.iter().map(|t| &t.token).filter(|t| !matches!(t, Token::Whitespace(_)));
+    let mut count = 0;
+    // At a start stands a sign, as in `-1`, or `*`.
+    let mut start = true;
+    for token in meaning {
+        let infix = match token {
+            Token::Word(word) => INFIX.contains(&word.keyword),
+            Token::EOF
+            | Token::Number(..)
+            | Token::Char(_)
+            | Token::Comma
+            | Token::LParen
+            | Token::RParen
+            | Token::RBracket
+            | Token::LBrace
+            | Token::RBrace
+            | Token::Period
+            | Token::SemiColon
+            | Token::Placeholder(_)
+            | Token::SingleQuotedString(_)
+            | Token::DoubleQuotedString(_)
+            | Token::DollarQuotedString(_)
+            | Token::EscapedStringLiteral(_)
+            | Token::UnicodeStringLiteral(_)
+            | Token::NationalStringLiteral(_)
+            | Token::HexStringLiteral(_) => false,
+            _ => !start,
+        };
+        count += usize::from(infix);
+        start = matches!(token, Token::Comma | Token::LParen);
+    }
+    count
 }
 
 fn syntax(error: ParserError, sql: &str) -> QueryError {
@@ -181,7 +255,7 @@ fn admit(statement: Statement) -> Result<Statement, QueryError> {
             )));
         }
     }
-    match statement.visit(&mut ReadOnly) {
+    match statement.visit(&mut ReadOnly::default()) {
         ControlFlow::Continue(()) => Ok(statement),
         ControlFlow::Break(message) => Err(refused(message)),
     }
@@ -252,7 +326,10 @@ fn verb(statement: &Statement) -> String {
 }
 
 /// Refuses what hides inside a query.
-struct ReadOnly;
+#[derive(Default)]
+struct ReadOnly {
+    tables: usize,
+}
 
 impl Visitor for ReadOnly {
     type Break = String;
@@ -278,6 +355,10 @@ impl Visitor for ReadOnly {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<String> {
+        self.tables += 1;
+        if self.tables > TABLES_MAX {
+            return ControlFlow::Break(format!("statement reads more than {TABLES_MAX} tables"));
+        }
         match factor {
             TableFactor::Table { name, args: Some(_), .. } => {
                 let function = name.to_string().to_ascii_lowercase();
@@ -404,5 +485,9 @@ mod tests {
         assert!(parse(&deep).is_err());
         let long = format!("SELECT '{}'", "x".repeat(SQL_BYTES_MAX));
         assert_eq!(parse(&long).unwrap_err().code(), "refused");
+        let chain = |n: usize| format!("SELECT 1 WHERE 1{}", " AND 1".repeat(n));
+        parse(&chain(OPERATORS_MAX)).unwrap();
+        let refused = parse(&chain(OPERATORS_MAX + 1)).unwrap_err();
+        assert!(refused.to_string().contains("1001 operators"), "{refused}");
     }
 }

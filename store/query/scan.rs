@@ -7,8 +7,11 @@
 //! the rows that passed, and entity columns are gathered last. Every pushed filter is exact.
 
 mod column;
+mod conditions;
 mod exec;
 mod file;
+mod keep;
+mod memory;
 mod overflow;
 mod prune;
 
@@ -154,10 +157,10 @@ impl TableProvider for ScanTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let df_schema = DFSchema::try_from(self.schema.as_ref().clone())?;
-        let mut conjuncts = self.own_filters();
+        let mut asked = Vec::new();
         for filter in filters {
             let expr = state.create_physical_expr(filter.clone(), &df_schema)?;
-            conjuncts.extend(split_conjunction(&expr).into_iter().cloned());
+            asked.extend(split_conjunction(&expr).into_iter().cloned());
         }
         let projection = match projection {
             Some(p) => p.clone(),
@@ -166,9 +169,10 @@ impl TableProvider for ScanTable {
         let shared = exec::Shared::new(
             self.snapshot.clone(),
             self.schema.clone(),
-            conjuncts,
+            conditions::Filters::new(self.own_filters(), asked),
             self.costs.clone(),
             &self.caches,
+            state.runtime_env().memory_pool.clone(),
         );
         let partitions = state.config().target_partitions().max(1);
         Ok(Arc::new(exec::ScanExec::try_new(Arc::new(shared), projection, limit, partitions)?))

@@ -168,6 +168,156 @@ async fn a_damaged_file_is_left_out_and_named() {
 }
 
 #[tokio::test]
+async fn a_disk_that_refuses_fails_the_query_and_costs_no_file() {
+    let f = Fixture::new();
+    f.write("logs", &rows(10), true);
+    let table = f.store.table("default", "logs").unwrap();
+    let path = table.snapshot().files()[0].path().to_owned();
+    // Reading a folder is an error, but not that of a missing file.
+    let aside = path.with_extension("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let refused = f.rows("SELECT id FROM logs WHERE id >= 0").await.unwrap_err();
+    assert_eq!(refused.code(), "failed", "{refused}");
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(table.damaged().is_empty());
+    check(&f, "SELECT count(id) FROM logs WHERE id >= 0", &["10"]).await;
+}
+
+#[tokio::test]
+async fn rows_outlive_their_entities() {
+    let f = Fixture::new();
+    f.write("logs", &rows(10), true);
+    let table = f.store.table("default", "logs").unwrap();
+    for file in std::fs::read_dir(&table.folders().entities).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let sql = "SELECT id, service.name FROM logs WHERE id < 2 ORDER BY id";
+    let mut answer = f.queries.query("default", sql).await.unwrap();
+    assert_eq!(text(&answer.collect().await.unwrap()), ["0|", "1|"]);
+    assert!(answer.warnings()[0].contains("entities"), "{:?}", answer.warnings());
+    check(&f, "SELECT count(*) FROM logs WHERE service.name IS NULL", &["10"]).await;
+    check(&f, "SELECT count(*) FROM logs WHERE service.name = 'cart'", &["0"]).await;
+    assert_eq!(table.damaged().len(), 1);
+    assert_eq!(table.snapshot().files().len(), 1);
+}
+
+#[tokio::test]
+async fn a_metric_is_not_asked_of_the_labels_of_others() {
+    let f = Fixture::new();
+    for commit in [true, false] {
+        f.write_labelled("foo", ("code", "500"), commit);
+        f.write_labelled("bar", ("code", "none"), commit);
+    }
+    let sql = "SELECT count(*) FROM metrics.foo WHERE CAST(code AS BIGINT) > 400";
+    check(&f, sql, &["2"]).await;
+    let all = f.rows("SELECT count(*) FROM metrics WHERE CAST(code AS BIGINT) > 400").await;
+    assert_eq!(all.unwrap_err().code(), "failed");
+}
+
+#[tokio::test]
+async fn long_chains_are_answered_or_refused() {
+    let f = Fixture::new();
+    f.write("logs", &rows(10), true);
+    let chain = |n: usize| vec!["id = 3"; n].join(" OR ");
+    let sql = format!("SELECT count(*) FROM logs WHERE {}", chain(100));
+    check(&f, &sql, &["1"]).await;
+    // As deep as it may be: answered, or refused for its price, but the process stands.
+    let sum = vec!["id"; 999].join(" + ");
+    match f.rows(&format!("SELECT {sum} AS x FROM logs WHERE id = 1")).await {
+        Ok(rows) => assert_eq!(rows, ["999"]),
+        Err(e) => assert_eq!(e.code(), "timeout", "{e}"),
+    }
+    for sql in [
+        format!("SELECT count(*) FROM logs WHERE {}", chain(25_000)),
+        vec!["SELECT 1"; 15_000].join(" UNION ALL "),
+        format!("SELECT 1{}", "::int".repeat(30_000)),
+        format!("SELECT 1 FROM logs{}", ", logs".repeat(300)),
+    ] {
+        assert_eq!(f.rows(&sql).await.unwrap_err().code(), "refused", "{}", &sql[..60]);
+    }
+    let many: Vec<String> = (0..3_000).map(|i| format!("-{i}")).collect();
+    let sql = format!("SELECT count(*) FROM logs WHERE id IN ({})", many.join(", "));
+    check(&f, &sql, &["1"]).await;
+    let sql = format!("SELECT sum(x) FROM ({})", vec!["SELECT 1 AS x"; 100].join(" UNION ALL "));
+    check(&f, &sql, &["100"]).await;
+}
+
+#[tokio::test]
+async fn entities_are_held_within_the_memory_of_queries() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = crate::testing::open(&dir.path().join("store"));
+    let mut writer = crate::testing::writer(&store, "logs");
+    let start = crate::testing::START;
+    // One file and one entity log per day.
+    for day in 1..=6 {
+        writer.append(&crate::testing::logs(2_000, start + day * 24 * HOUR, 1, 2_000)).unwrap();
+        let staged = writer.stage(day as u64, true).unwrap();
+        writer.commit(day as u64, &staged.work).unwrap();
+    }
+    let snapshot = writer.table().snapshot();
+    let chunk = snapshot.files()[0].entities().unwrap().load().unwrap()[0].memory();
+    let sql = "SELECT body FROM logs WHERE service.name = 'service-7'";
+    for (chunks, code) in [(2 * chunk, None), (chunk / 2, Some("memory"))] {
+        let mut options = crate::query::QueryOptions::new(chunks, dir.path().join("spill"));
+        options.threads = 1;
+        let queries = crate::query::Queries::new(store.clone(), options).unwrap();
+        let answer = match queries.query("default", sql).await {
+            Ok(mut answer) => answer.collect().await,
+            Err(e) => Err(e),
+        };
+        let got = answer.map(|batches| text(&batches).len());
+        match code {
+            None => assert_eq!(got.unwrap(), 6),
+            Some(code) => assert_eq!(got.unwrap_err().code(), code),
+        }
+    }
+}
+
+#[tokio::test]
+async fn outer_joins_merge_their_keys() {
+    let f = Fixture::new();
+    f.write("logs", &rows(2), true);
+    let (a, b) =
+        ("(VALUES (1, 'a'), (2, 'b')) AS l(k, x)", "(VALUES (2, 'c'), (3, 'd')) AS r(k, y)");
+    for (join, expect) in [
+        ("JOIN", &["2|b|c"][..]),
+        ("LEFT JOIN", &["1|a|", "2|b|c"]),
+        ("RIGHT JOIN", &["2|b|c", "3||d"]),
+        ("FULL JOIN", &["1|a|", "2|b|c", "3||d"]),
+    ] {
+        for using in ["", "NATURAL "] {
+            let on = if using.is_empty() { " USING (k)" } else { "" };
+            let from = format!("FROM {a} {using}{join} {b}{on}");
+            check(&f, &format!("SELECT * {from} ORDER BY k"), expect).await;
+            check(&f, &format!("SELECT k, x, y {from} ORDER BY k"), expect).await;
+            let keys: Vec<&str> = expect.iter().map(|row| &row[..1]).collect();
+            check(&f, &format!("SELECT k {from} GROUP BY k ORDER BY k"), &keys).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_has_one_type_hot_and_in_files() {
+    let f = Fixture::new();
+    let mut all = rows(2_500);
+    all[7].code = Some(fixture::Code::Int(500));
+    all[8].spilled = Some(("http.code".into(), serde_json::json!(404)));
+    let sql = "SELECT http.code + 1 FROM logs WHERE http.code > 400 ORDER BY 1";
+    for commit in [false, true] {
+        let f = Fixture::new();
+        f.write("logs", &all, commit);
+        check(&f, sql, &["405", "501"]).await;
+    }
+    // Doubles read alike from a column and from `attributes`.
+    let mut spilled = rows(1);
+    spilled[0].spilled = Some(("ratio".into(), serde_json::json!(1.0)));
+    f.write("logs", &spilled, true);
+    check(&f, "SELECT ratio FROM logs", &["1"]).await;
+}
+
+#[tokio::test]
 async fn limits() {
     let f = Fixture::with(|o| {
         o.rows_max = 1_000;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Table;
 use super::folder::staged_name;
+use crate::disk::verify;
 use crate::entity_log::{ChunkFile, ChunkMeta, EntitySet};
 use crate::error::{Result, StoreError};
 use crate::file::{FileEntry, FileMeta};
@@ -33,7 +34,11 @@ pub(crate) struct Change {
 
 impl Table {
     /// Lists what `writer` staged up to `mark`, and lets go of the hot rows that it covers, in
-    /// one step. A mark that is in already changes nothing.
+    /// one step. What is in already changes nothing.
+    ///
+    /// Recorded is not `mark` but the mark of the newest file: a flush takes all rows that the
+    /// writer has for this table, so every row from entries up to there is in, while rows of
+    /// entries after it may still be carried.
     pub(crate) fn commit(
         self: &Arc<Self>,
         writer: &WriterId,
@@ -66,7 +71,9 @@ impl Table {
                 }
             }
         }
-        if newest.is_none_or(|newest| mark > newest) {
+        if let Some(mark) = files.iter().map(|f| f.mark).max()
+            && newest.is_none_or(|newest| mark > newest)
+        {
             records.push(Record::Commit { writer: writer.clone(), mark });
         }
         let signal = self.state.lock().signal.clone();
@@ -93,6 +100,18 @@ impl Table {
         Ok(())
     }
 
+    /// The entry up to which every row that `writer` has for this table is in files.
+    pub(crate) fn committed(&self, writer: &WriterId) -> Option<u64> {
+        self.manifest.lock().listing().commits.get(writer).copied()
+    }
+
+    /// The newest commit of any writer that reads `journal`.
+    pub(crate) fn newest_commit(&self, journal: u128) -> Option<(WriterId, u64)> {
+        let manifest = self.manifest.lock();
+        let commits = manifest.listing().commits.iter().filter(|(w, _)| w.journal == journal);
+        commits.max_by_key(|(_, mark)| **mark).map(|(writer, mark)| (writer.clone(), *mark))
+    }
+
     /// Applies a prepared change if all its inputs are still listed; whether it was.
     pub(crate) fn change(self: &Arc<Self>, change: &Change) -> Result<bool> {
         let mut manifest = self.manifest.lock();
@@ -113,45 +132,62 @@ impl Table {
         let entries: Vec<Arc<FileEntry>> =
             change.add.iter().filter_map(|m| listed(&m.name)).map(|m| self.entry(m)).collect();
         let mut state = self.state.lock();
-        let mut gone = Vec::new();
         for file in &change.remove {
-            gone.extend(state.files.remove(&file.meta.name));
+            // Under the lock: a sweep never finds it neither listed nor waiting here.
+            if let Some(file) = state.files.remove(&file.meta.name) {
+                self.graves.file(file);
+            }
         }
         for entry in entries {
             self.counters.bytes_merged.fetch_add(entry.meta.bytes, Relaxed);
             state.files.insert(entry.meta.name.clone(), entry);
         }
         state.files_changed();
-        drop(state);
-        for file in gone {
-            self.graves.file(file);
-        }
         Ok(true)
     }
 
-    /// A reader found that `file` cannot be read: it is set aside, named in the log and in
-    /// [`Table::damaged`], and left out of later versions. Telling it twice is no harm.
-    pub fn report_damage(&self, file: &FileEntry, why: &str) {
-        let name = &file.meta.name;
+    /// A reader could not read `file`. If the file is gone or does not hold what it should, it is
+    /// set aside with its own entities, named in the log and in [`Table::damaged`], and left out
+    /// of later versions. Telling it twice is no harm.
+    ///
+    /// # Errors
+    /// If the file is whole, or the disk cannot say: then the fault is the reader's or passes,
+    /// and the file stays.
+    pub fn report_damage(&self, file: &FileEntry, why: &str) -> Result<()> {
+        let meta = &file.meta;
+        match verify(&file.path, meta.bytes, meta.crc) {
+            Ok(()) => {
+                let path = file.path.clone();
+                return Err(StoreError::Unreadable { path, why: why.to_owned() });
+            }
+            Err(StoreError::Damaged { .. }) => {}
+            Err(e) => return Err(e),
+        }
+        let name = &meta.name;
         let mut manifest = self.manifest.lock();
         if !manifest.listing().files.contains_key(name) {
-            return;
+            return Ok(());
         }
-        tracing::error!(table = %self.name, file = %name, rows = file.meta.rows, why,
+        tracing::error!(table = %self.name, file = %name, rows = meta.rows, why,
             "a damaged file is set aside");
         self.note_damage(name, why);
+        // Moved first: a file that is listed and gone is found again, one that is neither listed
+        // nor moved would be swept at the next start.
+        let own = file.own_chunk();
+        for path in std::iter::once(&file.path).chain(&own) {
+            if let Err(e) = self.move_aside(path) {
+                tracing::error!(table = %self.name, error = %e, "cannot set a damaged file aside");
+            }
+        }
         let record = Record::SetAside { name: name.clone(), why: why.to_owned() };
         if let Err(e) = manifest.append(&[record]) {
             tracing::error!(table = %self.name, error = %e, "cannot note a damaged file");
-            return;
+            return Ok(());
         }
         let mut state = self.state.lock();
         state.files.remove(name);
         state.files_changed();
-        drop(state);
-        if let Err(e) = self.move_aside(&file.path, name) {
-            tracing::error!(table = %self.name, error = %e, "cannot set a damaged file aside");
-        }
+        Ok(())
     }
 
     /// The log of `day` has a further chunk.
@@ -182,7 +218,6 @@ impl Table {
 
     /// Drops entity logs that nothing refers to, except those of `today` and the day before.
     pub(crate) fn drop_logs(&self, today: i32) -> Result<()> {
-        let staged = self.staged_days()?;
         let mut manifest = self.manifest.lock();
         let listing = manifest.listing();
         let used = |day: i32| {
@@ -192,16 +227,16 @@ impl Table {
                 .any(|f| matches!(&f.entities, Some(crate::file::EntityPlace::Log(d)) if *d == day))
         };
         let mut logs = self.logs.lock();
-        let free: Vec<i32> = logs
+        let mut free: Vec<i32> = logs
             .iter()
             .filter(|(day, log)| {
-                (**day - today).abs() > 1
-                    && Arc::strong_count(log) == 1
-                    && !staged.contains(*day)
-                    && !used(**day)
+                (**day - today).abs() > 1 && Arc::strong_count(log) == 1 && !used(**day)
             })
             .map(|(day, _)| *day)
             .collect();
+        // Only now, with `logs` held: a flush that let go of its log has its file on disk.
+        let named = self.named_days()?;
+        free.retain(|day| !named.contains(day));
         if free.is_empty() {
             return Ok(());
         }

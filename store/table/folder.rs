@@ -17,7 +17,7 @@ use crate::cache::Cache;
 use crate::disk::{make_folder, sync_folder};
 use crate::entity_log::EntityLog;
 use crate::error::{Result, StoreError};
-use crate::file::EntityPlace;
+use crate::file::{EntityPlace, staged_entity_max};
 use crate::manifest::{Listing, Manifest, WriterId};
 
 /// Staged files whose writer has not come back for so long are deleted: its checkpoint is kept
@@ -124,14 +124,17 @@ impl Table {
             if listing.files.contains_key(name.as_str()) {
                 continue;
             }
-            if let Some((mark, _)) = staged_parts(&name) {
+            if let Some((mark, day)) = staged_parts(&name) {
                 let committed = name.get(..17).and_then(|prefix| newest.get(prefix));
                 if committed.is_none_or(|newest| mark > *newest) {
                     // Its writer may still commit it.
+                    if let Some(id) = staged_entity_max(&path) {
+                        self.log(day).take(id);
+                    }
                     continue;
                 }
             }
-            self.clear(&path, &name, whole)?;
+            self.clear(&path, whole)?;
         }
         let own = listing.files.values().filter_map(|f| match &f.entities {
             Some(EntityPlace::Own(chunk)) => Some(&chunk.file),
@@ -147,26 +150,30 @@ impl Table {
             .collect();
         for (path, name) in list(&self.folders.entities)? {
             if !chunks.contains(name.as_str()) {
-                self.clear(&path, &name, whole)?;
+                self.clear(&path, whole)?;
             }
         }
         Ok(())
     }
 
-    fn clear(&self, path: &Path, name: &str, delete: bool) -> Result<()> {
+    fn clear(&self, path: &Path, delete: bool) -> Result<()> {
         if delete {
             return std::fs::remove_file(path).map_err(StoreError::io("cannot delete", path));
         }
-        self.move_aside(path, name)
+        self.move_aside(path)
     }
 
-    pub(super) fn move_aside(&self, path: &Path, name: &str) -> Result<()> {
+    /// Moves a file to the damaged ones; one that is gone already is no error.
+    pub(super) fn move_aside(&self, path: &Path) -> Result<()> {
         let damaged = &self.folders.damaged;
         if !damaged.is_dir() {
             make_folder(damaged)?;
         }
-        std::fs::rename(path, damaged.join(name))
-            .map_err(StoreError::io("cannot set aside", path))?;
+        let Some(name) = path.file_name() else { return Ok(()) };
+        match std::fs::rename(path, damaged.join(name)) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            moved => moved.map_err(StoreError::io("cannot set aside", path))?,
+        }
         sync_folder(damaged)
     }
 
@@ -174,11 +181,9 @@ impl Table {
     /// committed all that its checkpoint names.
     pub(crate) fn sweep_staged(&self, writer: &WriterId) -> Result<usize> {
         let prefix = staged_prefix(writer);
-        let dead = self.graves.names();
         let mut count = 0;
         for (path, name) in list(&self.folders.files)? {
-            let listed = || self.state.lock().files.contains_key(name.as_str());
-            if name.starts_with(&prefix) && !dead.contains(&name) && !listed() {
+            if name.starts_with(&prefix) && self.is_loose(&name) {
                 std::fs::remove_file(&path).map_err(StoreError::io("cannot delete", &path))?;
                 count += 1;
             }
@@ -186,15 +191,20 @@ impl Table {
         Ok(count)
     }
 
+    /// Whether the file `name` is neither listed nor waits for its last reader. In this order: a
+    /// file goes from the first to the second.
+    fn is_loose(&self, name: &str) -> bool {
+        let listed = self.state.lock().files.contains_key(name);
+        !listed && !self.graves.has(name)
+    }
+
     /// Deletes staged files of writers that are long gone.
     pub(crate) fn sweep_old(&self, now: SystemTime) -> Result<()> {
-        let dead = self.graves.names();
         for (path, name) in list(&self.folders.files)? {
             let modified = path.metadata().and_then(|m| m.modified());
             let age = modified.ok().and_then(|m| now.duration_since(m).ok());
             let old = age.is_some_and(|age| age > STAGED_KEPT);
-            let listed = || self.state.lock().files.contains_key(name.as_str());
-            if old && staged_parts(&name).is_some() && !dead.contains(&name) && !listed() {
+            if old && staged_parts(&name).is_some() && self.is_loose(&name) {
                 tracing::warn!(table = %self.name, file = name, "staged rows that nobody committed");
                 std::fs::remove_file(&path).map_err(StoreError::io("cannot delete", &path))?;
             }
@@ -202,9 +212,13 @@ impl Table {
         Ok(())
     }
 
-    /// The days whose entity logs staged files refer to.
-    pub(super) fn staged_days(&self) -> Result<HashSet<i32>> {
-        let files = list(&self.folders.files)?;
+    /// The days whose entity logs staged files refer to, or files that were set aside: whoever
+    /// mends one of these needs its entities.
+    pub(super) fn named_days(&self) -> Result<HashSet<i32>> {
+        let mut files = list(&self.folders.files)?;
+        if self.folders.damaged.is_dir() {
+            files.extend(list(&self.folders.damaged)?);
+        }
         Ok(files.iter().filter_map(|(_, name)| Some(staged_parts(name)?.1)).collect())
     }
 }

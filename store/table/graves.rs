@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashSet;
 use parking_lot::Mutex;
 
 use crate::entity_log::ChunkFile;
@@ -50,11 +49,10 @@ impl Graves {
         self.0.lock().push((Instant::now(), Pinned::Chunk(chunk)));
     }
 
-    /// Names of the files that wait.
-    pub(super) fn names(&self) -> HashSet<String> {
+    /// Whether the data file `name` waits.
+    pub(super) fn has(&self, name: &str) -> bool {
         let graves = self.0.lock();
-        let paths = graves.iter().flat_map(|(_, p)| p.paths());
-        paths.filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned())).collect()
+        graves.iter().any(|(_, p)| matches!(p, Pinned::File(f) if *f.meta.name == *name))
     }
 
     /// Deletes what nobody reads and has waited for `grace`; how many files.

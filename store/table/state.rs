@@ -21,7 +21,8 @@ const JOIN_ROWS: usize = 8_192;
 pub(super) struct HotSlot {
     pub(super) run: Arc<HotRun>,
     pub(super) lane: u64,
-    /// The mark whose files hold these rows.
+    /// The mark whose files hold these rows; `u64::MAX` while they are in files that no mark
+    /// covers yet.
     pub(super) staged: Option<u64>,
 }
 
@@ -29,6 +30,8 @@ pub(super) struct HotSlot {
 pub(super) struct State {
     pub(super) version: u64,
     pub(super) files: BTreeMap<Arc<str>, Arc<FileEntry>>,
+    /// Files of level 0.
+    pub(super) level0: u64,
     pub(super) hot: Vec<HotSlot>,
     pub(super) signal: Option<Signal>,
     pub(super) hot_columns: BTreeMap<Arc<str>, TableColumn>,
@@ -84,6 +87,7 @@ impl State {
     pub(super) fn files_changed(&mut self) {
         self.version += 1;
         self.schema = None;
+        self.level0 = self.files.values().filter(|f| f.meta.level == 0).count() as u64;
     }
 
     fn note_columns(&mut self, batch: &Batch) {

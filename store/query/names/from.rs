@@ -31,6 +31,10 @@ impl Resolver<'_> {
             let left: BTreeSet<String> =
                 scope.relations.iter().flat_map(|r| r.shape.columns.keys().cloned()).collect();
             self.factor(&mut join.relation, scope)?;
+            let outer = matches!(
+                join.join_operator,
+                JoinOperator::Right(_) | JoinOperator::RightOuter(_) | JoinOperator::FullOuter(_)
+            );
             match constraint(&mut join.join_operator) {
                 Some(JoinConstraint::Using(names)) => {
                     for name in names {
@@ -40,13 +44,21 @@ impl Resolver<'_> {
                             .collect::<Vec<_>>()
                             .join(".");
                         *name = ObjectName::from(vec![quoted(&joined)]);
+                        if outer {
+                            scope.outer.insert(joined.clone());
+                        }
                         scope.using.insert(joined);
                     }
                 }
                 Some(JoinConstraint::Natural) => {
                     let right = scope.relations.last().map(|r| r.shape.clone());
                     let right = right.unwrap_or_default();
-                    scope.using.extend(left.into_iter().filter(|n| right.has(n)));
+                    let both = left.into_iter().filter(|n| right.has(n));
+                    let both: BTreeSet<String> = both.collect();
+                    if outer {
+                        scope.outer.extend(both.iter().cloned());
+                    }
+                    scope.using.extend(both);
                 }
                 _ => {}
             }
@@ -85,6 +97,7 @@ impl Resolver<'_> {
                 done?;
                 scope.relations.extend(inner.relations);
                 scope.using.extend(inner.using);
+                scope.outer.extend(inner.outer);
                 return Ok(());
             }
             other => {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::sql::sqlparser::ast::{AccessExpr, Expr, Ident, Subscript, Value};
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
+use datafusion::sql::sqlparser::ast::{AccessExpr, CaseWhen, Expr, Ident, Subscript, Value};
 
 use super::{Aliases, QueryError, Resolver, Result, Shape, nearest, place, quoted};
 
@@ -55,6 +56,8 @@ pub(super) struct Scope {
     pub(super) relations: Vec<Relation>,
     /// Columns merged by USING or NATURAL: one meaning although two tables have them.
     pub(super) using: BTreeSet<String>,
+    /// Those of them where an outer join may leave the first table's column NULL.
+    pub(super) outer: BTreeSet<String>,
     /// Explicit aliases of the select list.
     pub(super) aliases: BTreeSet<String>,
 }
@@ -66,6 +69,34 @@ impl Scope {
 
     fn known(&self) -> bool {
         self.relations.iter().all(|r| r.known)
+    }
+
+    /// A column merged by USING or NATURAL: what the first table says that says anything. `None`
+    /// if that is always the first, as the planner takes it.
+    pub(super) fn merged(&self, name: &str) -> Option<Expr> {
+        if !self.outer.contains(name) {
+            return None;
+        }
+        let has = self.relations.iter().filter(|r| r.shape.has(name));
+        let columns: Option<Vec<Expr>> = has
+            .map(|r| {
+                let qualifier = r.qualifier.as_ref()?;
+                Some(Expr::CompoundIdentifier(vec![quoted(qualifier), quoted(name)]))
+            })
+            .collect();
+        let mut columns = columns?;
+        let last = columns.pop()?;
+        let when = |column: Expr| CaseWhen {
+            condition: Expr::IsNotNull(Box::new(column.clone())),
+            result: column,
+        };
+        Some(Expr::Case {
+            case_token: AttachedToken::empty(),
+            end_token: AttachedToken::empty(),
+            operand: None,
+            conditions: columns.into_iter().map(when).collect(),
+            else_result: Some(Box::new(last)),
+        })
     }
 }
 
@@ -166,6 +197,11 @@ impl Resolver<'_> {
                 let both = hits.iter().map(|r| meaning(r, name.clone(), Vec::new()));
                 return Err(ambiguous(name, ident, both.collect()));
             }
+            if hits.len() > 1
+                && let Some(merged) = scope.merged(name)
+            {
+                return Ok(Some(merged));
+            }
             if !hits.is_empty() || !scope.known() {
                 return Ok(own);
             }
@@ -217,6 +253,9 @@ impl Resolver<'_> {
                 [first, rest @ ..] => {
                     let merged = rest.iter().all(|m| m.column == first.column)
                         && scope.using.contains(&first.column);
+                    if let Some(merged) = scope.merged(&first.column).filter(|_| merged) {
+                        return Ok(Some(merged));
+                    }
                     if merged {
                         let bare = Meaning { qualifier: None, ..first.clone() };
                         return Ok(Some(bare.expr()));

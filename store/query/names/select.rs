@@ -184,6 +184,10 @@ impl Resolver<'_> {
                     out.push(SelectItem::ExprWithAlias { expr, alias });
                     continue;
                 }
+                if let Some(merged) = scope.merged(name).filter(|_| of.is_none()) {
+                    push(merged, name, out, columns, |_| t.clone());
+                    continue;
+                }
                 let expr = match &relation.qualifier {
                     Some(q) => Expr::CompoundIdentifier(vec![quoted(q), quoted(name)]),
                     None => Expr::Identifier(quoted(name)),

@@ -211,11 +211,8 @@ pub(super) fn from_chunk(
 /// `fields` over a hot run.
 pub(super) fn from_hot(batch: &Batch, fields: &[FieldRef]) -> Result<Vec<ArrayRef>, ArrowError> {
     let rows = batch.num_rows();
-    let wanted: Vec<&str> = fields
-        .iter()
-        .map(|f| f.name().as_str())
-        .filter(|name| *name != ATTRIBUTES && batch.rows().column_by_name(name).is_none())
-        .collect();
+    let wanted: Vec<&str> =
+        fields.iter().map(|f| f.name().as_str()).filter(|name| *name != ATTRIBUTES).collect();
     let mut spilled = match batch.overflow() {
         Some(attributes) => extract(attributes, &wanted),
         None => Vec::new(),

@@ -8,8 +8,11 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics, internal_err};
+use datafusion::common::{
+    ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics, internal_err,
+};
 use datafusion::config::ConfigOptions;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{
@@ -27,10 +30,13 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 
 use super::column::from_hot;
-use super::file::{FilePlan, Prepared, SliceReader, Stop, evaluate_all};
+use super::conditions::Filters;
+use super::file::{FilePlan, Prepared, SliceReader, Stop};
+use super::memory::Ledger;
 use super::prune;
 use super::{Caches, TIMESTAMP};
 use crate::cache::Cache;
+use crate::entity_log::EntitySet;
 use crate::layout::Slice;
 use crate::query::cost::Costs;
 use crate::snapshot::{HotRun, TableSnapshot};
@@ -41,36 +47,56 @@ pub(super) struct Shared {
     pub(super) snapshot: Arc<TableSnapshot>,
     /// Every column that the query can name.
     pub(super) schema: SchemaRef,
-    /// All must be true; over `schema`.
-    pub(super) filters: Vec<Arc<dyn PhysicalExpr>>,
+    /// Over `schema`.
+    pub(super) filters: Filters,
     pub(super) predicate: Option<Arc<PruningPredicate>>,
     /// Earliest and latest `timestamp` that the filters leave.
     pub(super) range: (i64, i64),
     pub(super) costs: Arc<Costs>,
     pub(super) footers: Arc<Cache>,
     pub(super) masks: Arc<Cache>,
+    pub(super) ledger: Ledger,
 }
 
 impl Shared {
     pub(super) fn new(
         snapshot: Arc<TableSnapshot>,
         schema: SchemaRef,
-        filters: Vec<Arc<dyn PhysicalExpr>>,
+        filters: Filters,
         costs: Arc<Costs>,
         caches: &Caches,
+        pool: Arc<dyn MemoryPool>,
     ) -> Self {
         let Caches { footers, masks } = caches.clone();
-        let predicate = prune::predicate(&filters, &schema);
-        let range = prune::time_range(&filters);
-        Self { snapshot, schema, filters, predicate, range, costs, footers, masks }
+        let all: Vec<_> = filters.iter().cloned().collect();
+        let predicate = prune::predicate(&all, &schema);
+        let range = prune::time_range(&all);
+        let ledger = Ledger::new(pool);
+        Self { snapshot, schema, filters, predicate, range, costs, footers, masks, ledger }
     }
 
-    fn damaged(&self, file: &FilePlan, why: &str) {
-        self.snapshot.table().report_damage(&file.entry, why);
-        self.costs.warn(format!(
-            "a file of `{}` is damaged and was left out: {why}",
-            self.snapshot.table().name()
-        ));
+    /// A file could not be read. One that is damaged is left out and named; if it is whole, the
+    /// query fails: its rows must not be missing from the answer.
+    fn unread(&self, file: &FilePlan, why: &str) -> Result<()> {
+        let table = self.snapshot.table();
+        let judged = table.report_damage(&file.entry, why);
+        judged.map_err(|e| DataFusionError::Execution(e.to_string()))?;
+        self.costs.warn(format!("a file of `{}` is damaged and was left out: {why}", table.name()));
+        Ok(())
+    }
+
+    /// Names the chunks of `set` that cannot be read; whether there are any.
+    pub(super) fn name_lost(&self, set: &EntitySet) -> bool {
+        let table = self.snapshot.table();
+        let lost = set.lost();
+        for chunk in &lost {
+            table.note_damage(&chunk.meta.file, "entities are lost: their columns read as NULL");
+            self.costs.warn(format!(
+                "entities of `{}` are damaged: columns of theirs read as NULL",
+                table.name()
+            ));
+        }
+        !lost.is_empty()
     }
 }
 
@@ -84,12 +110,16 @@ enum Unit {
 impl Unit {
     fn times(&self) -> Slice {
         match self {
-            Self::Hot(run) => Slice {
-                rows: u32::try_from(run.batch().num_rows()).unwrap_or(u32::MAX),
-                min_time: run.min_time(),
-                max_time: run.max_time(),
-            },
+            Self::Hot(run) => Self::hot(run),
             Self::Slice(file, i) => file.entry.meta().slices[*i],
+        }
+    }
+
+    fn hot(run: &HotRun) -> Slice {
+        Slice {
+            rows: u32::try_from(run.batch().num_rows()).unwrap_or(u32::MAX),
+            min_time: run.min_time(),
+            max_time: run.max_time(),
         }
     }
 }
@@ -163,12 +193,11 @@ fn deal(shared: &Shared, partitions: usize) -> Vec<Vec<Unit>> {
         if !within(meta.min_time, meta.max_time) {
             continue;
         }
-        let plan = Arc::new(FilePlan::new(file.clone()));
-        for (i, slice) in meta.slices.iter().enumerate() {
-            if slice.rows > 0 && within(slice.min_time, slice.max_time) {
-                slices.push(Unit::Slice(plan.clone(), i));
-            }
-        }
+        let wanted = |s: &Slice| s.rows > 0 && within(s.min_time, s.max_time);
+        let found = meta.slices.iter().enumerate().filter(|(_, s)| wanted(s)).map(|(i, _)| i);
+        let found: Vec<usize> = found.collect();
+        let plan = Arc::new(FilePlan::new(file.clone(), found.len()));
+        slices.extend(found.into_iter().map(|i| Unit::Slice(plan.clone(), i)));
     }
     units.sort_by_key(|u| std::cmp::Reverse(u.times().max_time));
     slices.sort_by_key(|u| std::cmp::Reverse(u.times().max_time));
@@ -359,7 +388,8 @@ impl Dynamic {
             self.predicate = now.and_then(|exprs| prune::predicate(&exprs, schema));
         }
         let Some(predicate) = &self.predicate else { return true };
-        predicate.prune(&prune::Times(&[times])).is_ok_and(|left| left == [true])
+        // Where the test fails it says nothing.
+        !predicate.prune(&prune::Times(&[times])).is_ok_and(|left| left == [false])
     }
 }
 
@@ -376,9 +406,37 @@ struct Reader {
     schema: SchemaRef,
     output: Vec<FieldRef>,
     units: std::vec::IntoIter<Unit>,
-    slice: Option<(Arc<FilePlan>, SliceReader)>,
+    slice: Option<(Reading, SliceReader)>,
     left: Option<usize>,
     dynamic: Dynamic,
+}
+
+/// A slice of a file that is being read: done with when this is dropped.
+struct Reading(Arc<FilePlan>);
+
+impl std::ops::Deref for Reading {
+    type Target = FilePlan;
+
+    fn deref(&self) -> &FilePlan {
+        &self.0
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.done();
+    }
+}
+
+/// Slices that nobody will read are done with too: a limit was met, or the query was dropped.
+impl Drop for Reader {
+    fn drop(&mut self) {
+        for unit in &mut self.units {
+            if let Unit::Slice(file, _) = unit {
+                file.done();
+            }
+        }
+    }
 }
 
 impl Reader {
@@ -389,26 +447,28 @@ impl Reader {
         if let Some((file, slice)) = &mut self.slice {
             match slice.next() {
                 Ok(Some(batch)) => return Ok(self.give(batch)),
-                Ok(None) => self.slice = None,
+                Ok(None) => {}
                 Err(Stop::Failed(e)) => return Err(e),
-                Err(Stop::Damaged(why)) => {
-                    self.shared.damaged(file, &why);
-                    self.slice = None;
-                }
+                Err(Stop::Unread(why)) => self.shared.unread(file, &why)?,
             }
+            self.slice = None;
             return Ok(Step::More);
         }
         let Some(unit) = self.units.next() else { return Ok(Step::End) };
-        if !self.dynamic.may_match(&self.shared.schema, unit.times()) {
-            return Ok(Step::More);
-        }
         match unit {
-            Unit::Hot(run) => self.hot(&run),
+            Unit::Hot(run) if self.dynamic.may_match(&self.shared.schema, Unit::hot(&run)) => {
+                self.hot(&run)
+            }
+            Unit::Hot(_) => Ok(Step::More),
             Unit::Slice(file, i) => {
-                match self.open(&file, i) {
-                    Ok(slice) => self.slice = slice.map(|s| (file, s)),
-                    Err(Stop::Failed(e)) => return Err(e),
-                    Err(Stop::Damaged(why)) => self.shared.damaged(&file, &why),
+                let file = Reading(file);
+                let times = file.entry.meta().slices[i];
+                if self.dynamic.may_match(&self.shared.schema, times) {
+                    match self.open(&file, i) {
+                        Ok(slice) => self.slice = slice.map(|s| (file, s)),
+                        Err(Stop::Failed(e)) => return Err(e),
+                        Err(Stop::Unread(why)) => self.shared.unread(&file, &why)?,
+                    }
                 }
                 Ok(Step::More)
             }
@@ -432,12 +492,13 @@ impl Reader {
         self.shared.costs.hot_read(batch.num_rows() as u64);
         let mut batch = batch.clone();
         if !self.shared.filters.is_empty() {
-            let (fields, exprs) = conditions(&self.shared)?;
+            let filters = &self.shared.filters;
+            let fields = Arc::new(self.shared.schema.project(&filters.columns())?);
             let rows = batch.num_rows();
             let arrays = from_hot(&batch, fields.fields())?;
             let options = RecordBatchOptions::new().with_row_count(Some(rows));
-            let columns = RecordBatch::try_new_with_options(fields, arrays, &options)?;
-            let mask = evaluate_all(&exprs, &columns)?;
+            let columns = RecordBatch::try_new_with_options(fields.clone(), arrays, &options)?;
+            let mask = filters.over(&fields)?.evaluate(&columns)?;
             if mask.true_count() < rows {
                 batch = batch.filter(&mask)?;
             }
@@ -455,23 +516,4 @@ impl Reader {
         }
         if batch.num_rows() == 0 { Step::More } else { Step::Rows(batch) }
     }
-}
-
-/// The filters over a schema of just the columns that they read.
-fn conditions(shared: &Shared) -> Result<(SchemaRef, Vec<Arc<dyn PhysicalExpr>>)> {
-    let mut used: Vec<usize> = shared
-        .filters
-        .iter()
-        .flat_map(datafusion::physical_expr::utils::collect_columns)
-        .map(|c| c.index())
-        .collect();
-    used.sort_unstable();
-    used.dedup();
-    let schema = Arc::new(shared.schema.project(&used)?);
-    let exprs = shared
-        .filters
-        .iter()
-        .map(|e| reassign_expr_columns(e.clone(), &schema))
-        .collect::<Result<_>>()?;
-    Ok((schema, exprs))
 }

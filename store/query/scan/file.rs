@@ -3,16 +3,15 @@
 use std::fs::File;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::buffer::BooleanBuffer;
-use arrow::compute;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use datafusion::common::{DataFusionError, Result};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::common::DataFusionError;
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_expr::utils::collect_columns;
 use parking_lot::Mutex;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -20,10 +19,11 @@ use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReaderBuilder, RowFilter, RowSelection,
 };
 use weir_pipeline::signal::ATTRIBUTES;
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::column::{Level, Source, from_chunk, from_file, mask};
+use super::column::{Level, Source, from_file};
+use super::conditions::Conditions;
 use super::exec::Shared;
+use super::keep::{Keep, keep};
 use super::prune;
 use crate::entity_log::EntityChunk;
 use crate::file::{ENTITY_COLUMN, FileEntry};
@@ -35,11 +35,11 @@ pub(super) const BATCH_ROWS: usize = 8_192;
 #[derive(Clone, Debug)]
 pub(super) struct Columns {
     pub(super) schema: SchemaRef,
-    sources: Vec<Source>,
+    pub(super) sources: Vec<Source>,
 }
 
 impl Columns {
-    fn new(file: &FileEntry, fields: Vec<FieldRef>) -> Self {
+    pub(super) fn new(file: &FileEntry, fields: Vec<FieldRef>) -> Self {
         let sources = fields.iter().map(|f| Source::of(file, f.name())).collect();
         Self { schema: Arc::new(Schema::new(fields)), sources }
     }
@@ -64,76 +64,25 @@ impl Columns {
     }
 }
 
-/// Conditions over the same columns, remapped to them.
-#[derive(Clone, Debug)]
-struct Conditions {
-    columns: Columns,
-    exprs: Vec<Arc<dyn PhysicalExpr>>,
-}
-
-impl Conditions {
-    fn new(file: &FileEntry, table: &Schema, exprs: &[Arc<dyn PhysicalExpr>]) -> Result<Self> {
-        let mut fields: Vec<FieldRef> = Vec::new();
-        for expr in exprs {
-            let mut columns: Vec<_> = collect_columns(expr).into_iter().collect();
-            columns.sort_by_key(|c| c.index());
-            for column in columns {
-                let field = &table.fields()[column.index()];
-                if !fields.iter().any(|f| f.name() == field.name()) {
-                    fields.push(field.clone());
-                }
-            }
-        }
-        let columns = Columns::new(file, fields);
-        let exprs = exprs
-            .iter()
-            .map(|e| reassign_expr_columns(e.clone(), &columns.schema))
-            .collect::<Result<_>>()?;
-        Ok(Self { columns, exprs })
-    }
-
-    fn evaluate(&self, arrays: Vec<ArrayRef>, rows: usize) -> Result<BooleanArray> {
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch =
-            RecordBatch::try_new_with_options(self.columns.schema.clone(), arrays, &options)?;
-        evaluate_all(&self.exprs, &batch)
-    }
-}
-
-/// The rows of `batch` for which every condition is true.
-pub(super) fn evaluate_all(
-    exprs: &[Arc<dyn PhysicalExpr>],
-    batch: &RecordBatch,
-) -> Result<BooleanArray> {
-    let mut all: Option<BooleanArray> = None;
-    for expr in exprs {
-        let one = mask(expr.evaluate(batch)?.into_array(batch.num_rows())?)?;
-        let both = match all {
-            None => one,
-            Some(all) => compute::and(&all, &one)?,
-        };
-        if both.true_count() == 0 {
-            return Ok(both);
-        }
-        all = Some(both);
-    }
-    let rows = batch.num_rows();
-    Ok(all.unwrap_or_else(|| BooleanArray::new(BooleanBuffer::new_set(rows), None)))
-}
-
 /// Why a slice was not read to its end.
 pub(super) enum Stop {
-    /// The file does not hold what it should.
-    Damaged(String),
+    /// The file could not be read: it is damaged, or the reader or the disk is at fault.
+    Unread(String),
     /// The query itself fails on its data.
     Failed(DataFusionError),
 }
+
+type Outcome = std::result::Result<Option<Arc<Prepared>>, Arc<str>>;
 
 /// A file that some slice of may be read.
 #[derive(Debug)]
 pub(super) struct FilePlan {
     pub(super) entry: Arc<FileEntry>,
-    prepared: OnceLock<std::result::Result<Option<Arc<Prepared>>, Arc<str>>>,
+    /// Slices that are dealt out, and those of them that are not done with.
+    slices: usize,
+    left: AtomicUsize,
+    /// From the first slice to the last: it holds the entities of the file.
+    prepared: Mutex<Option<Outcome>>,
 }
 
 /// What all slices of a file have in common.
@@ -145,11 +94,13 @@ pub(super) struct Prepared {
     rows: Option<Conditions>,
     /// Rows to read of each slice, counted from its start; `None`: no row.
     selected: Vec<Option<Vec<Range<usize>>>>,
+    _memory: Vec<Arc<MemoryReservation>>,
 }
 
 impl FilePlan {
-    pub(super) fn new(entry: Arc<FileEntry>) -> Self {
-        Self { entry, prepared: OnceLock::new() }
+    /// A plan to read `slices` slices of a file.
+    pub(super) fn new(entry: Arc<FileEntry>, slices: usize) -> Self {
+        Self { entry, slices, left: AtomicUsize::new(slices), prepared: Mutex::default() }
     }
 
     /// Opens the file and decides what to read; once, whoever comes first.
@@ -161,28 +112,33 @@ impl FilePlan {
         shared: &Shared,
         output: &[FieldRef],
     ) -> std::result::Result<Option<Arc<Prepared>>, Stop> {
-        let mut failed = None;
-        let prepared = self.prepared.get_or_init(|| {
-            let work = AssertUnwindSafe(|| Prepared::new(&self.entry, shared, output));
-            match catch_unwind(work) {
-                Ok(Ok(prepared)) => {
-                    if prepared.is_some() {
-                        shared.costs.file_read();
+        let mut slot = self.prepared.lock();
+        let outcome = match &*slot {
+            Some(known) => known.clone(),
+            None => {
+                let work = AssertUnwindSafe(|| Prepared::new(&self.entry, shared, output));
+                let outcome = match catch_unwind(work) {
+                    Ok(Ok(prepared)) => {
+                        if prepared.is_some() {
+                            shared.costs.file_read();
+                        }
+                        Ok(prepared.map(Arc::new))
                     }
-                    Ok(prepared.map(Arc::new))
-                }
-                Ok(Err(Stop::Damaged(why))) => Err(why.into()),
-                Ok(Err(Stop::Failed(e))) => {
-                    failed = Some(e);
-                    Ok(None)
-                }
-                Err(_) => Err("reading its footer failed".into()),
+                    Ok(Err(Stop::Unread(why))) => Err(why.into()),
+                    Ok(Err(failed)) => return Err(failed),
+                    Err(_) => Err("reading its footer or entities failed".into()),
+                };
+                slot.insert(outcome).clone()
             }
-        });
-        match (failed, prepared) {
-            (Some(e), _) => Err(Stop::Failed(e)),
-            (None, Ok(prepared)) => Ok(prepared.clone()),
-            (None, Err(why)) => Err(Stop::Damaged(why.to_string())),
+        };
+        outcome.map_err(|why| Stop::Unread(why.to_string()))
+    }
+
+    /// One slice is done with. After the last, the file's entities are let go.
+    pub(super) fn done(&self) {
+        let next = |left| Some(if left <= 1 { self.slices } else { left - 1 });
+        if self.left.fetch_update(Relaxed, Relaxed, next).is_ok_and(|left| left <= 1) {
+            self.prepared.lock().take();
         }
     }
 }
@@ -193,8 +149,8 @@ impl From<DataFusionError> for Stop {
     }
 }
 
-fn damaged(e: impl std::fmt::Display) -> Stop {
-    Stop::Damaged(e.to_string())
+fn unread(e: impl std::fmt::Display) -> Stop {
+    Stop::Unread(e.to_string())
 }
 
 impl Prepared {
@@ -203,29 +159,33 @@ impl Prepared {
         shared: &Shared,
         output: &[FieldRef],
     ) -> std::result::Result<Option<Self>, Stop> {
-        let chunks = match entry.entities() {
-            Some(set) => set.load().map_err(damaged)?,
-            None => Vec::new(),
+        let (chunks, lost) = match entry.entities() {
+            Some(set) => {
+                // Entities are a file of their own: what is wrong there says nothing of this one.
+                let chunks = set.load().map_err(|e| DataFusionError::Execution(e.to_string()))?;
+                (chunks, shared.name_lost(set))
+            }
+            None => (Vec::new(), false),
         };
-        let (by_entity, by_row): (Vec<_>, Vec<_>) =
-            shared.filters.iter().cloned().partition(|filter| {
-                collect_columns(filter).iter().all(|c| Source::of(entry, c.name()).by_entity())
-            });
-        let keep = keep(entry, shared, &by_entity, &chunks)?;
+        let memory = shared.ledger.hold(&chunks)?;
+        let (by_entity, by_row) = shared.filters.partition(|filter| {
+            collect_columns(filter).iter().all(|c| Source::of(entry, c.name()).by_entity())
+        });
+        let keep = keep(entry, shared, &by_entity, &chunks, lost)?;
         if let Keep::Nothing = keep {
             return Ok(None);
         }
         let metadata = footer(entry, shared)?;
         if metadata.metadata().num_row_groups() != entry.meta().slices.len() {
-            return Err(damaged("its footer has another number of row groups than the manifest"));
+            return Err(unread("its footer has another number of row groups than the manifest"));
         }
         let selected = select(entry, shared, &keep, &chunks, &metadata)?;
         if selected.iter().all(Option::is_none) {
             return Ok(None);
         }
-        let rows = match by_row.as_slice() {
-            [] => None,
-            exprs => Some(Conditions::new(entry, &shared.schema, exprs)?),
+        let rows = match by_row.is_empty() {
+            true => None,
+            false => Some(Conditions::new(entry, &shared.schema, &by_row)?),
         };
         Ok(Some(Self {
             metadata,
@@ -233,6 +193,7 @@ impl Prepared {
             output: Columns::new(entry, output.to_vec()),
             rows,
             selected,
+            _memory: memory,
         }))
     }
 
@@ -248,7 +209,7 @@ impl Prepared {
         let total = entry.meta().slices[slice].rows as usize;
         let rows: usize = ranges.iter().map(Range::len).sum();
         let projection = ProjectionMask::columns_exact(&self.metadata, &self.output.stored(true));
-        let file = File::open(entry.path()).map_err(damaged)?;
+        let file = File::open(entry.path()).map_err(unread)?;
         let mut builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
                 .with_row_groups(vec![slice])
@@ -286,7 +247,7 @@ impl Prepared {
         let reader = match reader {
             Ok(Ok(reader)) => reader,
             Ok(Err(e)) => return Err(stop(&failed, e)),
-            Err(_) => return Err(damaged("decoding it failed")),
+            Err(_) => return Err(unread("decoding it failed")),
         };
         shared.costs.slice_read(rows as u64, bytes);
         Ok(Some(SliceReader { prepared: self.clone(), reader, failed }))
@@ -296,7 +257,7 @@ impl Prepared {
 fn stop(failed: &Mutex<Option<DataFusionError>>, e: impl std::fmt::Display) -> Stop {
     match failed.lock().take() {
         Some(e) => Stop::Failed(e),
-        None => damaged(e),
+        None => unread(e),
     }
 }
 
@@ -314,7 +275,7 @@ impl SliceReader {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(batch))) => batch,
             Ok(Some(Err(e))) => return Err(stop(&self.failed, e)),
-            Err(_) => return Err(damaged("decoding it failed")),
+            Err(_) => return Err(unread("decoding it failed")),
         };
         let columns = &self.prepared.output;
         let fields = columns.schema.fields();
@@ -325,67 +286,6 @@ impl SliceReader {
             .map_err(DataFusionError::from)?;
         Ok(Some(batch))
     }
-}
-
-/// Which entities the conditions leave.
-enum Keep {
-    All,
-    Nothing,
-    /// One mask per chunk.
-    Some(Vec<BooleanBuffer>),
-}
-
-/// Which entities of a chunk meet conditions.
-struct Mask {
-    chunk: u64,
-    /// The conditions as text, so that a chance hit of the hash is noticed.
-    question: String,
-    kept: BooleanBuffer,
-}
-
-/// Evaluates conditions that one value per entity decides.
-fn keep(
-    entry: &FileEntry,
-    shared: &Shared,
-    exprs: &[Arc<dyn PhysicalExpr>],
-    chunks: &[Arc<EntityChunk>],
-) -> Result<Keep> {
-    if exprs.is_empty() {
-        return Ok(Keep::All);
-    }
-    let conditions = Conditions::new(entry, &shared.schema, exprs)?;
-    let columns = &conditions.columns;
-    if columns.sources.iter().all(|s| s.level == Level::Absent) {
-        // No row of this file has any of the columns: one row stands for all.
-        let fields = columns.schema.fields();
-        let nulls = fields.iter().map(|f| arrow::array::new_null_array(f.data_type(), 1));
-        let one = conditions.evaluate(nulls.collect(), 1)?;
-        return Ok(if one.value(0) { Keep::All } else { Keep::Nothing });
-    }
-    // The same question is asked of the same chunk by every file of a day, and by later queries.
-    let question = format!("{:?} {:?} {:?}", conditions.exprs, columns.schema, columns.sources);
-    let mut masks = Vec::with_capacity(chunks.len());
-    for chunk in chunks {
-        let key = xxh3_64(format!("{} {question}", chunk.id()).as_bytes());
-        let known = shared.masks.get::<Mask>(key);
-        if let Some(known) = known.filter(|k| k.chunk == chunk.id() && k.question == question) {
-            masks.push(known.kept.clone());
-            continue;
-        }
-        let arrays = from_chunk(chunk, columns.schema.fields(), &columns.sources)?;
-        let kept = conditions.evaluate(arrays, chunk.len())?.values().clone();
-        let mask = Mask { chunk: chunk.id(), question: question.clone(), kept: kept.clone() };
-        let bytes = question.len() + kept.len() / 8 + size_of::<Mask>();
-        shared.masks.insert(key, Arc::new(mask), bytes);
-        masks.push(kept);
-    }
-    Ok(if masks.iter().all(|m| m.count_set_bits() == 0) {
-        Keep::Nothing
-    } else if masks.iter().all(|m| m.count_set_bits() == m.len()) {
-        Keep::All
-    } else {
-        Keep::Some(masks)
-    })
 }
 
 /// The rows of each slice that entities, times and statistics leave.
@@ -415,25 +315,15 @@ fn select(
     let whole = |i: usize| 0..slices[i].rows as usize;
     let runs = match keep {
         Keep::Nothing => return Ok(vec![None; slices.len()]),
-        Keep::Some(_) => entry.runs().map_err(damaged)?,
+        Keep::Some(_) => entry.runs().map_err(unread)?,
         // Reading the runs pays only where they cut something.
         Keep::All if low > entry.meta().min_time || high < entry.meta().max_time => {
-            entry.runs().map_err(damaged)?
+            entry.runs().map_err(unread)?
         }
         Keep::All => None,
     };
     let Some(runs) = runs else {
         return Ok((0..slices.len()).map(|i| wanted[i].then(|| vec![whole(i)])).collect());
-    };
-    let kept = |entity: u32| match keep {
-        Keep::Some(masks) => {
-            let after = chunks.partition_point(|c| c.first() <= entity);
-            after.checked_sub(1).is_some_and(|c| {
-                let index = (entity - chunks[c].first()) as usize;
-                index < masks[c].len() && masks[c].value(index)
-            })
-        }
-        _ => true,
     };
     let mut selected: Vec<Option<Vec<Range<usize>>>> = vec![None; slices.len()];
     let (mut slice, mut start) = (0, 0_u64);
@@ -443,7 +333,7 @@ fn select(
             slice += 1;
         }
         let Some(wanted) = wanted.get(slice) else { break };
-        if !wanted || run.max_time < low || run.min_time > high || !kept(run.entity) {
+        if !wanted || run.max_time < low || run.min_time > high || !keep.has(chunks, run.entity) {
             continue;
         }
         let first = (run.first - start) as usize;
@@ -462,9 +352,9 @@ fn footer(entry: &FileEntry, shared: &Shared) -> std::result::Result<ArrowReader
     if let Some(found) = shared.footers.get::<ArrowReaderMetadata>(entry.id()) {
         return Ok(found.as_ref().clone());
     }
-    let file = File::open(entry.path()).map_err(damaged)?;
+    let file = File::open(entry.path()).map_err(unread)?;
     let options = ArrowReaderOptions::new().with_schema(Arc::new(entry.arrow_schema()));
-    let metadata = ArrowReaderMetadata::load(&file, options).map_err(damaged)?;
+    let metadata = ArrowReaderMetadata::load(&file, options).map_err(unread)?;
     let bytes = metadata.metadata().memory_size();
     shared.footers.insert(entry.id(), Arc::new(metadata.clone()), bytes);
     Ok(metadata)

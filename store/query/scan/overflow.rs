@@ -8,6 +8,7 @@ use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
+use weir_pipeline::entity::double_text;
 
 /// The values of `keys`, as text, one array per key. Text stands without quotes, everything else
 /// as its JSON; null, a missing key and a row that is no object are NULL.
@@ -67,6 +68,8 @@ fn text(value: Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::String(text) => Some(text),
+        // As a column of doubles reads when it is widened to text.
+        Value::Number(n) if n.is_f64() => n.as_f64().map(double_text),
         other => Some(other.to_string()),
     }
 }

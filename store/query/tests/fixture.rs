@@ -185,6 +185,18 @@ impl Fixture {
         self.append(table, &self.batch(Signal::Logs, columns, keys), commit);
     }
 
+    /// Writes one sample of the metric `name` with a label.
+    pub(super) fn write_labelled(&self, name: &str, label: (&str, &str), commit: bool) {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("timestamp", Arc::new(TimestampNanosecondArray::from(vec![T0]).with_timezone("UTC"))),
+            ("value", Arc::new(Float64Array::from(vec![1.0]))),
+        ];
+        let key =
+            self.key(&[("metric.name", name, Origin::Metric), (label.0, label.1, Origin::Label)]);
+        let batch = self.batch(Signal::Metrics, columns, UInt32Array::from(vec![key]));
+        self.append("metrics", &batch, commit);
+    }
+
     /// Writes samples: metric name and value.
     pub(super) fn write_metrics(&self, samples: &[(&str, f64)], commit: bool) {
         let time = |i: usize| T0 + i as i64 * 1_000_000_000;
