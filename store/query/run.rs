@@ -16,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::QueryError;
 
+/// Stack of each thread: what planning takes for the longest chain of terms that is admitted, with
+/// room. It is memory only where it is used.
+const STACK_BYTES: usize = 32 << 20;
+
 /// How a query ended; an error may come behind rows.
 pub(super) type Outcome = Result<(), QueryError>;
 
@@ -30,6 +34,7 @@ impl Threads {
         let runtime = Builder::new_multi_thread()
             .worker_threads(count)
             .thread_name("query")
+            .thread_stack_size(STACK_BYTES)
             .enable_time()
             .on_thread_stop(move || {
                 // Each thread holds this hook.

@@ -417,6 +417,14 @@ async fn an_answer_that_is_not_whole_says_so() {
 }
 
 #[tokio::test]
+async fn long_chains_are_answered() {
+    let f = Fixture::new();
+    check(&f, &format!("SELECT 1{} AS n", "+1".repeat(300)), &["301"]).await;
+    let unions = format!("SELECT count(*) FROM (SELECT 1{})", " UNION ALL SELECT 1".repeat(200));
+    check(&f, &unions, &["201"]).await;
+}
+
+#[tokio::test]
 async fn no_value_is_larger_than_memory() {
     let f = Fixture::new();
     for sql in [

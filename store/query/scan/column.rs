@@ -138,8 +138,8 @@ pub(super) fn from_file(
                 return Ok(typed);
             }
             match spilled.next() {
-                Some(spilled) => coalesce(&typed, &widen(&spilled, target)?),
-                None => Ok(typed),
+                Some(Some(spilled)) => coalesce(&typed, &widen(&spilled, target)?),
+                _ => Ok(typed),
             }
         })
         .collect()
@@ -230,8 +230,8 @@ pub(super) fn from_hot(batch: &Batch, fields: &[FieldRef]) -> Result<Vec<ArrayRe
                 return Ok(typed);
             }
             match spilled.next() {
-                Some(spilled) => coalesce(&typed, &widen(&spilled, target)?),
-                None => Ok(typed),
+                Some(Some(spilled)) => coalesce(&typed, &widen(&spilled, target)?),
+                _ => Ok(typed),
             }
         })
         .collect()

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Poll;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -502,6 +502,11 @@ impl Reader {
             if mask.true_count() < rows {
                 batch = batch.filter(&mask)?;
             }
+        }
+        // Columns are made for the rows that are wanted.
+        if let Some(left) = self.left.filter(|left| *left < batch.num_rows()) {
+            let first = (0..batch.num_rows()).map(|row| Some(row < left));
+            batch = batch.filter(&first.collect::<BooleanArray>())?;
         }
         let arrays = from_hot(&batch, self.schema.fields())?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));

@@ -3,39 +3,47 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder, new_null_array};
-use arrow::datatypes::DataType;
+use arrow::array::{Array, ArrayBuilder, ArrayRef, AsArray, StringBuilder};
 use hashbrown::HashMap;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use weir_pipeline::entity::double_text;
 
-/// The values of `keys`, as text, one array per key. Text stands without quotes, everything else
-/// as its JSON; null, a missing key and a row that is no object are NULL.
-pub(super) fn extract(attributes: &ArrayRef, keys: &[&str]) -> Vec<ArrayRef> {
-    let Some(texts) = attributes.as_string_opt::<i32>() else {
-        return keys.iter().map(|_| new_null_array(&DataType::Utf8, attributes.len())).collect();
-    };
-    let mut columns: Vec<StringBuilder> = keys.iter().map(|_| StringBuilder::new()).collect();
-    let mut found: Vec<Option<String>> = vec![None; keys.len()];
+/// The values of `keys`, as text, one array per key; `None` for a key that no row has. Text stands
+/// without quotes, everything else as its JSON; null, a missing key and a row that is no object
+/// are NULL.
+pub(super) fn extract(attributes: &ArrayRef, keys: &[&str]) -> Vec<Option<ArrayRef>> {
+    let mut columns: Vec<Option<StringBuilder>> = keys.iter().map(|_| None).collect();
     let places: HashMap<&str, usize> = keys.iter().enumerate().map(|(i, key)| (*key, i)).collect();
-    for i in 0..texts.len() {
-        found.iter_mut().for_each(|f| *f = None);
-        if texts.is_valid(i) {
-            let mut json = serde_json::Deserializer::from_str(texts.value(i));
-            // A row that is no JSON object has none of the keys.
-            let _ = Keys { places: &places, found: &mut found }.deserialize(&mut json);
-        }
-        for (column, value) in columns.iter_mut().zip(&mut found) {
-            column.append_option(value.take());
-        }
+    let texts = attributes.as_string_opt::<i32>().into_iter().flatten();
+    for (row, text) in texts.enumerate() {
+        let Some(text) = text else { continue };
+        let mut json = serde_json::Deserializer::from_str(text);
+        // A row that is no JSON object has none of the keys.
+        let _ = Keys { places: &places, row, columns: &mut columns }.deserialize(&mut json);
     }
-    columns.into_iter().map(|mut c| Arc::new(c.finish()) as ArrayRef).collect()
+    let finish = |mut column: StringBuilder| {
+        column.append_nulls(attributes.len() - column.len());
+        Arc::new(column.finish()) as ArrayRef
+    };
+    columns.into_iter().map(|column| column.map(finish)).collect()
 }
 
 struct Keys<'a> {
     places: &'a HashMap<&'a str, usize>,
-    found: &'a mut [Option<String>],
+    row: usize,
+    columns: &'a mut [Option<StringBuilder>],
+}
+
+impl Keys<'_> {
+    /// The first value counts, should an object have a key twice.
+    fn put(&mut self, place: usize, text: &str) {
+        let column = self.columns[place].get_or_insert_default();
+        if let Some(before) = self.row.checked_sub(column.len()) {
+            column.append_nulls(before);
+            column.append_value(text);
+        }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Keys<'_> {
@@ -53,11 +61,15 @@ impl<'de> Visitor<'de> for Keys<'_> {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             match self.places.get(&*key).copied() {
                 None => drop(map.next_value::<IgnoredAny>()?),
-                Some(i) => self.found[i] = text(map.next_value::<Value>()?),
+                Some(i) => {
+                    if let Some(text) = text(map.next_value::<Value>()?) {
+                        self.put(i, &text);
+                    }
+                }
             }
         }
         Ok(())
@@ -98,7 +110,9 @@ mod tests {
             vec![Some(r#"{"d":[1]}"#), None, None, None, None, None],
         ];
         for (got, expect) in got.iter().zip(expect) {
-            assert_eq!(got.as_string::<i32>(), &StringArray::from(expect));
+            let got = got.as_ref().map(|g| g.as_string::<i32>());
+            assert_eq!(got, Some(&StringArray::from(expect)));
         }
+        assert!(extract(&rows, &["nowhere"])[0].is_none());
     }
 }
