@@ -113,19 +113,23 @@ impl Drop for Handle {
 }
 
 impl Journal {
-    /// Opens or creates the journal in `dir`. Offsets go on above `floor` and above everything
-    /// found on disk. A torn end is cut, damage is set aside ([`Journal::damage`]).
+    /// Opens or creates the journal in `dir`. Offsets go on above what `floor` gives for the
+    /// journal's id (positions that others have kept) and above everything found on disk. A torn end is cut, damage is set aside ([`Journal::damage`]).
     ///
     /// # Errors
     /// A segment of an unknown format version; a folder that cannot be read or written.
-    pub fn open(dir: &Path, options: JournalOptions, floor: u64) -> std::io::Result<Self> {
+    pub fn open(
+        dir: &Path,
+        options: JournalOptions,
+        floor: impl FnOnce(u128) -> u64,
+    ) -> std::io::Result<Self> {
         Self::open_with(dir, options, floor, Tuning::default())
     }
 
     fn open_with(
         dir: &Path,
         options: JournalOptions,
-        floor: u64,
+        floor: impl FnOnce(u128) -> u64,
         tuning: Tuning,
     ) -> std::io::Result<Self> {
         let found = recover::recover(dir, floor)?;

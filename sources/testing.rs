@@ -80,7 +80,7 @@ impl Running {
     pub(crate) fn start_with(kind: &'static SourceKind, toml: &str, journal_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = JournalOptions { max_bytes: journal_bytes, retain: PATIENCE };
-        let journal = Journal::open(&dir.path().join("journal"), options, 0).unwrap();
+        let journal = Journal::open(&dir.path().join("journal"), options, |_| 0).unwrap();
         let metrics = Arc::new(ComponentMetrics::default());
         let listeners = Arc::new(Listeners::default());
         let plan = plan(kind, toml);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use weir_pipeline::checkpoint::{Checkpoint, Checkpoints};
 use weir_pipeline::component::{Services, Sink, SinkContext};
-use weir_pipeline::config::{Environment, ServerConfig, plan_from_bundle};
+use weir_pipeline::config::plan_from_bundle;
 use weir_pipeline::intake::now;
 use weir_pipeline::plan::Work;
 use weir_store::{DEFAULT_TENANT, Store, StoreOptions};
@@ -28,10 +28,11 @@ use crate::folder::Folder;
 pub(crate) fn run(args: &Export) -> Result<ExitCode> {
     let from = args.from.as_deref().map(time).transpose()?.unwrap_or(i64::MIN);
     let to = args.to.as_deref().map(time).transpose()?.unwrap_or(i64::MAX);
-    let local = &args.local;
-    let given = local.config.is_some();
-    let config = ServerConfig::load(&local.file(), given, &Environment::Process, &local.flags());
-    let (config, _) = config.map_err(|wrong| anyhow!("{wrong}"))?;
+    let (settings, wrong) = args.local.file().start().map_err(|wrong| anyhow!("{wrong}"))?;
+    if let Some(wrong) = wrong {
+        eprintln!("{wrong}the last good version of the server file counts");
+    }
+    let config = settings.config;
     let data = &config.data;
     if !data.is_dir() {
         bail!("there is no data folder: `{}`", data.display());

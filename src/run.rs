@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use weir_alerts::{Router, RouterOptions};
+use weir_alerts::{Router, RouterOptions, Wanted};
 use weir_pipeline::checkpoint::Checkpoints;
 use weir_pipeline::component::Services;
 use weir_pipeline::config::{Environment, Flags};
@@ -118,8 +118,16 @@ async fn serve(args: &Local) -> Result<ExitCode> {
     let _ = std::fs::remove_dir_all(&spill);
     let queries = QueryOptions::new(usize::try_from(memory / QUERY_SHARE)?, spill);
     let queries = Queries::new(store.clone(), queries)?;
-    let floor = checkpoints.highest_position()?;
-    let journal = Journal::open(&config.data.join("journal"), journal_options(&config), floor)?;
+    let saved = checkpoints.highest_position()?;
+    let committed = |id| store.newest_commit(id).map_or(0, |commit| commit.mark);
+    let journal = Journal::open(&config.data.join("journal"), journal_options(&config), |id| {
+        saved.max(committed(id))
+    })?;
+    // No offset is given twice, so that nothing is taken for what was committed; but entries that
+    // had been acknowledged are gone.
+    if let Err(ahead) = store.check_head(journal.id(), journal.head()) {
+        tracing::error!("{ahead}");
+    }
     let router = RouterOptions::new(config.data.join("router"), url.clone());
     let router = Router::open(router, router_config)?;
     let telemetry = Arc::new(Telemetry::default());
@@ -231,12 +239,15 @@ async fn close_alerts_of_nobody(
 ) {
     let mut outcomes = runtime.outcomes();
     loop {
-        // A pipeline that failed still owns its alerts: its plan is listed all the same.
-        let alerts = runtime.pipelines().into_iter().flat_map(|p| {
-            let alerts = p.nodes.into_iter().filter(|n| n.class == "alert");
-            alerts.map(|n| (p.name.clone(), n.id)).collect::<Vec<_>>()
+        let pipelines = runtime.pipelines();
+        let alerts = pipelines.iter().flat_map(|p| {
+            let alerts = p.nodes.iter().filter(|n| n.class == "alert");
+            alerts.map(|n| (p.name.clone(), n.id.clone()))
         });
-        if let Err(error) = server.router.retain(alerts.collect()).await {
+        // One that is down still owns its alerts, also where its rules are not known.
+        let down = pipelines.iter().filter(|p| p.state == "down");
+        let wanted = down.fold(alerts.collect::<Wanted>(), |w, p| w.with_pipeline(p.name.clone()));
+        if let Err(error) = server.router.retain(wanted).await {
             tracing::warn!(%error, "alerts of removed rules stay open");
         }
         match stop.run_until_cancelled(outcomes.changed()).await {

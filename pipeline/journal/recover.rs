@@ -38,7 +38,7 @@ struct Found {
 ///
 /// # Errors
 /// A segment of an unknown format version; a folder that cannot be read or written.
-pub(super) fn recover(dir: &Path, floor: u64) -> io::Result<Recovered> {
+pub(super) fn recover(dir: &Path, floor: impl FnOnce(u128) -> u64) -> io::Result<Recovered> {
     std::fs::create_dir_all(dir)?;
     let mut bases = BTreeSet::new();
     // Above every offset that any file, good or not, can have held.
@@ -114,7 +114,7 @@ pub(super) fn recover(dir: &Path, floor: u64) -> io::Result<Recovered> {
     }
     let head = state.segments.iter().map(|s| s.last).max().unwrap_or(0).max(state.trimmed);
     state.memory_from = head;
-    let next = above.max(head + 1).max(floor.saturating_add(1)).max(newest_base + 1);
+    let next = above.max(head + 1).max(floor(id).saturating_add(1)).max(newest_base + 1);
     Ok(Recovered { id, state, next, head })
 }
 

@@ -24,11 +24,11 @@ fn small() -> Tuning {
 }
 
 fn open(dir: &Path) -> Journal {
-    Journal::open(dir, options(), 0).unwrap()
+    Journal::open(dir, options(), |_| 0).unwrap()
 }
 
 fn open_small(dir: &Path) -> Journal {
-    Journal::open_with(dir, options(), 0, small()).unwrap()
+    Journal::open_with(dir, options(), |_| 0, small()).unwrap()
 }
 
 /// An entry of source `s` that says which one it is.
@@ -102,7 +102,7 @@ async fn offsets_start_at_one_and_go_on_after_an_orderly_stop() {
     drop(journal);
 
     // A checkpoint or a manifest knows a higher offset.
-    let journal = Journal::open(dir.path(), options(), 1000).unwrap();
+    let journal = Journal::open(dir.path(), options(), |_| 1000).unwrap();
     assert_eq!(journal.head(), 3);
     assert_eq!(journal.append(data("d")).await.unwrap(), 1001);
     assert!(journal.damage().is_empty());

@@ -266,9 +266,9 @@ fn spawn(
 /// Staged work and carried rows of sinks that the plan does not have: only the plan of the
 /// checkpoint could commit them.
 fn left_behind(checkpoint: &Checkpoint, sinks: &HashMap<Arc<str>, SinkHandle>) -> Vec<String> {
-    let left = checkpoint.sinks.iter().filter(|(id, s)| {
-        !sinks.contains_key(id.as_str()) && !(s.work.is_empty() && s.carry.is_empty())
-    });
+    let holds = |s: &Staged| !s.work.is_empty() || !s.carry.is_empty();
+    let missing = |id: &str| !sinks.contains_key(id);
+    let left = checkpoint.sinks.iter().filter(|(id, s)| missing(id) && holds(s));
     left.map(|(id, s)| {
         format!(
             "what sink `{id}` had staged ({} bytes) and carried ({} bytes) at entry {} is dropped: \

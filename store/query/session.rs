@@ -39,8 +39,6 @@ use super::stop::stoppable;
 use super::{QueryError, guard};
 use crate::store::Store;
 
-/// Stack of a query's thread: planning, evaluating and dropping an expression go down it once per
-/// operator of the longest chain that [`guard`] takes. Untouched, it is no memory.
 /// Batches that wait for a slow client.
 const AHEAD_BATCHES: usize = 2;
 /// Footers kept, in bytes: some thousand files.

@@ -329,6 +329,7 @@ impl<'a> Process<'a> {
                     elapsed: *elapsed,
                     offset: self.position as u64,
                     watermark: self.tick.watermark.max(*time),
+                    step: 0,
                 };
                 let mut to_sinks = Vec::new();
                 self.graph.tick(self.tick, &mut to_sinks);
@@ -370,6 +371,10 @@ impl<'a> Process<'a> {
             }
         }
         for captured in self.graph.captured() {
+            // Not a result: by it a rule that begins anew tells the router what it holds.
+            if captured.output == "held" {
+                continue;
+            }
             let name = match captured.output.as_str() {
                 "" => captured.id,
                 output => format!("{}.{output}", captured.id),
@@ -403,9 +408,9 @@ impl<'a> Process<'a> {
             position: self.position as u64,
             now: self.tick.time,
             watermark: self.tick.watermark,
-            removed: false,
             states,
             sinks,
+            ..Checkpoint::default()
         }
     }
 

@@ -67,7 +67,7 @@ impl DiskFile for FailingFile {
 
 fn open_on(dir: &Path, disk: &Arc<Failing>) -> Journal {
     let tuning = Tuning { disk: Arc::new(Handed(disk.clone())), ..small() };
-    Journal::open_with(dir, options(), 0, tuning).unwrap()
+    Journal::open_with(dir, options(), |_| 0, tuning).unwrap()
 }
 
 /// Entries acknowledged around failures are there once, in order; those refused are nowhere, and

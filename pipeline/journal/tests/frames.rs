@@ -94,7 +94,7 @@ async fn an_unknown_version_is_refused_in_a_clear_sentence() {
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..16]), &bytes[20..]);
     bytes[16..20].copy_from_slice(&crc.to_le_bytes());
     std::fs::write(&path, &bytes).unwrap();
-    let error = Journal::open(dir.path(), options(), 0).err().unwrap().to_string();
+    let error = Journal::open(dir.path(), options(), |_| 0).err().unwrap().to_string();
     let expect = "has format version 9, this Weir reads version 1: start the Weir that wrote it, \
                   or a newer one";
     assert!(error.ends_with(expect), "{error}");

@@ -1,7 +1,7 @@
 use super::*;
 
 fn limited(dir: &Path, max_bytes: u64, retain: Duration) -> Journal {
-    Journal::open(dir, JournalOptions { max_bytes, retain }, 0).unwrap()
+    Journal::open(dir, JournalOptions { max_bytes, retain }, |_| 0).unwrap()
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn the_reserve_for_ticks_ends_too() {
 async fn too_much_waiting_is_busy_not_memory() {
     let dir = tempfile::tempdir().unwrap();
     let tuning = Tuning { queue_bytes: 10_000, ..Tuning::default() };
-    let journal = Journal::open_with(dir.path(), options(), 0, tuning).unwrap();
+    let journal = Journal::open_with(dir.path(), options(), |_| 0, tuning).unwrap();
     let fat = "x".repeat(4_000);
     // All are queued before the writer has answered any.
     let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(journal.append(data(&fat)))).collect();
@@ -80,7 +80,7 @@ async fn trimming_removes_whole_old_segments_below_keep_from_only() {
     let dir = tempfile::tempdir().unwrap();
     let retain = Duration::from_nanos(100);
     let options = JournalOptions { max_bytes: 1 << 30, retain };
-    let journal = Journal::open_with(dir.path(), options, 0, small()).unwrap();
+    let journal = Journal::open_with(dir.path(), options, |_| 0, small()).unwrap();
     for i in 0..200 {
         let mut entry = data("payload");
         entry.received = i;

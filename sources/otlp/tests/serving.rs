@@ -47,7 +47,7 @@ impl Running {
     fn start(toml: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = JournalOptions { max_bytes: 1 << 30, retain: Duration::from_secs(60) };
-        let journal = Journal::open(dir.path(), options, 0).unwrap();
+        let journal = Journal::open(dir.path(), options, |_| 0).unwrap();
         let metrics = Arc::new(ComponentMetrics::default());
         let listeners = Arc::new(Listeners::default());
         let plan = plan(toml);
