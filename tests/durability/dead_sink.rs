@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::load::{Addresses, Load, OnFailure, SOURCES};
+use super::load::{Ledger, ROWS, SOURCES, send_logs};
 use super::{numbers, pass};
 use crate::harness::{Server, wait};
 
@@ -74,9 +74,18 @@ fn one_of_ten_sinks_is_dead() {
     let dead = &endpoints[4].0;
     dead.dead.store(true, Relaxed);
 
-    let load = Load::start(&Addresses::of(&server).unwrap(), &next, OnFailure::Panic);
-    wait("the dead sink is detached", || (!detached(&server).is_empty()).then_some(()));
-    let mut logs = load.finish().logs;
+    let mut logs = Ledger::default();
+    let url = |server: &Server| format!("http://{}/v1/logs", server.address("otlp"));
+    let to = url(&server);
+    let send = |logs: &mut Ledger, to: &str| {
+        let first = next.fetch_add(ROWS, Relaxed);
+        assert_eq!(send_logs(to, first).status, 200);
+        logs.acknowledge(first);
+    };
+    wait("the dead sink is detached", || {
+        send(&mut logs, &to);
+        (!detached(&server).is_empty()).then_some(())
+    });
     assert_eq!(detached(&server)[0]["sink"], "out4");
     pass(&server);
     logs.check("rows", numbers(&server, "SELECT n FROM rows"));
@@ -89,10 +98,12 @@ fn one_of_ten_sinks_is_dead() {
     assert_eq!(outcome["ok"], true, "{outcome}");
     assert_eq!(detached(&server).len(), 1);
 
-    let load = Load::start(&Addresses::of(&server).unwrap(), &next, OnFailure::Panic);
     dead.dead.store(false, Relaxed);
-    wait("the sink is back", || detached(&server).is_empty().then_some(()));
-    logs.add(load.finish().logs);
+    let to = url(&server);
+    wait("the sink is back", || {
+        send(&mut logs, &to);
+        detached(&server).is_empty().then_some(())
+    });
     pass(&server);
     logs.check("rows", numbers(&server, "SELECT n FROM rows"));
     let all = logs.acknowledged_rows();
