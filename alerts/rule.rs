@@ -251,6 +251,11 @@ impl OperatorPlan for Plan {
         vec![OutputPlan { name: "", edge }, OutputPlan { name: HELD, edge: held }]
     }
 
+    fn columns(&self) -> Vec<String> {
+        let read = self.inputs.iter().flat_map(|w| w.by.iter().chain([&w.when]));
+        read.flat_map(|e| e.columns().to_vec()).collect()
+    }
+
     /// Always the same: a changed rule takes over the state, so that what was opened is closed.
     fn state_shape(&self) -> Option<String> {
         Some("alert 1".to_owned())

@@ -61,6 +61,10 @@ impl OperatorPlan for FilterPlan {
         vec![OutputPlan { name: "", edge: self.edge.clone() }]
     }
 
+    fn columns(&self) -> Vec<String> {
+        self.keep.columns().to_vec()
+    }
+
     fn state_shape(&self) -> Option<String> {
         None
     }

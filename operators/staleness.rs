@@ -82,6 +82,10 @@ impl OperatorPlan for StalenessPlan {
         vec![OutputPlan { name: "", edge: self.edge.clone() }]
     }
 
+    fn columns(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn state_shape(&self) -> Option<String> {
         Some("staleness 1".into())
     }

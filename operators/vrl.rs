@@ -94,6 +94,10 @@ impl OperatorPlan for Vrl {
         vec![OutputPlan { name: "", edge: self.edge.clone() }]
     }
 
+    fn columns(&self) -> Vec<String> {
+        self.program.reads.clone()
+    }
+
     fn state_shape(&self) -> Option<String> {
         None
     }

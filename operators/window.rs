@@ -32,8 +32,9 @@
 //! million a tick.
 //!
 //! Limits: `max_groups` (default 100,000) groups per window, 10,000 open windows, `over` at most
-//! 1,000 times `every`. Rows beyond, which then count in no window at all, rows without `timestamp`, and rows stamped more than 10
-//! minutes after they were received go to `<id>.errors`.
+//! 1,000 times `every`. Rows beyond, which then count in no window at all, and rows without
+//! `timestamp` go to `<id>.errors`. Rows stamped more than 10 minutes after they were received are
+//! in no window; they are counted as dropped.
 
 mod closed;
 mod keys;
@@ -214,6 +215,11 @@ impl OperatorPlan for WindowPlan {
             OutputPlan { name: "", edge: self.0.output.clone() },
             OutputPlan { name: "late", edge: self.0.input.clone() },
         ]
+    }
+
+    fn columns(&self) -> Vec<String> {
+        let groups = self.0.group_by.iter().flat_map(|(_, e)| e.columns().to_vec());
+        groups.chain(self.0.aggregates.iter().flat_map(|(_, a)| a.columns())).collect()
     }
 
     fn state_shape(&self) -> Option<String> {

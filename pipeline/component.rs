@@ -222,6 +222,9 @@ pub struct SourceSettings {
 pub trait OperatorPlan: Debug + Send + Sync {
     /// The main output first. `.errors` is the engine's and not listed.
     fn outputs(&self) -> Vec<OutputPlan>;
+    /// Names of the columns that it reads, as far as they can be told: `weir status` names those
+    /// that no row has had.
+    fn columns(&self) -> Vec<String>;
     /// What must be equal for the state of one plan to be taken over by another; `None` if it
     /// keeps no state.
     fn state_shape(&self) -> Option<String>;

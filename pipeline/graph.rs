@@ -1,6 +1,8 @@
 //! A pipeline's nodes, built and wired: takes entries and ticks in journal order, gives what goes
 //! to sinks. Synchronous and deterministic; the same code runs live, in recovery and in tests.
 
+mod unseen;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 
+use self::unseen::Unseen;
 use crate::batch::Batch;
 use crate::component::{Operator, OperatorError, Output, Tick};
 use crate::edge::{ERROR_COLUMNS, ERRORS};
@@ -50,6 +53,7 @@ pub struct Captured {
 
 struct Node {
     id: Arc<str>,
+    unseen: Unseen,
     /// `None` for sinks.
     operator: Option<Box<dyn Operator>>,
     shape: Option<String>,
@@ -204,6 +208,9 @@ impl Graph {
         if let Some(batch) = &batch {
             node.metrics.input(batch.num_rows() as u64, batch.bytes() as u64, now);
         }
+        if let Some(batch) = &batch {
+            node.unseen.look(batch, &node.metrics);
+        }
         let start = batch.is_some().then(Instant::now);
         let result = catch_unwind(AssertUnwindSafe(|| call(operator.as_mut(), batch, &mut out)))
             .unwrap_or_else(|_| Err(OperatorError::new("the operator failed on this batch")));
@@ -333,8 +340,13 @@ fn build_node(pipeline: &Arc<str>, node: &NodePlan, telemetry: &Telemetry) -> No
         class,
         kind: node.kind,
     });
+    let columns = match &node.work {
+        Work::Operator(p) | Work::Alert(p) => p.columns(),
+        Work::Sink(_) => Vec::new(),
+    };
     Node {
         id: node.id.clone(),
+        unseen: Unseen::new(columns),
         operator,
         shape,
         on_error: node.on_error,

@@ -57,6 +57,8 @@ pub struct ComponentMetrics {
     last_error: Mutex<Option<LastError>>,
     samples: Mutex<BTreeMap<&'static str, String>>,
     recent: Mutex<Recent>,
+    unseen: Mutex<Vec<UnseenColumn>>,
+    committed: Mutex<Option<Committed>>,
     ways: Mutex<BTreeMap<String, Way>>,
 }
 
@@ -69,6 +71,24 @@ pub struct LastError {
     pub reason: String,
     /// What was wrong, cut to a readable length.
     pub message: String,
+}
+
+/// A column that a component reads and that no row has had so far.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct UnseenColumn {
+    /// Its name.
+    pub name: String,
+    /// The name most like it among those that rows have.
+    pub nearest: Option<String>,
+}
+
+/// The last commit of a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Committed {
+    /// Position of the checkpoint.
+    pub position: u64,
+    /// When, UTC nanoseconds.
+    pub time: i64,
 }
 
 /// A reading of [`ComponentMetrics`].
@@ -108,6 +128,10 @@ pub struct ComponentReading {
     pub recent_errors: u64,
     /// For sources: what came which way, by endpoint or target.
     pub ways: BTreeMap<String, Way>,
+    /// Columns that it reads and that no row has had.
+    pub unseen: Vec<UnseenColumn>,
+    /// For sinks: the last commit.
+    pub committed: Option<Committed>,
 }
 
 impl ComponentMetrics {
@@ -123,6 +147,16 @@ impl ComponentMetrics {
     pub fn output(&self, rows: u64, bytes: u64) {
         self.rows_out.fetch_add(rows, Relaxed);
         self.bytes_out.fetch_add(bytes, Relaxed);
+    }
+
+    /// Sets which of the columns that it reads no row has had.
+    pub fn unseen(&self, columns: Vec<UnseenColumn>) {
+        *self.unseen.lock() = columns;
+    }
+
+    /// Notes that everything up to a checkpoint's position is committed.
+    pub fn committed(&self, position: u64, time: i64) {
+        *self.committed.lock() = Some(Committed { position, time });
     }
 
     /// Counts rows dropped on purpose.
@@ -223,6 +257,8 @@ impl ComponentMetrics {
             recent_rows,
             recent_errors,
             ways: self.ways.lock().clone(),
+            unseen: self.unseen.lock().clone(),
+            committed: *self.committed.lock(),
         }
     }
 }

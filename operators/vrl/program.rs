@@ -28,6 +28,8 @@ pub(super) struct Compiled {
     /// Column names that it can read, set or delete, without those below them; `None` if it can
     /// touch the whole row.
     pub(super) names: Option<Vec<String>>,
+    /// Column names that it reads and never sets or deletes.
+    pub(super) reads: Vec<String>,
     /// Whether it reads `%`, `now` or a function of chance.
     pub(super) place_or_time: bool,
 }
@@ -58,11 +60,13 @@ pub(super) fn compile(text: Text, edge: &Edge) -> Result<(Compiled, Vec<Diagnost
     let info = program.info();
     let set: Vec<_> = info.target_assignments.iter().map(|p| &p.path).collect();
     let read = info.target_queries.iter().filter(|p| p.prefix == PathPrefix::Event);
-    for name in read.filter(|p| !set.contains(&&p.path)).filter_map(|p| field_name(&p.path)) {
+    let read = read.filter(|p| !set.contains(&&p.path));
+    let reads: Vec<String> = read.filter_map(|p| field_name(&p.path)).collect();
+    for name in &reads {
         // Quoted parts of a path stand otherwise in the text: they are left alone.
         let Some(at) = text.text.find(&format!(".{name}")) else { continue };
         let place = text.locate(at + 1..at + 1 + name.len());
-        let said = edge.check(&name, &place).filter(|d| d.code == "W031");
+        let said = edge.check(name, &place).filter(|d| d.code == "W031");
         warnings.extend(said.filter(|d| !warnings.contains(d)));
     }
     let mut slots = info.target_queries.clone();
@@ -89,7 +93,7 @@ pub(super) fn compile(text: Text, edge: &Edge) -> Result<(Compiled, Vec<Diagnost
     let place_or_time = metadata || reads_place_or_time(&text.text);
     // "UTC" is always known; the default would be the time zone of the machine.
     let timezone = TimeZone::parse("UTC").unwrap_or_default();
-    Ok((Compiled { program, text, timezone, slots, names, place_or_time }, warnings))
+    Ok((Compiled { program, text, timezone, slots, names, reads, place_or_time }, warnings))
 }
 
 impl Compiled {

@@ -78,6 +78,8 @@ enum Place {
     /// In the windows from this start on, backwards.
     In(i64),
     Late,
+    /// Stamped too far ahead of its receipt: in none, so that no window stays open for it.
+    Ahead,
     Wrong(&'static str),
 }
 
@@ -102,7 +104,7 @@ impl Window {
         let Shape { every, over, .. } = *self.shape;
         let Some(time) = time else { return Place::Wrong("the row has no timestamp") };
         if time > received.saturating_add(AHEAD_MAX) {
-            return Place::Wrong("the row is stamped more than 10 minutes after it was received");
+            return Place::Ahead;
         }
         let start = time.checked_sub(time.rem_euclid(every));
         let first = start.and_then(|s| s.checked_sub(over));
@@ -137,6 +139,7 @@ impl Window {
                     starts.push(start);
                 }
                 Place::Late => late.push(row),
+                Place::Ahead => out.dropped += 1,
                 Place::Wrong(reason) => {
                     wrong.insert(row, OperatorError::new(reason));
                 }

@@ -161,6 +161,12 @@ impl Aggregate {
         &self.text
     }
 
+    /// Names of the columns that it reads.
+    pub fn columns(&self) -> Vec<String> {
+        let read = self.calls.iter().flat_map(|call| [&call.argument, &call.filter]);
+        read.flatten().flat_map(|e| e.columns().to_vec()).collect()
+    }
+
     /// The calls whose results it needs.
     pub fn calls(&self) -> &[Call] {
         &self.calls

@@ -60,6 +60,11 @@ impl SinkHandle {
         Self { commands, metrics, cancel }
     }
 
+    /// Notes that everything up to `position` is committed.
+    pub(super) fn committed(&self, position: u64) {
+        self.metrics.committed(position, now());
+    }
+
     /// Ends it, whatever it does.
     pub(super) fn cancel(&self) {
         self.cancel.cancel();

@@ -198,7 +198,21 @@ impl Report<'_> {
         if class == "sink" {
             let last = number(&reading["last_activity"]);
             let last = if last == 0 { "nothing yet".to_owned() } else { self.ago(last) };
-            line(out, 6, &format!("last rows: {last}"));
+            let committed = &reading["committed"];
+            let commit = match committed.is_null() {
+                true => "none yet".to_owned(),
+                false => {
+                    let position = number(&committed["position"]);
+                    format!("{} (up to entry {position})", self.ago(number(&committed["time"])))
+                }
+            };
+            line(out, 6, &format!("last rows: {last}; last commit: {commit}"));
+        }
+        for column in list(&reading["unseen"]) {
+            let nearest = column["nearest"].as_str();
+            let nearest = nearest.map_or(String::new(), |n| format!(", did you mean `{n}`?"));
+            let name = text(&column["name"]);
+            line(out, 6, &format!("column `{name}` was in no row so far{nearest}"));
         }
         self.rejected(out, 6, reading);
         let fed = |input: &&str| {

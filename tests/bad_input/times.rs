@@ -23,11 +23,7 @@ fn times_far_away() {
     let ahead = bench.server.wait_sql("SELECT timestamp, body FROM logs.late", |r| r.len() == 1);
     assert_eq!(ahead[0]["timestamp"], "2099-01-01T00:00:00.000000000Z");
     assert_eq!(bench.server.sql("SELECT * FROM logs WHERE body = '2099'").len(), 0);
-    // Windows leave such rows out, as errors; errors may have any time.
-    let errors = "SELECT body FROM weir_errors";
-    let errors = bench.server.wait_sql(errors, |r| r.len() == 1);
-    assert_eq!(errors, [json!({ "body": "2099" })]);
-    // They go on to count what is good.
+    // Windows leave such rows out, and go on to count what is good.
     let counted = "SELECT sum(total) AS n FROM windows";
     bench.server.wait_sql(counted, |r| r.first().is_some_and(|r| r["n"] == 1));
     bench.finish();

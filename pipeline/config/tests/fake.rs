@@ -153,6 +153,9 @@ impl OperatorPlan for OperatorFake {
     fn outputs(&self) -> Vec<OutputPlan> {
         self.0.clone()
     }
+    fn columns(&self) -> Vec<String> {
+        Vec::new()
+    }
     fn state_shape(&self) -> Option<String> {
         None
     }

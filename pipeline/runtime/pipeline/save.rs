@@ -224,12 +224,17 @@ async fn finish(
         let work = staged.get(&*id).map(|s| s.work.clone()).unwrap_or_default();
         async move {
             if work.is_empty() {
+                sink.committed(mark);
                 return Ok(None);
             }
             let done = tokio::time::timeout(DETACH_AFTER, sink.commit(mark, work)).await;
             failpoint!("checkpoint.committed");
             match done {
-                Ok(done) => done.map(|()| None).map_err(|Gone| format!("sink `{id}` is gone")),
+                Ok(Ok(())) => {
+                    sink.committed(mark);
+                    Ok(None)
+                }
+                Ok(Err(Gone)) => Err(format!("sink `{id}` is gone")),
                 Err(_) => Ok(Some(id)),
             }
         }
