@@ -82,11 +82,7 @@ fn rows_that_are_in_no_window() {
         out.rejected.iter().flat_map(|(_, e)| e.iter().map(|e| e.reason.clone())).collect();
     assert_eq!(
         reasons,
-        [
-            "the row has no timestamp",
-            "divide by zero error",
-            "the timestamp is out of range",
-        ]
+        ["the row has no timestamp", "divide by zero error", "the timestamp is out of range",]
     );
 }
 

@@ -57,11 +57,12 @@ impl Loop {
     }
 
     pub(super) async fn checkpoint_if_due(&mut self) -> Result<(), End> {
-        let busy = self.checkpointing.as_ref().is_some_and(|task| !task.is_finished());
-        if busy || !self.is_due() {
-            return Ok(());
+        if let Some(task) = &self.checkpointing {
+            if !task.is_finished() {
+                return Ok(());
+            }
+            self.finish_checkpoint().await;
         }
-        self.finish_checkpoint().await;
         if !self.is_due() {
             return Ok(());
         }
