@@ -59,6 +59,8 @@ pub(crate) const KIND: SinkKind = SinkKind {
 const REQUEST_BYTES: usize = 1 << 20;
 /// Default of `timeout`.
 const TIMEOUT: StdDuration = StdDuration::from_secs(10);
+/// Between tries of what is sent last.
+const AGAIN: StdDuration = StdDuration::from_secs(1);
 /// Longest pause that a receiver can ask for by `Retry-After`.
 const PAUSE_MAX: StdDuration = StdDuration::from_secs(3600);
 
@@ -238,8 +240,11 @@ impl Sink for Http {
 
     fn stage(&mut self, mark: u64, _last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {
         Box::pin(async move {
-            // What a removed pipeline flushed came behind the tick.
-            self.send(mark).await?;
+            // What a removed pipeline flushed came behind the tick. An endpoint that does not take
+            // it is a sink that does not get on, and no reason to fail the others.
+            while self.send(mark).await.is_err() {
+                tokio::time::sleep(AGAIN).await;
+            }
             Ok(Staged::default())
         })
     }

@@ -3,8 +3,8 @@
 //!
 //! In a file that parses, values below names like `token` and the values of receivers are hidden,
 //! wherever they stand. In one that does not parse nobody knows where a value ends: from the first
-//! line that names such a word to the end of its section only keys are shown. URLs lose their user
-//! and password everywhere. References (`env:NAME`, `file:PATH`) are no secrets.
+//! line that names such a word to the end of its section nothing but that line's key is shown. URLs
+//! lose their user and password everywhere. References (`env:NAME`, `file:PATH`) are no secrets.
 
 use std::ops::Range;
 
@@ -131,27 +131,24 @@ fn is_reference(text: &str) -> bool {
     text.starts_with("env:") || text.starts_with("file:")
 }
 
-/// A line of a text that nobody could parse: its key if it stands in a part that may hold secrets.
+/// A line of a text that nobody could parse. The first of a section that names a secret keeps its
+/// key. Nobody knows where its value ends, so the rest of the section is hidden whole.
 fn unparsed(text: &str, index: usize) -> String {
     let mut secret = false;
-    let mut open = false;
     let mut multiline = false;
     for (i, line) in text.lines().enumerate() {
         let trimmed = line.trim();
-        let header = is_header(trimmed);
-        if header && !multiline {
-            (secret, open) = (false, false);
-        }
+        let header = is_header(trimmed) && !multiline;
+        let continues = secret && !header;
         let lower = trimmed.to_ascii_lowercase();
-        let continues = secret && (open || multiline);
-        secret |= SECRET_WORDS.iter().chain(&RECEIVER_WORDS).any(|w| lower.contains(w));
+        let named = SECRET_WORDS.iter().chain(&RECEIVER_WORDS).any(|w| lower.contains(w));
+        secret = continues || named;
         if i == index {
-            return match (secret, header && !multiline) {
+            return match (secret, header) {
                 (true, false) => keep_key(line, continues),
                 _ => line.to_owned(),
             };
         }
-        open = !header && trimmed.ends_with(['=', ',', '[', '{', '(', '\\']);
         let quotes = trimmed.matches("\"\"\"").count() + trimmed.matches("'''").count();
         multiline ^= quotes % 2 == 1;
     }
@@ -171,7 +168,7 @@ fn is_header(trimmed: &str) -> bool {
     })
 }
 
-/// Stars for everything behind the first word; for everything if the line goes on with a value.
+/// Stars for everything behind the first word; for everything if the line may go on with a value.
 fn keep_key(line: &str, continues: bool) -> String {
     let word = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     let lead = line.len() - line.trim_start().len();
@@ -276,14 +273,20 @@ mod tests {
         check("api_key = \"hunter2", "api_key = ********");
         check("secret = hunter2", "secret = *******");
         check("token = \"env:X\" hunter2", "token = ******* *******");
-        check("auth hunter2\nx = y", "auth *******\nx = *");
+        check("auth hunter2\nx = y", "auth *******\n* * *");
+        check("token = \"x\nhunter2\"\ny = z", "token = **\n********\n* * *");
+        check("auth = { bearer =\nhunter2\n}", "auth = * ****** *\n*******\n*");
+        check(
+            "auth = { bearer = \"a\nhunter2\" }\n[x]\ny",
+            "auth = * ****** * **\n******** *\n[x]\ny",
+        );
         check(
             "slack = { channel=\"#x\", token hunter2 }",
             "slack = * ************* ***** ******* *",
         );
         check("webhook = https://h/hunter2", "webhook = *****************");
         check("a = [{ password =\n hunter2 } ]", "a = ** ******** *\n ******* * *");
-        check("[receivers.a]\nx hunter2\n[route]\ny z", "[receivers.a]\nx *******\n[route]\ny z");
+        check("[receivers.a]\nx hunter2\n[route]\ny z", "[receivers.a]\n* *******\n[route]\ny z");
         check("t = http://u:hunter2@host", "t = http://*********@host");
         check("key = \"\"\"\n[hunter2]\nhunter2 = x", "key = ***\n*********\n******* * *");
     }

@@ -129,6 +129,7 @@ impl Running {
     /// same staged files.
     pub(super) async fn gone(&self) {
         self.cancel.cancel();
+        self.sinks.close();
         if tokio::time::timeout(SINKS_END, self.sinks.wait()).await.is_err() {
             tracing::warn!(pipeline = %self.plan.lock().name, "a sink is still busy");
         }
@@ -187,6 +188,7 @@ pub(super) async fn start(
     }
     let progress = Arc::new(Mutex::new(Progress {
         position,
+        received: checkpoint.as_ref().map_or_else(now, |c| c.now),
         committed: position,
         watermark: source_watermark,
         ..Progress::default()

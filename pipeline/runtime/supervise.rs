@@ -91,6 +91,12 @@ impl Runtime {
                     running.gone().await;
                     self.shared.holds.release(&who);
                     self.shared.telemetry.retain(|l| l.pipeline != who.pipeline);
+                    // It may have let go of a sink at the very end.
+                    let sinks = self.shared.checkpoints.detached(&who.pipeline);
+                    for sink in sinks.unwrap_or_default() {
+                        let part = Consumer::detached(&who.pipeline, &sink);
+                        tracing::warn!("{}", self.abandon(&part).await);
+                    }
                 }
                 // It was handed back, and works on for its pipeline.
                 Ended::Removed => {}

@@ -119,3 +119,54 @@ fn one_of_ten_sinks_is_dead() {
         logs.check(&format!("out{i}"), got());
     }
 }
+
+/// One that is removed while it is detached and comes back begins where it comes back; a pipeline
+/// that is removed takes its detached sinks with it.
+#[test]
+fn a_detached_sink_is_removed_and_comes_back() {
+    let (endpoint, url) = Endpoint::serve();
+    endpoint.dead.store(true, Relaxed);
+    let table =
+        "[sinks.rows_table]\ntype = \"store\"\ninputs = [\"otlp.logs\"]\ntable = \"rows\"\n";
+    let out =
+        format!("[sinks.out]\ntype = \"http\"\ninputs = [\"otlp.logs\"]\nendpoint = \"{url}\"\n");
+    let both = format!("{table}{out}");
+    let server = Server::start(&[("sources", SOURCES), ("work", &both)], None);
+    let url = format!("http://{}/v1/logs", server.address("otlp"));
+    let mut next = 0;
+    let mut send = || {
+        assert_eq!(send_logs(&url, next).status, 200);
+        next += ROWS;
+        next - ROWS
+    };
+    wait("the sink is detached", || {
+        send();
+        (!detached(&server).is_empty()).then_some(())
+    });
+    server.write("work", table);
+    let outcome = server.reload();
+    assert_eq!(outcome["ok"], true, "{outcome}");
+    assert_eq!(detached(&server), Vec::<Value>::new());
+
+    endpoint.dead.store(false, Relaxed);
+    server.write("work", &both);
+    let outcome = server.reload();
+    assert_eq!(outcome["ok"], true, "{outcome}");
+    let first = send();
+    wait("the sink works", || endpoint.numbers.lock().contains(&(first + ROWS - 1)).then_some(()));
+    assert_eq!(*endpoint.numbers.lock(), (first..first + ROWS).collect::<Vec<_>>());
+
+    endpoint.dead.store(true, Relaxed);
+    wait("the sink is detached again", || {
+        send();
+        (!detached(&server).is_empty()).then_some(())
+    });
+    std::fs::remove_file(server.path().join("pipelines.d/work.toml")).unwrap();
+    let outcome = server.reload();
+    assert_eq!(outcome["ok"], true, "{outcome}");
+    wait("the pipeline is gone", || {
+        let status = server.status();
+        let gone = |p: &Value| p["name"] != "work";
+        status["pipelines"].as_array().unwrap().iter().all(gone).then_some(())
+    });
+}

@@ -90,6 +90,11 @@ impl Loop {
         graph.set_now(self.tick.time);
         let notes = graph.restore(&plan, &states);
         let mut sinks = HashMap::new();
+        // One that was removed while it was detached may be back.
+        match self.shared.checkpoints.detached(&self.consumer.pipeline) {
+            Ok(detached) if self.consumer.sink.is_none() => self.away = detached,
+            _ => {}
+        }
         let away = self.away.clone();
         for node in plan.nodes.iter().filter(|n| !away.contains(&n.id)) {
             let sink = match self.sinks.get(&node.id).filter(|_| !leaving.contains(&node.id)) {
