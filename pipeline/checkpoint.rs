@@ -1,9 +1,12 @@
 //! Checkpoints: position, plan, state of every operator, what every sink staged, of one pipeline,
 //! saved atomically.
 //!
-//! A file is `WEIRCKPT`, format version (u32 LE), header length (u32 LE), header (JSON), the blobs
-//! that the header lists in order, and the CRC32C (u32 LE) of all that. It is written aside,
-//! fsynced and renamed into place; the two newest are kept. Plans stand beside, by content hash.
+//! A file (see `checkpoint/format.rs`) is written aside, fsynced and renamed into place; the two
+//! newest are kept. Plans stand beside, by content hash.
+
+mod format;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,15 +14,11 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use self::format::{FORMAT, Unreadable, decode, encode};
 use crate::component::Staged;
 use crate::config::Bundle;
-use crate::graph::{NodeState, States};
+use crate::graph::States;
 
-const MAGIC: &[u8; 8] = b"WEIRCKPT";
-/// Version of the file format; another one is refused by name.
-const FORMAT: u32 = 1;
 /// Checkpoints kept per pipeline: if the newest is damaged, the one before still starts.
 const KEPT: usize = 2;
 /// Folders that begin so hold checkpoints of another journal, see [`Checkpoints::set_aside`].
@@ -100,35 +99,13 @@ impl Checkpoint {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Header {
-    pipeline: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    detached: Option<String>,
-    plan: String,
-    journal: String,
-    position: u64,
-    now: i64,
-    watermark: i64,
-    removed: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    renamed: Option<String>,
-    states: Vec<StateHeader>,
-    sinks: Vec<SinkHeader>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StateHeader {
-    node: String,
-    shape: String,
-    bytes: usize,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SinkHeader {
-    sink: String,
-    work: usize,
-    carry: usize,
+/// Whether the checkpoint of a detached sink is void: the sink has come back, so that a later one
+/// of its pipeline has it. At one position both have the same of it, and it may go either way.
+fn is_void(part: &Checkpoint, whole: &Checkpoint) -> bool {
+    let Some(sink) = &part.detached else { return false };
+    let same = whole.pipeline == part.pipeline && whole.journal == part.journal;
+    let has = whole.detached.is_none() && whole.sinks.contains_key(sink);
+    same && has && part.position < whole.position
 }
 
 /// The checkpoints of all consumers, in a folder of the data folder.
@@ -187,15 +164,7 @@ impl Checkpoints {
             all.extend(checkpoint);
             damage.extend(damaged);
         }
-        // A sink that is in the checkpoint of its pipeline is not detached any more.
-        let void = |c: &Checkpoint| {
-            c.detached.as_ref().is_some_and(|sink| {
-                all.iter().any(|whole: &Checkpoint| {
-                    let same = whole.pipeline == c.pipeline && whole.journal == c.journal;
-                    same && whole.detached.is_none() && whole.sinks.contains_key(sink)
-                })
-            })
-        };
+        let void = |part: &Checkpoint| all.iter().any(|whole| is_void(part, whole));
         let (void, all): (Vec<_>, Vec<_>) = all.iter().cloned().partition(void);
         void.iter().for_each(|c| self.forget(&c.consumer()));
         Ok((all, damage))
@@ -269,15 +238,52 @@ impl Checkpoints {
         Ok(highest)
     }
 
-    /// Ids of the sinks of `pipeline` that have checkpoints of their own.
+    /// Ids of the sinks of `pipeline` that have folders of their own.
     ///
     /// # Errors
     /// If the folder cannot be read.
-    pub fn detached(&self, pipeline: &str) -> io::Result<BTreeSet<Arc<str>>> {
+    pub fn parts(&self, pipeline: &str) -> io::Result<BTreeSet<Arc<str>>> {
         let prefix = format!("{}.", Consumer::pipeline(pipeline).folder());
         let folders = self.folders()?;
         let names = folders.iter().filter_map(|path| path.file_name()?.to_str());
         Ok(names.filter_map(|name| name.strip_prefix(&prefix)).map(Into::into).collect())
+    }
+
+    /// Ids of the sinks of `pipeline` that are detached from it, given its newest checkpoint.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::load_all`].
+    pub fn detached(
+        &self,
+        pipeline: &str,
+        whole: Option<&Checkpoint>,
+    ) -> io::Result<BTreeSet<Arc<str>>> {
+        let mut detached = BTreeSet::new();
+        for sink in self.parts(pipeline)? {
+            let (part, _) = self.load(&Consumer::detached(pipeline, &sink))?;
+            let void = |part: &Checkpoint| whole.is_some_and(|whole| is_void(part, whole));
+            if part.is_some_and(|part| !void(&part)) {
+                detached.insert(sink);
+            }
+        }
+        Ok(detached)
+    }
+
+    /// Moves the checkpoint of a sink that is detached from `before` to the pipeline `after`, which
+    /// is the same under a new name. What it had staged must be committed. A crash in between
+    /// leaves both; the one under the new name is the good one.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn rename_part(&self, part: &Checkpoint, after: &str, plan: &str) -> io::Result<()> {
+        let mut renamed = part.clone();
+        renamed.pipeline = after.to_owned();
+        renamed.plan = plan.to_owned();
+        renamed.renamed = Some(part.pipeline.clone());
+        renamed.sinks.values_mut().for_each(|staged| staged.work.clear());
+        self.save(&renamed)?;
+        self.forget(&part.consumer());
+        Ok(())
     }
 
     /// Forgets the checkpoints of `who`.
@@ -394,164 +400,4 @@ fn sweep_unfinished(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn encode(c: &Checkpoint) -> io::Result<Vec<u8>> {
-    let header = Header {
-        pipeline: c.pipeline.clone(),
-        detached: c.detached.clone(),
-        plan: c.plan.clone(),
-        journal: format!("{:032x}", c.journal),
-        position: c.position,
-        now: c.now,
-        watermark: c.watermark,
-        removed: c.removed,
-        renamed: c.renamed.clone(),
-        states: c
-            .states
-            .iter()
-            .map(|(node, s)| StateHeader {
-                node: node.clone(),
-                shape: s.shape.clone(),
-                bytes: s.bytes.len(),
-            })
-            .collect(),
-        sinks: c
-            .sinks
-            .iter()
-            .map(|(sink, s)| SinkHeader {
-                sink: sink.clone(),
-                work: s.work.len(),
-                carry: s.carry.len(),
-            })
-            .collect(),
-    };
-    let header = serde_json::to_vec(&header)?;
-    let mut out = Vec::with_capacity(header.len() + 64);
-    out.extend(MAGIC);
-    out.extend(FORMAT.to_le_bytes());
-    out.extend((header.len() as u32).to_le_bytes());
-    out.extend(&header);
-    for state in c.states.values() {
-        out.extend(&state.bytes);
-    }
-    for staged in c.sinks.values() {
-        out.extend(&staged.work);
-        out.extend(&staged.carry);
-    }
-    out.extend(crc32c::crc32c(&out).to_le_bytes());
-    Ok(out)
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Unreadable {
-    Version(u32),
-    Damaged(String),
-}
-
-fn decode(bytes: &[u8]) -> Result<Checkpoint, Unreadable> {
-    let damaged = |why: &str| Unreadable::Damaged(why.to_owned());
-    let word = |at: usize| -> Option<u32> {
-        bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
-    };
-    if bytes.get(..8) != Some(MAGIC) {
-        return Err(damaged("not a checkpoint"));
-    }
-    let version = word(8).ok_or_else(|| damaged("cut short"))?;
-    let Some(end) = bytes.len().checked_sub(4).filter(|&end| end >= 16) else {
-        return Err(damaged("cut short"));
-    };
-    if word(end) != Some(crc32c::crc32c(&bytes[..end])) {
-        return Err(damaged("checksum does not match"));
-    }
-    // After the checksum: a version is believed only if the file is whole.
-    if version != FORMAT {
-        return Err(Unreadable::Version(version));
-    }
-    let mut rest = &bytes[16..end];
-    let mut take = |n: usize| -> Result<&[u8], Unreadable> {
-        let (head, tail) = rest.split_at_checked(n).ok_or_else(|| damaged("cut short"))?;
-        rest = tail;
-        Ok(head)
-    };
-    let header = take(word(12).unwrap_or_default() as usize)?;
-    let header: Header =
-        serde_json::from_slice(header).map_err(|e| Unreadable::Damaged(e.to_string()))?;
-    let mut states = States::new();
-    for s in header.states {
-        let bytes = take(s.bytes)?.to_vec();
-        states.insert(s.node, NodeState { shape: s.shape, bytes });
-    }
-    let mut sinks = BTreeMap::new();
-    for s in header.sinks {
-        let (work, carry) = (take(s.work)?.to_vec(), take(s.carry)?.to_vec());
-        sinks.insert(s.sink, Staged { work, carry });
-    }
-    Ok(Checkpoint {
-        pipeline: header.pipeline,
-        detached: header.detached,
-        plan: header.plan,
-        journal: u128::from_str_radix(&header.journal, 16).unwrap_or_default(),
-        position: header.position,
-        now: header.now,
-        watermark: header.watermark,
-        removed: header.removed,
-        renamed: header.renamed,
-        states,
-        sinks,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn sample(position: u64) -> Checkpoint {
-        let state = NodeState { shape: "window:x".into(), bytes: vec![1, 2, 3] };
-        let staged = Staged { work: b"file".to_vec(), carry: b"rows".to_vec() };
-        Checkpoint {
-            pipeline: "shop".into(),
-            detached: None,
-            plan: "abc".into(),
-            journal: 7,
-            position,
-            now: 5,
-            watermark: 4,
-            removed: false,
-            renamed: None,
-            states: [("w".to_owned(), state)].into(),
-            sinks: [("s".to_owned(), staged)].into(),
-        }
-    }
-
-    #[test]
-    fn round_trip_and_every_cut_and_flip_is_noticed() {
-        let bytes = encode(&sample(9)).unwrap();
-        assert_eq!(decode(&bytes).unwrap(), sample(9));
-        for cut in 0..bytes.len() {
-            assert!(matches!(decode(&bytes[..cut]), Err(Unreadable::Damaged(_))), "cut at {cut}");
-        }
-        for at in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[at] ^= 1;
-            assert!(decode(&bad).is_err(), "flip at {at}");
-        }
-    }
-
-    #[test]
-    fn a_damaged_newest_falls_back_to_the_one_before() {
-        let data = tempfile::tempdir().unwrap();
-        let store = Checkpoints::open(data.path()).unwrap();
-        for position in [3, 6, 9] {
-            store.save(&sample(position)).unwrap();
-        }
-        assert_eq!(store.oldest_position(&sample(0).consumer()).unwrap(), Some(6), "two are kept");
-        let dir = data.path().join("checkpoints/p-shop");
-        let newest = store.files(&dir).unwrap().last().unwrap().1.clone();
-        fs::write(&newest, b"WEIRCKPT garbage").unwrap();
-        let (all, damage) = store.load_all().unwrap();
-        assert_eq!(all, [sample(6)]);
-        assert_eq!(damage.len(), 1, "{damage:?}");
-    }
 }

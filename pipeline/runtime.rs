@@ -3,6 +3,7 @@
 //! [`Runtime::start`] recovers every pipeline from its checkpoint with the plan that the
 //! checkpoint names, then moves to the present files by the same reload that later edits take.
 
+mod bring_up;
 mod decoders;
 mod detached;
 mod holds;

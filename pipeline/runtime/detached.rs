@@ -1,6 +1,8 @@
 //! Detached sinks: started from their own checkpoints, handed back when they have caught up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -11,21 +13,27 @@ use super::{Running, Runtime, pipeline};
 use crate::checkpoint::Consumer;
 use crate::plan::PipelinePlan;
 
+/// How long a sink that is let go may take to deliver what it had staged.
+const SETTLE: Duration = Duration::from_secs(5);
 /// A sink that is behind by less than this has caught up, nanoseconds of receive time.
 const CAUGHT_UP_NS: i64 = 2_000_000_000;
 
 impl Runtime {
+    /// Detached sinks that run or are down.
+    pub(super) fn detached(&self) -> BTreeMap<Consumer, Option<Arc<Running>>> {
+        let (running, down) = (self.running.lock(), self.down.lock());
+        let all = running.keys().chain(down.keys()).filter(|who| who.sink.is_some());
+        all.map(|who| (who.clone(), running.get(who).cloned())).collect()
+    }
+
     /// Starts the detached sinks that do not run, and hands back those that have caught up.
     pub(super) async fn tend_detached(&self, known: &Known) {
         for plan in known.plans.values() {
-            let sinks = match self.shared.checkpoints.detached(&plan.name) {
-                Ok(sinks) => sinks,
-                Err(error) => {
-                    tracing::warn!(%error, "detached sinks are not looked after");
-                    continue;
-                }
-            };
-            for sink in sinks {
+            let whole = self.running.lock().get(&Consumer::pipeline(&plan.name)).cloned();
+            // At the mark of a change it may take them along.
+            let Some(whole) = whole.filter(|r| r.is_as_asked()) else { continue };
+            let away = whole.away.lock().clone();
+            for sink in away {
                 let who = Consumer::detached(&plan.name, &sink);
                 if self.is_due(&who) {
                     self.start_detached(&who, plan).await;
@@ -52,8 +60,11 @@ impl Runtime {
     pub(super) async fn start_detached(&self, who: &Consumer, present: &Arc<PipelinePlan>) {
         let Some(sink) = &who.sink else { return };
         let started = async {
-            let Saved::Live(checkpoint) = self.saved(who).await? else {
-                return Err("it has no checkpoint that can be gone on from".to_owned());
+            let checkpoint = match self.saved(who).await? {
+                Saved::Live(checkpoint) => checkpoint,
+                Saved::Lost => return Err("all its checkpoints are damaged".to_owned()),
+                // It has just come back.
+                Saved::Nothing | Saved::Removed(_) => return Ok(None),
             };
             let present = detached(present, sink);
             let plan = match (self.recorded_plan(&checkpoint), present) {
@@ -62,10 +73,11 @@ impl Runtime {
                 (Ok(recorded), Err(_)) => recorded,
                 (Err(why), Err(_)) => return Err(why),
             };
-            self.go_on(checkpoint, Some(plan)).await
+            self.go_on(checkpoint, Some(plan)).await.map(Some)
         };
         match started.await {
-            Ok((running, notes)) => {
+            Ok(None) => {}
+            Ok(Some((running, notes))) => {
                 for note in notes {
                     tracing::warn!(pipeline = %who.pipeline, sink = %sink, "{note}");
                 }
@@ -77,11 +89,13 @@ impl Runtime {
 
     fn can_join(&self, part: &Running, whole: &Running) -> bool {
         let head = self.shared.journal.head();
-        let progress = part.progress.lock().clone();
         let same = part.plan.lock().hash == whole.plan.lock().hash;
-        let quiet = part.is_as_asked() && whole.is_as_asked();
-        let well = progress.failed.is_none() && progress.checkpoint_error.is_none();
-        same && quiet && well && pipeline::lag(&progress, head) < CAUGHT_UP_NS
+        let well = |r: &Running| {
+            let progress = r.progress.lock().clone();
+            let well = progress.failed.is_none() && progress.checkpoint_error.is_none();
+            well && r.is_as_asked() && pipeline::lag(&progress, head) < CAUGHT_UP_NS
+        };
+        same && well(part) && well(whole)
     }
 
     async fn join(&self, who: Consumer, sink: Arc<str>, part: Arc<Running>, whole: Arc<Running>) {
@@ -101,24 +115,39 @@ impl Runtime {
         }
     }
 
-    /// Lets a detached sink go whose pipeline or definition is gone. Gives what people should know.
-    pub(super) async fn abandon(&self, who: &Consumer) -> String {
-        let running = self.running.lock().remove(who);
+    /// Ends a detached sink; it can go on from its checkpoint.
+    pub(super) async fn stop_detached(&self, who: &Consumer) {
+        let running = self.running.lock().get(who).cloned();
         if let Some(running) = running {
             running.gone().await;
         }
+        self.running.lock().remove(who);
         self.down.lock().remove(who);
-        let position = match self.shared.checkpoints.load(who) {
-            Ok((Some(checkpoint), _)) => checkpoint.position,
-            _ => 0,
-        };
+    }
+
+    /// Lets a detached sink go whose pipeline or definition is gone. What it held is brought to
+    /// where it belongs, if that can be done at once. Gives what people should know.
+    pub(super) async fn abandon(&self, who: &Consumer) -> String {
+        self.stop_detached(who).await;
+        let (pipeline, sink) = (&who.pipeline, who.sink.as_deref().unwrap_or_default());
+        let mut note =
+            format!("sink `{sink}` of pipeline `{pipeline}` was detached and is removed");
+        match self.shared.checkpoints.load(who) {
+            Ok((Some(checkpoint), _)) => {
+                let position = checkpoint.position;
+                note += &format!(": what came behind entry {position} was not delivered");
+                let settled = tokio::time::timeout(SETTLE, self.settle_sinks(&checkpoint)).await;
+                match settled.unwrap_or_else(|_| Err("it took too long".to_owned())) {
+                    Ok(()) => {}
+                    Err(why) => note += &format!(", nor what it had staged: {why}"),
+                }
+            }
+            Ok((None, _)) => {}
+            Err(error) => note += &format!(", its checkpoint could not be read: {error}"),
+        }
         self.shared.checkpoints.forget(who);
         self.shared.holds.release(who);
-        let (pipeline, sink) = (&who.pipeline, who.sink.as_deref().unwrap_or_default());
-        format!(
-            "sink `{sink}` of pipeline `{pipeline}` was detached and is removed: what came behind \
-             entry {position} was not delivered"
-        )
+        note
     }
 }
 

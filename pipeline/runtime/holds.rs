@@ -28,6 +28,11 @@ impl Holds {
         position
     }
 
+    /// The position held for `who`.
+    pub(super) fn position(&self, who: &Consumer) -> Option<u64> {
+        self.positions.lock().get(who).copied()
+    }
+
     /// Lets go of the entries up to `position`.
     pub(super) fn advance(&self, who: &Consumer, position: u64) {
         if let Some(held) = self.positions.lock().get_mut(who) {

@@ -5,18 +5,18 @@ mod detach;
 mod run;
 mod save;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(super) use self::change::keeps_sink;
+pub(super) use self::change::{keeps_sink, rename_part};
 pub(super) use self::detach::{Handed, detached};
 use self::run::{End, Loop};
 use super::Shared;
@@ -30,10 +30,8 @@ use crate::plan::{NodePlan, PipelinePlan, Work};
 use crate::tap::Taps;
 use crate::telemetry::{ComponentLabels, ComponentMetrics};
 
-/// Changes that wait for their marks; a reload waits for one before it asks for the next.
-const CHANGES: usize = 16;
-/// How long the sinks of a loop that ended may take to end.
-const SINKS_END: Duration = Duration::from_secs(5);
+/// How long what a loop began may take to end after it: longer, and it is looked after later.
+const END: Duration = Duration::from_secs(5);
 
 /// What shall happen at a mark.
 pub(super) enum Change {
@@ -58,12 +56,39 @@ pub(super) struct Swap {
 
 /// A change that waits for its mark.
 pub(super) struct AtMark {
-    /// The id that the mark carries.
-    pub(super) mark: u64,
     pub(super) change: Change,
     /// How it went: what people should know (state that was dropped), or why it failed.
     pub(super) reply: oneshot::Sender<Result<Vec<String>, String>>,
 }
+
+/// Changes that wait for their marks, by the ids that these carry. Whoever hands one in takes it
+/// back if the mark does not come; `None` once the loop has ended.
+pub(super) struct Changes(Mutex<Option<HashMap<u64, AtMark>>>);
+
+impl Changes {
+    fn new() -> Self {
+        Self(Mutex::new(Some(HashMap::new())))
+    }
+
+    /// Hands a change in; whether somebody is there to make it.
+    pub(super) fn insert(&self, mark: u64, change: AtMark) -> bool {
+        let mut all = self.0.lock();
+        all.as_mut().map(|all| all.insert(mark, change)).is_some()
+    }
+
+    pub(super) fn take(&self, mark: u64) -> Option<AtMark> {
+        self.0.lock().as_mut()?.remove(&mark)
+    }
+
+    /// Takes no more; those who wait for answers learn it.
+    fn close(&self) {
+        drop(self.0.lock().take());
+    }
+}
+
+/// Sinks of a pipeline that are detached, as its loop knows them: the truth, which checkpoints
+/// and what runs follow.
+pub(super) type Away = Arc<Mutex<BTreeSet<Arc<str>>>>;
 
 /// What others may see of a running pipeline.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -110,13 +135,15 @@ pub(super) struct Running {
     /// The plan in force; the loop changes it when it swaps.
     pub(super) plan: Arc<Mutex<Arc<PipelinePlan>>>,
     pub(super) asked: Mutex<Asked>,
-    pub(super) changes: mpsc::Sender<AtMark>,
+    pub(super) changes: Arc<Changes>,
+    pub(super) away: Away,
     pub(super) progress: Arc<Mutex<Progress>>,
     pub(super) taps: Arc<Taps>,
     pub(super) cancel: CancellationToken,
     pub(super) thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     ended: Arc<OnceLock<Ended>>,
-    sinks: TaskTracker,
+    /// Its sinks and checkpoints.
+    tasks: TaskTracker,
 }
 
 impl Running {
@@ -125,14 +152,16 @@ impl Running {
         self.ended.get().cloned()
     }
 
-    /// Waits until the sinks of a loop that ended are gone too: two of one name would work on the
-    /// same staged files.
-    pub(super) async fn gone(&self) {
+    /// Ends it, and waits until its sinks and checkpoints are done too: two of one name would work
+    /// on the same files. Whether they are.
+    pub(super) async fn gone(&self) -> bool {
         self.cancel.cancel();
-        self.sinks.close();
-        if tokio::time::timeout(SINKS_END, self.sinks.wait()).await.is_err() {
-            tracing::warn!(pipeline = %self.plan.lock().name, "a sink is still busy");
+        self.tasks.close();
+        let done = tokio::time::timeout(END, self.tasks.wait()).await.is_ok();
+        if !done {
+            tracing::warn!(pipeline = %self.plan.lock().name, "a sink or a checkpoint is still busy");
         }
+        done
     }
 }
 
@@ -157,7 +186,7 @@ pub(super) async fn start(
 ) -> Result<(Running, Vec<String>), String> {
     let taps = Arc::new(Taps::default());
     let cancel = CancellationToken::new();
-    let tracker = TaskTracker::new();
+    let tasks = TaskTracker::new();
     let mut graph = Graph::build(&plan, &shared.graph_telemetry(&consumer), taps.clone());
     let (position, checkpoint) = match begin {
         Begin::After(offset) => (offset, None),
@@ -166,19 +195,21 @@ pub(super) async fn start(
     let mut notes = Vec::new();
     let mut sinks = HashMap::new();
     // A detached sink reads for itself.
-    let away = match consumer.sink {
-        None => shared.checkpoints.detached(&plan.name).map_err(|e| e.to_string())?,
-        Some(_) => BTreeSet::new(),
+    let away = match &consumer.sink {
+        None => shared.checkpoints.detached(&plan.name, checkpoint.as_ref()),
+        Some(_) => Ok(BTreeSet::new()),
     };
+    let away = away.map_err(|e| e.to_string())?;
     for node in plan.nodes.iter().filter(|n| !away.contains(&n.id)) {
         let Some(sink) = build_sink(&shared, &plan, node)? else { continue };
         let staged = checkpoint.as_ref().and_then(|c| Some((c.position, c.sinks.get(&*node.id)?)));
-        let sink = sink.begin(staged, &tracker).await?;
+        let sink = sink.begin(staged, &tasks).await?;
         sinks.insert(node.id.clone(), sink);
     }
     let mut source_watermark = i64::MIN;
     if let Some(checkpoint) = &checkpoint {
-        notes.extend(left_behind(checkpoint, &sinks));
+        let left = |id: &str| !sinks.contains_key(id) && !away.contains(id);
+        notes.extend(left_behind(checkpoint, left));
         notes.extend(graph.restore(&plan, &checkpoint.states));
         failpoint!("recovery.restored");
         graph.set_now(checkpoint.now);
@@ -196,7 +227,8 @@ pub(super) async fn start(
     let shown = Arc::new(Mutex::new(plan.clone()));
     let asked = Mutex::new(Asked::Plan(plan.hash.clone()));
     let name = format!("pipeline-{}", plan.name);
-    let (changes, queue) = mpsc::channel(CHANGES);
+    let changes = Arc::new(Changes::new());
+    let away = Arc::new(Mutex::new(away));
     let looped = Loop {
         reader: shared.journal.reader(position),
         shared: shared.clone(),
@@ -205,17 +237,16 @@ pub(super) async fn start(
         shown: shown.clone(),
         graph,
         sinks,
-        away,
+        away: away.clone(),
         adopted: None,
-        tracker: tracker.clone(),
+        tasks: tasks.clone(),
         position,
         tick: Tick {
             time: checkpoint.as_ref().map_or(0, |c| c.now),
             watermark: source_watermark,
             ..Tick::default()
         },
-        changes: queue,
-        waiting: BTreeMap::new(),
+        changes: changes.clone(),
         checkpointing: None,
         bytes_since: 0,
         due_at: None,
@@ -226,9 +257,8 @@ pub(super) async fn start(
     let ended = Arc::new(OnceLock::new());
     let thread = spawn(name, looped, shared, ended.clone())?;
     let thread = Mutex::new(Some(thread));
-    let sinks = tracker;
     let running =
-        Running { plan: shown, asked, changes, progress, taps, cancel, thread, ended, sinks };
+        Running { plan: shown, asked, changes, away, progress, taps, cancel, thread, ended, tasks };
     Ok((running, notes))
 }
 
@@ -241,6 +271,7 @@ fn spawn(
 ) -> Result<std::thread::JoinHandle<()>, String> {
     let runtime = tokio::runtime::Handle::current();
     let (progress, cancel) = (looped.progress.clone(), looped.cancel.clone());
+    let changes = looped.changes.clone();
     let run = move || {
         let run = AssertUnwindSafe(looped.supervised()).catch_unwind();
         let end = runtime.block_on(run).unwrap_or_else(|_| {
@@ -257,6 +288,7 @@ fn spawn(
         };
         // Set once, here.
         let _ = ended.set(end);
+        changes.close();
         shared.ended.notify_one();
     };
     std::thread::Builder::new()
@@ -267,9 +299,8 @@ fn spawn(
 
 /// Staged work and carried rows of sinks that the plan does not have: only the plan of the
 /// checkpoint could commit them.
-fn left_behind(checkpoint: &Checkpoint, sinks: &HashMap<Arc<str>, SinkHandle>) -> Vec<String> {
+fn left_behind(checkpoint: &Checkpoint, missing: impl Fn(&str) -> bool) -> Vec<String> {
     let holds = |s: &Staged| !s.work.is_empty() || !s.carry.is_empty();
-    let missing = |id: &str| !sinks.contains_key(id);
     let left = checkpoint.sinks.iter().filter(|(id, s)| missing(id) && holds(s));
     left.map(|(id, s)| {
         format!(
@@ -341,10 +372,24 @@ impl BuiltSink {
     pub(super) async fn begin(
         mut self,
         staged: Option<(u64, &Staged)>,
-        tracker: &TaskTracker,
+        tasks: &TaskTracker,
     ) -> Result<SinkHandle, String> {
         self.restore(staged).await?;
-        Ok(SinkHandle::start(self.sink, self.metrics, tracker))
+        Ok(SinkHandle::start(self.sink, self.metrics, tasks))
+    }
+
+    /// Commits the work staged at `position` and what was carried, for a sink that nobody goes on
+    /// with.
+    pub(super) async fn settle(mut self, position: u64, staged: &Staged) -> Result<(), String> {
+        self.restore(Some((position, staged))).await?;
+        // Above the commit that may have been made at `position`.
+        let mark = position + 1;
+        let failed = |e| format!("{}: {e}", self.name);
+        let last = self.sink.stage(mark, true).await.map_err(failed)?;
+        if !last.work.is_empty() {
+            self.sink.commit(mark, &last.work).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Commits the work staged at a position and takes back what was carried.

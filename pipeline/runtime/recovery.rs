@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pipeline::{Begin, Running, build_sink, detached, start};
-use super::{Runtime, Shared};
+use super::Runtime;
+use super::pipeline::{Begin, Running, build_sink, detached, rename_part, start};
 use crate::checkpoint::{Checkpoint, Consumer};
+use crate::component::Staged;
 use crate::config::plan_from_bundle;
 use crate::plan::PipelinePlan;
 
@@ -43,6 +44,7 @@ impl Runtime {
         };
         let (void, saved): (Vec<_>, Vec<_>) = checkpoints.iter().cloned().partition(void);
         void.iter().for_each(|c| self.shared.checkpoints.forget(&c.consumer()));
+        let saved = self.rename_parts(saved).await;
         let mut live = Vec::new();
         for checkpoint in saved {
             if let Saved::Live(checkpoint) = self.judge(checkpoint).await {
@@ -64,6 +66,34 @@ impl Runtime {
             }
         }
         Ok(())
+    }
+
+    /// A crash came between the first checkpoint of a pipeline under a new name and those of its
+    /// detached sinks.
+    async fn rename_parts(&self, saved: Vec<Checkpoint>) -> Vec<Checkpoint> {
+        let wholes: Vec<_> = saved.iter().filter(|c| c.detached.is_none()).cloned().collect();
+        let mut all = Vec::new();
+        for part in saved {
+            let new = wholes.iter().find(|w| w.renamed.as_ref() == Some(&part.pipeline));
+            let Some(new) = new.filter(|_| part.detached.is_some()) else {
+                all.push(part);
+                continue;
+            };
+            let plans = (self.recorded_plan(&part), self.recorded_plan(new));
+            let renamed = async {
+                let (before, after) = (plans.0?, plans.1?);
+                rename_part(&self.shared, &part.consumer(), &before, &after).await?;
+                let who = Consumer { pipeline: after.name.clone(), ..part.consumer() };
+                self.shared.checkpoints.load(&who).map_err(|e| e.to_string())
+            };
+            match renamed.await {
+                Ok((checkpoint, _)) => all.extend(checkpoint),
+                Err(error) => {
+                    tracing::error!(pipeline = part.pipeline, error, "detached sink not renamed");
+                }
+            }
+        }
+        all
     }
 
     /// What is saved of `who`.
@@ -129,6 +159,49 @@ impl Runtime {
         Ok(())
     }
 
+    /// Delivers what the sinks of a checkpoint had staged and carried, which nobody goes on with.
+    ///
+    /// # Errors
+    /// The first sink that does not take it.
+    pub(super) async fn settle_sinks(&self, checkpoint: &Checkpoint) -> Result<(), String> {
+        let holds = |s: &Staged| !s.work.is_empty() || !s.carry.is_empty();
+        if !checkpoint.sinks.values().any(holds) {
+            return Ok(());
+        }
+        let plan = self.recorded_plan(checkpoint)?;
+        for node in &plan.nodes {
+            let staged = checkpoint.sinks.get(&*node.id).filter(|s| holds(s));
+            let Some(staged) = staged else { continue };
+            if let Some(sink) = build_sink(&self.shared, &plan, node)? {
+                sink.settle(checkpoint.position, staged).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a pipeline that is down: what its sinks had staged is delivered, what its operators
+    /// hold stays in its checkpoint, in case that it comes back. Gives what people should know.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub(super) async fn remove_down(&self, who: &Consumer) -> Result<String, String> {
+        let (checkpoint, _) = self.shared.checkpoints.load(who).map_err(|e| e.to_string())?;
+        let mut note = "it was down".to_owned();
+        if let Some(mut checkpoint) = checkpoint.filter(|c| !c.removed) {
+            let position = checkpoint.position;
+            note += &format!(", and what came behind entry {position} is not in what it made");
+            match self.settle_sinks(&checkpoint).await {
+                Ok(()) => checkpoint.sinks.values_mut().for_each(|s| *s = Staged::default()),
+                Err(why) => note += &format!("; what it had staged is not delivered: {why}"),
+            }
+            checkpoint.removed = true;
+            self.shared.checkpoints.save(&checkpoint).map_err(|e| e.to_string())?;
+        }
+        self.shared.holds.release(who);
+        self.down.lock().remove(who);
+        Ok(note)
+    }
+
     /// Starts a pipeline from a checkpoint: as `plan`, or else as the plan that the checkpoint
     /// names. Its hold on the journal is taken.
     ///
@@ -174,18 +247,5 @@ impl Runtime {
             None => Ok(Arc::new(plan)),
             Some(sink) => detached(&plan, sink),
         }
-    }
-}
-
-impl Shared {
-    /// Marks the checkpoint of a pipeline that does not run as that of a removed one.
-    pub(super) fn save_as_removed(&self, who: &Consumer) -> std::io::Result<()> {
-        let (checkpoint, _) = self.checkpoints.load(who)?;
-        if let Some(mut checkpoint) = checkpoint.filter(|c| !c.removed) {
-            checkpoint.removed = true;
-            self.checkpoints.save(&checkpoint)?;
-        }
-        self.holds.release(who);
-        Ok(())
     }
 }

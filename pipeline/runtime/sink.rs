@@ -50,13 +50,13 @@ impl SinkHandle {
     pub(super) fn start(
         sink: Box<dyn Sink>,
         metrics: Arc<ComponentMetrics>,
-        tracker: &TaskTracker,
+        tasks: &TaskTracker,
     ) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
         let task = Task { sink, metrics: metrics.clone() };
         let cancel = CancellationToken::new();
         let end = cancel.clone();
-        tracker.spawn(async move { end.run_until_cancelled(task.run(queue)).await });
+        tasks.spawn(async move { end.run_until_cancelled(task.run(queue)).await });
         Self { commands, metrics, cancel }
     }
 

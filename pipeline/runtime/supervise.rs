@@ -53,9 +53,18 @@ impl Runtime {
             self.reload_known(known).await;
             return;
         }
-        for plan in known.plans.values() {
+        let wanted = known.plans.values().filter(|p| !self.must_wait(p, &known.plans)).cloned();
+        // One that is renamed or removed in the files has to come back first.
+        let gone: Vec<_> = {
+            let down = self.down.lock();
+            let gone = down
+                .iter()
+                .filter(|(who, _)| who.sink.is_none() && !known.plans.contains_key(&who.pipeline));
+            gone.filter_map(|(_, d)| d.plan.clone()).collect()
+        };
+        for plan in wanted.chain(gone) {
             if self.is_due(&Consumer::pipeline(&plan.name)) {
-                for event in self.bring_up(plan, None).await {
+                for event in self.bring_up(&plan, None).await {
                     tracing::warn!("{event}");
                 }
             }
@@ -64,7 +73,7 @@ impl Runtime {
         // What came back as it was when it failed can now become what the files say.
         let changed = |(who, r): (&Consumer, &Arc<Running>)| {
             let wanted = known.plans.get(&who.pipeline);
-            wanted.is_some_and(|w| w.hash != r.plan.lock().hash) && r.is_as_asked()
+            wanted.is_none_or(|w| w.hash != r.plan.lock().hash) && r.is_as_asked()
         };
         if self.running.lock().iter().any(changed) {
             self.reload_known(known).await;
@@ -77,32 +86,32 @@ impl Runtime {
         !waits && !self.running.lock().contains_key(who)
     }
 
-    /// Takes out the pipelines and sinks whose loop ended.
+    /// Takes out the pipelines and sinks whose loop ended and that have nothing under way any more.
     pub(super) async fn clear(&self) {
         let ended: Vec<_> = {
-            let mut all = self.running.lock();
-            let ended = all.iter().filter_map(|(who, r)| Some((who.clone(), r.ended()?)));
-            let ended: Vec<_> = ended.collect();
-            ended.into_iter().filter_map(|(who, e)| all.remove(&who).map(|r| (who, r, e))).collect()
+            let all = self.running.lock();
+            all.iter().filter_map(|(who, r)| Some((who.clone(), r.clone(), r.ended()?))).collect()
         };
         for (who, running, end) in ended {
+            // A sink that was handed back works on for its pipeline.
+            let handed = matches!(end, Ended::Removed) && who.sink.is_some();
+            if !handed && !running.gone().await {
+                continue;
+            }
+            self.running.lock().remove(&who);
             match end {
-                Ended::Removed if who.sink.is_none() => {
-                    running.gone().await;
+                Ended::Removed if !handed => {
                     self.shared.holds.release(&who);
                     self.shared.telemetry.retain(|l| l.pipeline != who.pipeline);
                     // It may have let go of a sink at the very end.
-                    let sinks = self.shared.checkpoints.detached(&who.pipeline);
-                    for sink in sinks.unwrap_or_default() {
+                    let sinks = self.shared.checkpoints.parts(&who.pipeline).unwrap_or_default();
+                    for sink in sinks {
                         let part = Consumer::detached(&who.pipeline, &sink);
                         tracing::warn!("{}", self.abandon(&part).await);
                     }
                 }
-                // It was handed back, and works on for its pipeline.
-                Ended::Removed => {}
-                Ended::Stopped => running.gone().await,
+                Ended::Removed | Ended::Stopped => {}
                 Ended::Failed(why) => {
-                    running.gone().await;
                     let committed = running.progress.lock().committed;
                     self.is_down(&who, Some(running.plan.lock().clone()), Some(committed), &why);
                 }

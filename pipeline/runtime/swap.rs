@@ -2,19 +2,18 @@
 //! at it, new pipelines begin behind it, and only then new sources start. So no entry falls
 //! between the readers of before and after.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::detached::same_sink;
-use super::pipeline::{self, Asked, AtMark, Begin, Change, Swap, detached, keeps_sink, start};
-use super::recovery::Saved;
+use super::pipeline::{self, Asked, AtMark, Change, Swap, detached, keeps_sink};
 use super::reload::Known;
 use super::{Outcome, Running, Runtime};
 use crate::checkpoint::Consumer;
-use crate::plan::{From, PipelinePlan, SourceDefinition};
+use crate::plan::{PipelinePlan, SourceDefinition};
 
 /// How long a pipeline may take to reach a mark and save.
 pub(super) const MARK_DEADLINE: Duration = Duration::from_secs(8);
@@ -41,6 +40,14 @@ struct Changing {
     change: Change,
 }
 
+/// From what runs to what shall run.
+struct Differences {
+    changing: Vec<Changing>,
+    fresh: Vec<Arc<PipelinePlan>>,
+    /// Whether something has to wait for the next time.
+    postponed: bool,
+}
+
 impl Runtime {
     /// Makes `known.plans` and `sources` run.
     pub(super) async fn swap(
@@ -51,8 +58,7 @@ impl Runtime {
     ) {
         self.clear().await;
         self.bring_back(&known.plans, outcome).await;
-        self.change_detached(&known.plans, outcome).await;
-        let (changing, fresh) = self.differences(&known.plans, outcome);
+        let Differences { changing, fresh, postponed } = self.differences(&known.plans, outcome);
         let mark = if changing.is_empty() && fresh.is_empty() {
             None
         } else {
@@ -69,7 +75,7 @@ impl Runtime {
                 }
             }
         };
-        known.unfinished = false;
+        known.unfinished = postponed;
         known.sources = sources.clone();
         for plan in fresh {
             let at = mark.as_ref().map(|(mark, _)| mark.offset);
@@ -78,73 +84,38 @@ impl Runtime {
         }
         self.sources.stop_others(sources).await;
         self.sources.start(sources).await;
+        self.change_detached(&known.plans, outcome).await;
         if let Some((mark, verbs)) = mark {
             self.tell(mark, &verbs, outcome).await;
         }
         self.clear().await;
     }
 
-    /// Pipelines that failed come back as they were, so that they can change like the others;
-    /// those whose file is gone are let go.
-    async fn bring_back(
-        &self,
-        wanted: &BTreeMap<Arc<str>, Arc<PipelinePlan>>,
-        outcome: &mut Outcome,
-    ) {
-        let down: Vec<Consumer> = self.down.lock().keys().cloned().collect();
-        for who in down.iter().filter(|who| !self.running.lock().contains_key(*who)) {
-            let name = &who.pipeline;
-            if who.sink.is_some() {
-                continue;
-            }
-            if let Some(plan) = wanted.get(name) {
-                outcome.events.extend(self.bring_up(plan, None).await);
-                continue;
-            }
-            match self.shared.save_as_removed(who) {
-                Ok(()) => {
-                    self.down.lock().remove(who);
-                    outcome.events.push(format!("pipeline `{name}` removed; it was down"));
-                }
-                Err(e) => {
-                    outcome.ok = false;
-                    outcome.events.push(format!("pipeline `{name}` is not removed: {e}"));
-                }
-            }
-        }
-    }
-
-    /// Detached sinks that are gone are let go; those that are another now start anew from their
-    /// checkpoints. The others change at the mark like pipelines.
+    /// Detached sinks that are gone from the files are let go; those that are another now start anew
+    /// from their checkpoints. The others change at the mark like pipelines, and those of a pipeline
+    /// that is removed go with it.
     async fn change_detached(
         &self,
         wanted: &BTreeMap<Arc<str>, Arc<PipelinePlan>>,
         outcome: &mut Outcome,
     ) {
-        let detached: Vec<_> = {
-            let running = self.running.lock();
-            let down = self.down.lock();
-            let all = running.keys().chain(down.keys()).filter(|who| who.sink.is_some());
-            all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
-        };
-        for who in detached {
+        for (who, running) in self.detached() {
             let sink = who.sink.as_deref().unwrap_or_default();
-            let present = wanted.get(&who.pipeline).filter(|p| p.only(sink).is_some());
-            let Some(present) = present else {
-                outcome.events.push(self.abandon(&who).await);
-                continue;
-            };
-            let running = self.running.lock().get(&who).cloned();
-            let part = present.only(sink);
-            let other = |r: &Arc<Running>| {
-                part.as_ref().is_some_and(|part| !same_sink(&r.plan.lock(), part))
-            };
-            if running.as_ref().is_none_or(other) {
-                if let Some(running) = running {
-                    running.gone().await;
-                    self.running.lock().remove(&who);
+            let whole = Consumer::pipeline(&who.pipeline);
+            let begun =
+                self.running.lock().contains_key(&whole) || self.down.lock().contains_key(&whole);
+            match wanted.get(&who.pipeline) {
+                None if begun => {}
+                Some(present) if present.only(sink).is_some() => {
+                    let other = |r: &Arc<Running>| {
+                        present.only(sink).is_some_and(|part| !same_sink(&r.plan.lock(), &part))
+                    };
+                    if running.as_ref().is_none_or(other) {
+                        self.stop_detached(&who).await;
+                        self.start_detached(&who, present).await;
+                    }
                 }
-                self.start_detached(&who, present).await;
+                _ => outcome.events.push(self.abandon(&who).await),
             }
         }
     }
@@ -154,13 +125,19 @@ impl Runtime {
         &self,
         wanted: &BTreeMap<Arc<str>, Arc<PipelinePlan>>,
         outcome: &mut Outcome,
-    ) -> (Vec<Changing>, Vec<Arc<PipelinePlan>>) {
+    ) -> Differences {
         let running = self.running.lock().clone();
         let runs = |p: &&Arc<PipelinePlan>| running.contains_key(&Consumer::pipeline(&p.name));
         let mut fresh: Vec<_> = wanted.values().filter(|p| !runs(p)).cloned().collect();
         let mut changing = Vec::new();
         for (before, r) in &running {
             let name = &before.pipeline;
+            if let Some(sink) = &before.sink {
+                let part = wanted.get(name).and_then(|p| p.only(sink));
+                if part.is_none_or(|part| !same_sink(&r.plan.lock(), &part)) {
+                    continue;
+                }
+            }
             let asked = r.asked.lock().clone();
             let (plan, verb) = match wanted.get(name) {
                 Some(plan) if asked == Asked::Plan(plan.hash.clone()) => {
@@ -198,7 +175,14 @@ impl Runtime {
             let (before, running) = (before.clone(), r.clone());
             changing.push(Changing { before, after, running, verb, asked, change });
         }
-        (changing, fresh)
+        let all = fresh.len();
+        fresh.retain(|p| !self.must_wait(p, wanted));
+        let postponed = fresh.len() < all;
+        if postponed {
+            let why = "a pipeline waits until another has let go of its name or state";
+            outcome.events.push(why.to_owned());
+        }
+        Differences { changing, fresh, postponed }
     }
 
     /// Builds the sinks that are not in the running plan.
@@ -231,19 +215,44 @@ impl Runtime {
         let mut asked = Vec::new();
         for c in changing {
             if c.before != c.after {
-                self.shared.holds.take(&c.after, || c.running.progress.lock().position);
+                // Their pipeline takes them along at the mark.
+                for (part, _) in
+                    self.detached().iter().filter(|(p, _)| p.pipeline == c.before.pipeline)
+                {
+                    self.stop_detached(part).await;
+                }
+                self.shared.holds.take(&c.after, || c.running.progress.lock().committed);
             }
             verbs.insert(c.after.clone(), c.verb);
             asked.push((c.before, c.after.clone(), c.running.clone(), c.asked));
             changes.push((c.after, c.running, c.change));
         }
-        let mark = self.mark(changes).await?;
+        let mark = match self.mark(changes).await {
+            Ok(mark) => mark,
+            Err(why) => {
+                for (before, after, ..) in
+                    asked.iter().filter(|(before, after, ..)| before != after)
+                {
+                    tracing::debug!(pipeline = %before.pipeline, "is not renamed yet");
+                    self.shared.holds.release(after);
+                }
+                return Err(why);
+            }
+        };
         let mut all = self.running.lock();
-        for (before, after, running, asked) in asked {
+        for ((before, after, running, asked), (_, answer)) in asked.into_iter().zip(&mark.answers) {
+            // Its loop has ended: it changes when it is back.
+            if answer.is_none() {
+                if before != after {
+                    self.shared.holds.release(&after);
+                }
+                continue;
+            }
             *running.asked.lock() = asked;
             if all.remove(&before).is_some() {
                 all.insert(after, running);
             }
+            self.down.lock().remove(&before);
         }
         Ok((mark, verbs))
     }
@@ -279,14 +288,20 @@ impl Runtime {
     ) -> Result<Mark, String> {
         let mark = self.next_mark();
         let mut answers = Vec::new();
+        let mut asked = Vec::new();
         for (who, running, change) in changes {
             let (reply, answer) = oneshot::channel();
-            let sent = running.changes.try_send(AtMark { mark, change, reply });
-            answers.push((who, sent.is_ok().then_some(answer)));
+            let sent = running.changes.insert(mark, AtMark { change, reply });
+            answers.push((who, sent.then_some(answer)));
+            asked.push(running);
         }
-        let offset = self.ticker.mark(mark).await;
-        let offset = offset.map_err(|e| format!("no mark could be appended: {e}"))?;
-        Ok(Mark { offset, answers })
+        match self.ticker.mark(mark).await {
+            Ok(offset) => Ok(Mark { offset, answers }),
+            Err(error) => {
+                asked.iter().for_each(|running| drop(running.changes.take(mark)));
+                Err(format!("no mark could be appended: {error}"))
+            }
+        }
     }
 
     /// How it went with each of those that change at `mark`.
@@ -313,95 +328,5 @@ impl Runtime {
             results.push((who, result));
         }
         results
-    }
-
-    /// Starts a pipeline that does not run: where it left off if that is known, else behind `at`
-    /// (the head of the journal if there was no mark), or where `from` says. Gives what people
-    /// should know.
-    pub(super) async fn bring_up(&self, plan: &Arc<PipelinePlan>, at: Option<u64>) -> Vec<String> {
-        let name = &plan.name;
-        match self.try_bring_up(plan, at).await {
-            Ok((running, how, notes)) => {
-                self.insert(Consumer::pipeline(name), running);
-                let mut events = vec![format!("pipeline `{name}` started {how}")];
-                events.extend(notes.iter().map(|n| format!("pipeline `{name}`: {n}")));
-                events
-            }
-            Err(why) => {
-                self.is_down(&Consumer::pipeline(name), Some(plan.clone()), None, &why);
-                vec![format!("pipeline `{name}` did not start: {why}")]
-            }
-        }
-    }
-
-    async fn try_bring_up(
-        &self,
-        plan: &Arc<PipelinePlan>,
-        at: Option<u64>,
-    ) -> Result<(Running, String, Vec<String>), String> {
-        let journal = &self.shared.journal;
-        let oldest = || journal.oldest() - 1;
-        let who = Consumer::pipeline(&plan.name);
-        let (checkpoint, plan, mut notes) = match self.saved(&who).await? {
-            Saved::Nothing => {
-                let before = match plan.from {
-                    From::Time(time) => self.before(time).await,
-                    From::Now | From::Oldest => 0,
-                };
-                let after = self.shared.holds.take(&who, || match plan.from {
-                    From::Now => at.unwrap_or_else(|| journal.head()),
-                    From::Oldest => oldest(),
-                    From::Time(_) => before,
-                });
-                return self.fresh(who, plan, after).await;
-            }
-            // All that the journal has: what is committed already is not committed again.
-            Saved::Lost => {
-                let after = self.shared.holds.take(&who, oldest);
-                return self.fresh(who, plan, after).await;
-            }
-            Saved::Removed(checkpoint) => (checkpoint, plan.clone(), Vec::new()),
-            // It changes to the present plan at the next mark.
-            Saved::Live(checkpoint) if checkpoint.plan != plan.hash => {
-                match self.recorded_plan(&checkpoint) {
-                    Ok(recorded) => (checkpoint, recorded, Vec::new()),
-                    Err(why) => (checkpoint, plan.clone(), vec![why]),
-                }
-            }
-            Saved::Live(checkpoint) => (checkpoint, plan.clone(), Vec::new()),
-        };
-        let how = format!("where it left off, behind entry {}", checkpoint.position);
-        let (running, more) = self.go_on(checkpoint, Some(plan)).await?;
-        notes.extend(more);
-        Ok((running, how, notes))
-    }
-
-    async fn fresh(
-        &self,
-        who: Consumer,
-        plan: &Arc<PipelinePlan>,
-        after: u64,
-    ) -> Result<(Running, String, Vec<String>), String> {
-        let started = start(self.shared.clone(), who, plan.clone(), Begin::After(after)).await;
-        let (running, notes) = started?;
-        Ok((running, format!("behind entry {after}"), notes))
-    }
-
-    /// Offset of the last entry received before `time`, UTC nanoseconds.
-    async fn before(&self, time: i64) -> u64 {
-        let journal = &self.shared.journal;
-        let head = journal.head();
-        let mut after = journal.oldest() - 1;
-        let mut reader = journal.reader(after);
-        while after < head {
-            let Ok(entries) = reader.next().await else { break };
-            for entry in entries {
-                if entry.head.received >= time {
-                    return after;
-                }
-                after = entry.offset;
-            }
-        }
-        after
     }
 }

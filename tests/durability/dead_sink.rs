@@ -170,3 +170,43 @@ fn a_detached_sink_is_removed_and_comes_back() {
         status["pipelines"].as_array().unwrap().iter().all(gone).then_some(())
     });
 }
+
+/// A pipeline that is renamed takes its detached sink along, and what that has not delivered yet.
+#[test]
+fn a_detached_sink_is_renamed_with_its_pipeline() {
+    let (endpoint, url) = Endpoint::serve();
+    endpoint.dead.store(true, Relaxed);
+    let text =
+        format!("[sinks.out]\ntype = \"http\"\ninputs = [\"otlp.logs\"]\nendpoint = \"{url}\"\n");
+    let mut server = Server::start(&[("sources", SOURCES), ("work", &text)], None);
+    let to = |server: &Server| format!("http://{}/v1/logs", server.address("otlp"));
+    let mut next = 0;
+    let mut send = |to: &str| {
+        assert_eq!(send_logs(to, next).status, 200);
+        next += ROWS;
+        next
+    };
+    let before = to(&server);
+    wait("the sink is detached", || {
+        send(&before);
+        (!detached(&server).is_empty()).then_some(())
+    });
+    let folder = server.path().join("pipelines.d");
+    std::fs::rename(folder.join("work.toml"), folder.join("other.toml")).unwrap();
+    let outcome = server.reload();
+    assert_eq!(outcome["ok"], true, "{outcome}");
+    assert!(outcome["events"].to_string().contains("renamed: it was `work`"), "{outcome}");
+    wait("it is detached under the new name", || (detached(&server).len() == 1).then_some(()));
+    server.kill9();
+    server.restart();
+    wait("it is still detached", || (detached(&server).len() == 1).then_some(()));
+    endpoint.dead.store(false, Relaxed);
+    let all = send(&to(&server));
+    wait("it has everything", || {
+        let mut numbers = endpoint.numbers.lock().clone();
+        numbers.sort_unstable();
+        numbers.dedup();
+        (numbers == (0..all).collect::<Vec<_>>()).then_some(())
+    });
+    wait("it is back", || detached(&server).is_empty().then_some(()));
+}

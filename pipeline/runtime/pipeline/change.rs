@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::Shared;
 use super::super::sink::SinkHandle;
 use super::run::{End, Loop};
 use super::{AtMark, BuiltSink, Change, Swap, build_sink, save};
@@ -20,14 +21,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 impl Loop {
     /// Does what waits for this mark. Returns whether that saved a checkpoint.
     pub(super) async fn mark(&mut self, mark: u64) -> Result<bool, End> {
-        while let Ok(change) = self.changes.try_recv() {
-            self.waiting.insert(change.mark, change);
-        }
-        // Those of earlier marks never came: their appending failed, and they were told so.
-        self.waiting = self.waiting.split_off(&mark);
-        let Some(AtMark { change, reply, .. }) = self.waiting.remove(&mark) else {
-            return Ok(false);
-        };
+        let Some(AtMark { change, reply }) = self.changes.take(mark) else { return Ok(false) };
         self.finish_checkpoint().await;
         let (result, end) = match change {
             // It ends even if its checkpoint failed: the journal has everything.
@@ -90,12 +84,8 @@ impl Loop {
         graph.set_now(self.tick.time);
         let notes = graph.restore(&plan, &states);
         let mut sinks = HashMap::new();
-        // One that was removed while it was detached may be back.
-        match self.shared.checkpoints.detached(&self.consumer.pipeline) {
-            Ok(detached) if self.consumer.sink.is_none() => self.away = detached,
-            _ => {}
-        }
-        let away = self.away.clone();
+        let mut away = self.away.lock().clone();
+        away.retain(|id| plan.nodes.iter().any(|n| n.id == *id));
         for node in plan.nodes.iter().filter(|n| !away.contains(&n.id)) {
             let sink = match self.sinks.get(&node.id).filter(|_| !leaving.contains(&node.id)) {
                 Some(sink) => Some(sink.clone()),
@@ -119,15 +109,22 @@ impl Loop {
             tokio::time::sleep(AGAIN).await;
         }
         failpoint!("reload.swapped");
-        self.consumer.pipeline = plan.name.clone();
         if let Some(before) = renamed {
-            let who = Consumer::pipeline(&before);
-            self.shared.checkpoints.forget(&who);
-            self.shared.holds.release(&who);
+            for id in &away {
+                let part = Consumer::detached(&before, id);
+                while let Err(why) = rename_part(&self.shared, &part, &self.plan, &plan).await {
+                    self.note_failure(why);
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+            self.shared.checkpoints.forget(&self.consumer);
+            self.shared.holds.release(&self.consumer);
             self.shared.telemetry.retain(|l| l.pipeline != before);
         }
+        self.consumer.pipeline = plan.name.clone();
         self.graph = graph;
         self.sinks = sinks;
+        *self.away.lock() = away;
         *self.shown.lock() = plan.clone();
         self.plan = plan;
         self.progress.lock().generation += 1;
@@ -148,7 +145,7 @@ impl Loop {
             };
             let why = match sink {
                 Ok(None) => return None,
-                Ok(Some(sink)) => match sink.begin(None, &self.tracker).await {
+                Ok(Some(sink)) => match sink.begin(None, &self.tasks).await {
                     Ok(sink) => return Some(sink),
                     Err(why) => why,
                 },
@@ -158,6 +155,31 @@ impl Loop {
             tokio::time::sleep(AGAIN).await;
         }
     }
+}
+
+/// Takes a sink that is detached along when its pipeline is renamed. What it had staged is
+/// committed under the old name, which the new one does not know.
+pub(in super::super) async fn rename_part(
+    shared: &Shared,
+    part: &Consumer,
+    before: &PipelinePlan,
+    after: &PipelinePlan,
+) -> Result<(), String> {
+    let (checkpoint, _) = shared.checkpoints.load(part).map_err(|e| e.to_string())?;
+    let Some(checkpoint) = checkpoint else { return Ok(()) };
+    for node in &before.nodes {
+        let staged = checkpoint.sinks.get(&*node.id).filter(|s| !s.work.is_empty());
+        let Some(staged) = staged else { continue };
+        if let Some(mut sink) = build_sink(shared, before, node)? {
+            sink.restore(Some((checkpoint.position, staged))).await?;
+        }
+    }
+    let who = Consumer { pipeline: after.name.clone(), sink: part.sink.clone() };
+    shared.holds.take(&who, || checkpoint.position);
+    let renamed = shared.checkpoints.rename_part(&checkpoint, &after.name, &after.hash);
+    renamed.map_err(|e| format!("its detached sink cannot be renamed: {e}"))?;
+    shared.holds.release(part);
+    Ok(())
 }
 
 /// Whether the sink `node` of `present` goes on in `next`: others stage everything they hold.

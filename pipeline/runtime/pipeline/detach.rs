@@ -26,10 +26,12 @@ const SKIPPED_MAX: usize = 100;
 pub(in super::super) struct Handed {
     sink: SinkHandle,
     carry: Vec<u8>,
+    /// Told when the pipeline has it; dropped if it does not want it after all.
+    taken: oneshot::Sender<()>,
 }
 
 /// Saves the part that the sink `id` has in the newest checkpoint of its pipeline as a checkpoint
-/// of its own. From here on it is detached, unless a later checkpoint of the pipeline has it.
+/// of its own. It is detached when a later checkpoint of the pipeline does not have it.
 pub(super) async fn part(shared: &Arc<Shared>, whole: &Consumer, id: &str) -> Result<(), String> {
     let (shared, whole, id) = (shared.clone(), whole.clone(), id.to_owned());
     let save = move || {
@@ -46,7 +48,12 @@ pub(super) async fn part(shared: &Arc<Shared>, whole: &Consumer, id: &str) -> Re
             renamed: None,
             ..newest
         };
-        shared.checkpoints.save(&part).map_err(failed)?;
+        // One that an earlier try left must not stand beside it.
+        shared.checkpoints.forget(&who);
+        if let Err(error) = shared.checkpoints.save(&part) {
+            keep(&shared, &whole, &id);
+            return Err(failed(error));
+        }
         tracing::error!(
             pipeline = %whole.pipeline,
             sink = id,
@@ -56,6 +63,13 @@ pub(super) async fn part(shared: &Arc<Shared>, whole: &Consumer, id: &str) -> Re
         Ok(())
     };
     tokio::task::spawn_blocking(save).await.map_err(|e| e.to_string())?
+}
+
+/// Takes back what [`part`] did: the sink stays with its pipeline.
+pub(super) fn keep(shared: &Shared, whole: &Consumer, id: &str) {
+    let who = Consumer::detached(&whole.pipeline, id);
+    shared.checkpoints.forget(&who);
+    shared.holds.release(&who);
 }
 
 /// The part of `plan` that a detached sink runs.
@@ -102,27 +116,30 @@ impl Loop {
         for id in slow {
             if let Some(sink) = self.sinks.remove(&id) {
                 sink.cancel();
-                self.away.insert(id);
+                self.away.lock().insert(id);
                 self.shared.ended.notify_one();
             }
         }
     }
 
-    /// Gives the only sink back to its pipeline. The checkpoint that it saves first is the last of
-    /// its own.
+    /// Gives the only sink back to its pipeline, and waits until that has it: there is never more
+    /// than one of it. The checkpoint that it saves first is the last of its own.
     pub(super) async fn hand(&mut self, to: oneshot::Sender<Handed>) -> Result<(), String> {
         let (_, staged) = self.checkpoint_now(&[], false).await?;
         let Some(id) = self.consumer.sink.clone() else {
             return Err("it is not detached".to_owned());
         };
-        let Some(sink) = self.sinks.remove(&id) else {
+        let Some(sink) = self.sinks.get(&id).cloned() else {
             return Err("its sink is gone".to_owned());
         };
         let carry = staged.get(&*id).map(|s| s.carry.clone()).unwrap_or_default();
-        to.send(Handed { sink, carry }).map_err(|handed| {
-            self.sinks.insert(id, handed.sink);
-            "its pipeline did not wait".to_owned()
-        })
+        let (taken, answer) = oneshot::channel();
+        let handed = to.send(Handed { sink, carry, taken });
+        if handed.is_err() || answer.await.is_err() {
+            return Err("its pipeline did not take it".to_owned());
+        }
+        self.sinks.remove(&id);
+        Ok(())
     }
 
     /// Takes a sink back that has caught up to this mark.
@@ -132,25 +149,23 @@ impl Loop {
         from: oneshot::Receiver<Handed>,
     ) -> Result<(), String> {
         let handed = tokio::time::timeout(HAND_OVER, from).await;
-        let Ok(Ok(Handed { sink, carry })) = handed else {
+        let Ok(Ok(Handed { sink, carry, taken })) = handed else {
             return Err(format!("sink `{id}` did not come to the mark"));
         };
         // It has staged and committed at this mark itself.
         self.adopted = Some((id.to_string(), Staged { work: Vec::new(), carry }));
         let saved = self.checkpoint_now(&[], false).await;
         self.adopted = None;
-        if let Err(why) = saved {
-            // Its own checkpoint is still there to go on from.
-            sink.cancel();
-            return Err(why);
-        }
+        saved?;
         let who = Consumer::detached(&self.consumer.pipeline, id);
         self.shared.checkpoints.forget(&who);
         self.shared.holds.release(&who);
-        self.away.remove(id);
+        self.away.lock().remove(id);
         let task = sink.clone();
-        self.tracker.spawn(async move { task.ended().await });
+        self.tasks.spawn(async move { task.ended().await });
         self.sinks.insert(id.clone(), sink);
+        // It waits for nothing else.
+        let _ = taken.send(());
         tracing::info!(pipeline = %self.consumer.pipeline, sink = %id, "sink has caught up and is back");
         Ok(())
     }

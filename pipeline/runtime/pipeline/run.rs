@@ -1,11 +1,10 @@
 //! The loop: journal entries in, batches to sinks out, changes at marks, checkpoints at ticks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::super::Shared;
 use super::super::sink::{Given, SinkHandle};
 use super::save::Saved;
-use super::{AtMark, Progress};
+use super::{Away, Changes, Progress};
 use crate::batch::Batch;
 use crate::checkpoint::Consumer;
 use crate::component::{Staged, Tick};
@@ -37,17 +36,16 @@ pub(super) struct Loop {
     pub(super) graph: Graph,
     pub(super) sinks: HashMap<Arc<str>, SinkHandle>,
     /// Sinks of the plan that are detached.
-    pub(super) away: BTreeSet<Arc<str>>,
+    pub(super) away: Away,
     /// A sink on its way back, with what it carries.
     pub(super) adopted: Option<(String, Staged)>,
-    /// The tasks of all sinks there ever were.
-    pub(super) tracker: TaskTracker,
+    /// The tasks of all sinks and checkpoints there ever were.
+    pub(super) tasks: TaskTracker,
     pub(super) reader: Reader,
     pub(super) position: u64,
     /// The last tick; its watermark is that of the sources.
     pub(super) tick: Tick,
-    pub(super) changes: mpsc::Receiver<AtMark>,
-    pub(super) waiting: BTreeMap<u64, AtMark>,
+    pub(super) changes: Arc<Changes>,
     pub(super) checkpointing: Option<JoinHandle<Result<Saved, String>>>,
     /// Bytes of decoded rows since the last checkpoint.
     pub(super) bytes_since: u64,

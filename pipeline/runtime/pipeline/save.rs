@@ -81,10 +81,17 @@ impl Loop {
         match task.await.unwrap_or_else(|e| Err(e.to_string())) {
             Ok(saved) => {
                 self.note_success(saved.position);
-                self.let_go(saved.slow);
+                self.take_up(saved);
             }
             Err(why) => self.note_failure(why),
         }
+    }
+
+    fn take_up(&mut self, saved: Saved) -> BTreeMap<String, Staged> {
+        self.let_go(saved.slow);
+        // It is saved all the same: what is not committed now, a later checkpoint or start commits.
+        saved.wrong.into_iter().for_each(|why| self.note_failure(why));
+        saved.staged
     }
 
     fn note_success(&self, position: u64) {
@@ -127,15 +134,14 @@ impl Loop {
         let adopted = self.adopted.clone().into_iter().collect();
         let checkpoint = self.describe(&self.plan, states.clone(), adopted, removed);
         let saved = self.finish(staging, checkpoint).await?;
-        self.let_go(saved.slow);
-        Ok((states, saved.staged))
+        Ok((states, self.take_up(saved)))
     }
 
     /// Takes the states and asks the sinks to stage; the rest runs beside the loop.
     async fn begin_checkpoint(&mut self) -> Result<JoinHandle<Result<Saved, String>>, String> {
         let (states, staging) = self.stage(&[]).await?;
         let checkpoint = self.describe(&self.plan, states, BTreeMap::new(), false);
-        Ok(tokio::spawn(self.finish(staging, checkpoint)))
+        Ok(self.tasks.spawn(self.finish(staging, checkpoint)))
     }
 
     async fn stage(&mut self, leaving: &[Arc<str>]) -> Result<(States, Vec<Staging>), String> {
@@ -176,6 +182,8 @@ pub(super) struct Saved {
     staged: BTreeMap<String, Staged>,
     /// Sinks that did not stage or commit in time; each has a checkpoint of its own now.
     slow: Vec<Arc<str>>,
+    /// Sinks that did not commit in time and could not be detached.
+    wrong: Vec<String>,
 }
 
 /// Waits until everything is staged, renames the checkpoint into place, and only then commits
@@ -188,7 +196,7 @@ async fn finish(
 ) -> Result<Saved, String> {
     let limit = Instant::now() + DETACH_AFTER;
     let mut sinks = HashMap::new();
-    let (mut failed, mut slow) = (Vec::new(), Vec::new());
+    let (mut failed, mut slow, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     // All answers are awaited, also after a failure: a sink that is still staging must not be
     // asked again meanwhile.
     for Staging { id, answer, sink } in staging {
@@ -213,13 +221,15 @@ async fn finish(
     if consumer.sink.is_some() && !slow.is_empty() {
         return Err("it does not stage".to_owned());
     }
-    for id in &slow {
-        // From the checkpoint before: what it was given since is in the journal.
-        detach::part(&shared, &consumer, id).await?;
-    }
     let staged = checkpoint.sinks.clone();
     failpoint!("checkpoint.staged");
-    let oldest = save(shared.clone(), plan, checkpoint).await?;
+    let oldest = match part_and_save(&shared, plan, checkpoint, &slow).await {
+        Ok(oldest) => oldest,
+        Err(why) => {
+            slow.iter().for_each(|id| detach::keep(&shared, &consumer, id));
+            return Err(why);
+        }
+    };
     failpoint!("checkpoint.renamed");
     let commits = sinks.into_iter().map(|(id, sink)| {
         let work = staged.get(&*id).map(|s| s.work.clone()).unwrap_or_default();
@@ -244,12 +254,28 @@ async fn finish(
         if consumer.sink.is_some() {
             return Err("it does not commit".to_owned());
         }
-        detach::part(&shared, &consumer, &id).await?;
-        slow.push(id);
+        match detach::part(&shared, &consumer, &id).await {
+            Ok(()) => slow.push(id),
+            Err(why) => wrong.push(why),
+        }
     }
     shared.holds.advance(&consumer, oldest);
     tokio::task::spawn_blocking(move || shared.holds.trim());
-    Ok(Saved { position: mark, staged, slow })
+    Ok(Saved { position: mark, staged, slow, wrong })
+}
+
+/// Saves `checkpoint`, and before it the part of each sink that it lacks, from the checkpoint
+/// before: what they were given since is in the journal.
+async fn part_and_save(
+    shared: &Arc<Shared>,
+    plan: Arc<PipelinePlan>,
+    checkpoint: Checkpoint,
+    slow: &[Arc<str>],
+) -> Result<u64, String> {
+    for id in slow {
+        detach::part(shared, &checkpoint.consumer(), id).await?;
+    }
+    save(shared.clone(), plan, checkpoint).await
 }
 
 /// Writes plan and checkpoint. Gives the position of the oldest checkpoint that is kept.

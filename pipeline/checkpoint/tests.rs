@@ -1,0 +1,72 @@
+#![allow(clippy::unwrap_used)]
+use super::format::{Unreadable, decode, encode};
+use super::*;
+use crate::graph::NodeState;
+
+fn sample(position: u64) -> Checkpoint {
+    let state = NodeState { shape: "window:x".into(), bytes: vec![1, 2, 3] };
+    let staged = Staged { work: b"file".to_vec(), carry: b"rows".to_vec() };
+    Checkpoint {
+        pipeline: "shop".into(),
+        detached: None,
+        plan: "abc".into(),
+        journal: 7,
+        position,
+        now: 5,
+        watermark: 4,
+        removed: false,
+        renamed: None,
+        states: [("w".to_owned(), state)].into(),
+        sinks: [("s".to_owned(), staged)].into(),
+    }
+}
+
+#[test]
+fn round_trip_and_every_cut_and_flip_is_noticed() {
+    let bytes = encode(&sample(9)).unwrap();
+    assert_eq!(decode(&bytes).unwrap(), sample(9));
+    for cut in 0..bytes.len() {
+        assert!(matches!(decode(&bytes[..cut]), Err(Unreadable::Damaged(_))), "cut at {cut}");
+    }
+    for at in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1;
+        assert!(decode(&bad).is_err(), "flip at {at}");
+    }
+}
+
+#[test]
+fn a_damaged_newest_falls_back_to_the_one_before() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Checkpoints::open(data.path()).unwrap();
+    for position in [3, 6, 9] {
+        store.save(&sample(position)).unwrap();
+    }
+    assert_eq!(store.oldest_position(&sample(0).consumer()).unwrap(), Some(6), "two are kept");
+    let dir = data.path().join("checkpoints/p-shop");
+    let newest = store.files(&dir).unwrap().last().unwrap().1.clone();
+    fs::write(&newest, b"WEIRCKPT garbage").unwrap();
+    let (all, damage) = store.load_all().unwrap();
+    assert_eq!(all, [sample(6)]);
+    assert_eq!(damage.len(), 1, "{damage:?}");
+}
+
+/// A sink is detached by its own checkpoint, unless a later one of its pipeline has it.
+#[test]
+fn which_sinks_are_detached() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Checkpoints::open(data.path()).unwrap();
+    let part = |position| Checkpoint { detached: Some("s".into()), ..sample(position) };
+    let without = Checkpoint { sinks: BTreeMap::new(), ..sample(9) };
+    let detached = |whole: &Checkpoint| !store.detached("shop", Some(whole)).unwrap().is_empty();
+    assert!(!detached(&without), "there is no folder");
+    fs::create_dir(data.path().join("checkpoints/p-shop.s")).unwrap();
+    assert!(!detached(&without), "a crash came before its checkpoint");
+    store.save(&part(3)).unwrap();
+    assert!(detached(&without));
+    assert!(detached(&sample(3)), "let go after this one");
+    assert!(!detached(&sample(9)), "it is back");
+    store.save(&part(6)).unwrap();
+    assert!(detached(&sample(3)), "its pipeline has an older part of it");
+    assert!(!store.detached("shop", None).unwrap().is_empty());
+}
