@@ -11,6 +11,7 @@ use arrow::error::ArrowError;
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weir_pipeline::backlog::Policy;
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{Sink, SinkContext, SinkError, SinkKind, SinkPlan, Staged};
 use weir_pipeline::config::{Scope, Section};
@@ -42,6 +43,10 @@ fn plan(section: &Section, _scope: &Scope) -> Result<Box<dyn SinkPlan>, Diagnost
 }
 
 impl SinkPlan for Plan {
+    fn past_backlog(&self) -> Policy {
+        Policy::Refuse
+    }
+
     fn build(&self, context: SinkContext) -> Result<Box<dyn Sink>, SinkError> {
         let router = context
             .services

@@ -14,6 +14,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use crate::backlog::Policy;
 use crate::batch::{Batch, Keys};
 use crate::config::{Scope, Section};
 use crate::diagnostic::Diagnostics;
@@ -350,6 +351,12 @@ pub trait SinkPlan: Debug + Send + Sync {
     /// # Errors
     /// If a service that it needs is missing.
     fn build(&self, context: SinkContext) -> Result<Box<dyn Sink>, SinkError>;
+
+    /// What happens, if its section says nothing else, when it lags further behind than it may:
+    /// what goes to the outside is skipped, Weir's own tables and alerts must miss nothing.
+    fn past_backlog(&self) -> Policy {
+        Policy::Skip
+    }
 }
 
 /// Takes batches out of a pipeline: stages, then commits.

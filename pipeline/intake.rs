@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use crate::backlog::{Gate, Held};
 use crate::batch::{Batch, Run, TENANT};
 use crate::component::{DecodeError, Decoded, Decoder, EntryHead, Rejected};
 use crate::entity::EntitySpace;
@@ -16,6 +17,8 @@ use crate::telemetry::ComponentMetrics;
 /// Payloads above this many bytes are decoded off the asynchronous threads' time slice.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
+/// When to try again after an error of the disk.
+const AGAIN: Duration = Duration::from_secs(1);
 /// First and longest pause of [`Intake::accept_patiently`] between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -39,6 +42,36 @@ pub enum Refused {
     /// It could not be kept now.
     #[error(transparent)]
     NotKept(#[from] AppendError),
+    /// Who reads it is too far behind.
+    #[error(transparent)]
+    Held(#[from] Held),
+}
+
+impl Refused {
+    /// Whether it is the load that is too high (429) or something is not there (503), and when to
+    /// try again; `None` if that does not help.
+    pub fn retry(&self) -> Option<(bool, Duration)> {
+        match self {
+            Self::Malformed(_) => None,
+            Self::NotKept(AppendError::Busy { retry_after }) => Some((true, *retry_after)),
+            Self::NotKept(AppendError::Full { retry_after }) => Some((false, *retry_after)),
+            Self::NotKept(AppendError::Io(_) | AppendError::Stopped) => Some((false, AGAIN)),
+            Self::Held(held) => Some((held.overload, held.retry_after)),
+        }
+    }
+
+    /// As the metric names it.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(e) => e.reason,
+            Self::NotKept(AppendError::Full { .. }) => "journal_full",
+            Self::NotKept(AppendError::Busy { .. }) => "busy",
+            Self::NotKept(AppendError::Io(_)) => "journal_io",
+            Self::NotKept(AppendError::Stopped) => "stopping",
+            Self::Held(held) if held.overload => "overload",
+            Self::Held(_) => "backlog",
+        }
+    }
 }
 
 /// The way in of one source. Clones share it.
@@ -46,6 +79,7 @@ pub enum Refused {
 pub struct Intake {
     source: Arc<str>,
     journal: Journal,
+    gate: Arc<Gate>,
     entities: Arc<EntitySpace>,
     metrics: Arc<ComponentMetrics>,
 }
@@ -62,10 +96,11 @@ impl Intake {
     pub fn new(
         source: Arc<str>,
         journal: Journal,
+        gate: Arc<Gate>,
         entities: Arc<EntitySpace>,
         metrics: Arc<ComponentMetrics>,
     ) -> Self {
-        Self { source, journal, entities, metrics }
+        Self { source, journal, gate, entities, metrics }
     }
 
     /// Its counters, for what a source refuses before decoding (`too_large`, `unauthorized`).
@@ -117,6 +152,17 @@ impl Intake {
         give_up: Option<&CancellationToken>,
     ) -> Result<Accepted, Refused> {
         let received = now();
+        let way = if envelope.target.is_empty() { &envelope.path } else { &envelope.target };
+        let way = way.clone();
+        let reject = |rows, reason, message: &str| {
+            self.metrics.rejected(rows, reason, message, received);
+            self.metrics.way(&way, |w| w.reject(rows, reason, message));
+        };
+        let refuse = |rows, refused: &Refused| reject(rows, refused.reason(), &refused.to_string());
+        if give_up.is_none() {
+            // Before the work of decoding.
+            self.gate.check(&self.source).map_err(Refused::from).inspect_err(|e| refuse(1, e))?;
+        }
         let decode = || {
             let head = EntryHead { received, envelope: &envelope };
             decode_guarded(decoder, &head, &payload, &self.entities)
@@ -125,12 +171,6 @@ impl Intake {
             tokio::task::block_in_place(decode)
         } else {
             decode()
-        };
-        let way = if envelope.target.is_empty() { &envelope.path } else { &envelope.target };
-        let way = way.clone();
-        let reject = |rows, reason, message: &str| {
-            self.metrics.rejected(rows, reason, message, received);
-            self.metrics.way(&way, |w| w.reject(rows, reason, message));
         };
         let decoded = decoded.inspect_err(|e| reject(1, e.reason, &e.message))?;
         for r in &decoded.rejected {
@@ -155,18 +195,10 @@ impl Intake {
             decoded: Some(batches),
         };
         let appended = match give_up {
-            None => self.journal.append(entry).await,
+            None => self.journal.append(entry).await.map_err(Refused::from),
             Some(give_up) => self.append_patiently(entry, give_up).await,
         };
-        let offset = appended.inspect_err(|e| {
-            let reason = match e {
-                AppendError::Full { .. } => "journal_full",
-                AppendError::Busy { .. } => "busy",
-                AppendError::Io(_) => "journal_io",
-                AppendError::Stopped => "stopping",
-            };
-            reject(rows, reason, &e.to_string());
-        })?;
+        let offset = appended.inspect_err(|e| refuse(rows, e))?;
         self.metrics.way(&way, |w| {
             w.last_entry = received;
             w.rows += rows;
@@ -176,16 +208,23 @@ impl Intake {
         Ok(Accepted { offset: Some(offset), rows, rejected })
     }
 
+    async fn try_append(&self, entry: NewEntry) -> Result<u64, Refused> {
+        self.gate.check(&self.source)?;
+        Ok(self.journal.append(entry).await?)
+    }
+
     async fn append_patiently(
         &self,
         entry: NewEntry,
         give_up: &CancellationToken,
-    ) -> Result<u64, AppendError> {
+    ) -> Result<u64, Refused> {
         let mut pause = PAUSE.0;
         loop {
-            let error = match self.journal.append(entry.clone()).await {
+            let error = match self.try_append(entry.clone()).await {
                 Ok(offset) => return Ok(offset),
-                Err(AppendError::Stopped) => return Err(AppendError::Stopped),
+                Err(Refused::NotKept(AppendError::Stopped)) => {
+                    return Err(AppendError::Stopped.into());
+                }
                 Err(error) => error,
             };
             tracing::warn!(source = %self.source, %error, "entry waits for the journal");

@@ -196,6 +196,35 @@ impl Journal {
         self.shared().bytes.load(Relaxed)
     }
 
+    /// Bytes on disk behind `position`: what is kept from being trimmed by who holds it.
+    pub fn bytes_behind(&self, position: u64) -> u64 {
+        let state = self.shared().state.lock();
+        let behind = state.segments.iter().rev().take_while(|s| s.last > position || s.last == 0);
+        let bytes = |s: &state::Segment| {
+            if position < s.first {
+                return s.end;
+            }
+            // Entries of one segment are about of one size.
+            let all = (s.last - s.first + 1) as f64;
+            let part = s.last.saturating_sub(position) as f64 / all;
+            (s.end as f64 * part) as u64
+        };
+        behind.map(bytes).sum()
+    }
+
+    /// The earliest offset such that whole segments of at most `bytes` come behind it.
+    pub fn offset_within(&self, bytes: u64) -> u64 {
+        let state = self.shared().state.lock();
+        let mut room = bytes;
+        for s in state.segments.iter().rev() {
+            match room.checked_sub(s.end) {
+                Some(left) => room = left,
+                None => return s.last,
+            }
+        }
+        0
+    }
+
     /// Whether data is refused because `max_bytes` is reached.
     pub fn is_full(&self) -> bool {
         self.bytes() >= self.options().max_bytes

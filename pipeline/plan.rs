@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::backlog::{Backlog, Policy};
 use crate::component::{OperatorPlan, SinkPlan, SourcePlan};
 use crate::config::Bundle;
 use crate::diagnostic::Span;
@@ -52,6 +53,8 @@ pub struct PipelinePlan {
     pub bundle: Bundle,
     /// Where a new pipeline starts.
     pub from: From,
+    /// How far it may lag behind.
+    pub backlog: Backlog,
     /// In topological order: a node comes after everything it reads.
     pub nodes: Vec<NodePlan>,
     /// `[[tests]]`, run by `weir test` and by every reload.
@@ -87,6 +90,7 @@ impl PipelinePlan {
             content: self.content.clone(),
             bundle: self.bundle.clone(),
             from: self.from,
+            backlog: self.nodes[sink].backlog,
             nodes: nodes.collect(),
             tests: Vec::new(),
         })
@@ -120,6 +124,8 @@ pub struct NodePlan {
     pub inputs: Vec<InputPlan>,
     /// What happens to rows that it cannot process.
     pub on_error: OnError,
+    /// Of a sink: how far it may lag behind while it is detached.
+    pub backlog: Backlog,
     /// Canonical text of the resolved section (type, inputs, own keys, content of named files,
     /// secrets as references). Equal text is an equal node.
     pub resolved: String,
@@ -139,6 +145,14 @@ pub enum Work {
 }
 
 impl Work {
+    /// What happens past its backlog unless it says otherwise.
+    pub(crate) fn past_backlog(&self) -> Policy {
+        match self {
+            Self::Sink(plan) => plan.past_backlog(),
+            Self::Operator(_) | Self::Alert(_) => Policy::Refuse,
+        }
+    }
+
     /// `operator`, `alert` or `sink`.
     pub fn class(&self) -> &'static str {
         match self {

@@ -8,6 +8,7 @@ mod decoders;
 mod detached;
 mod holds;
 mod pipeline;
+mod pressure;
 mod recovery;
 mod reload;
 mod sink;
@@ -36,6 +37,7 @@ pub use self::sources::SourceStatus;
 use self::sources::Sources;
 use self::supervise::Down;
 use self::ticker::Ticker;
+use crate::backlog::{Gate, Held};
 use crate::checkpoint::{Checkpoints, Consumer};
 use crate::component::{Components, Services};
 use crate::config::Environment;
@@ -92,6 +94,7 @@ pub struct Runtime {
     options: RuntimeOptions,
     shared: Arc<Shared>,
     sources: Sources,
+    gate: Arc<Gate>,
     ticker: Ticker,
     /// Pipelines, and sinks that are detached from theirs.
     running: Mutex<BTreeMap<Consumer, Arc<Running>>>,
@@ -188,8 +191,10 @@ impl Runtime {
             holds: Holds::new(journal.clone()),
             ended: Notify::new(),
         });
+        let gate = Arc::new(Gate::default());
         let runtime = Arc::new(Self {
-            sources: Sources::new(journal.clone(), telemetry, decoders),
+            sources: Sources::new(journal.clone(), gate.clone(), telemetry, decoders),
+            gate,
             ticker: Ticker::new(journal),
             options: RuntimeOptions { data, pipelines, components, environment },
             shared,
@@ -209,6 +214,7 @@ impl Runtime {
         runtime.ready.store(true, Relaxed);
         tokio::spawn(watch::run(runtime.clone()));
         tokio::spawn(supervise::run(runtime.clone()));
+        tokio::spawn(pressure::run(runtime.clone()));
         Ok(runtime)
     }
 
@@ -235,6 +241,11 @@ impl Runtime {
     /// Changes after every reload.
     pub fn outcomes(&self) -> tokio::sync::watch::Receiver<Outcome> {
         self.outcome.subscribe()
+    }
+
+    /// Sources that take nothing now, and why.
+    pub fn refusing(&self) -> Vec<(Arc<str>, Held)> {
+        self.gate.held()
     }
 
     /// Running sources.

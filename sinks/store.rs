@@ -27,6 +27,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weir_pipeline::backlog::Policy;
 use weir_pipeline::batch::{Batch, TENANT};
 use weir_pipeline::component::{Sink, SinkContext, SinkError, SinkKind, SinkPlan, Staged};
 use weir_pipeline::config::{Scope, Section, Spanned};
@@ -75,6 +76,10 @@ fn plan(section: &Section, _scope: &Scope) -> Result<Box<dyn SinkPlan>, Diagnost
 }
 
 impl SinkPlan for StorePlan {
+    fn past_backlog(&self) -> Policy {
+        Policy::Refuse
+    }
+
     fn build(&self, context: SinkContext) -> Result<Box<dyn Sink>, SinkError> {
         let store = context
             .services

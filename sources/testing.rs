@@ -92,7 +92,13 @@ impl Running {
             id: "source".into(),
             settings: watching,
             listeners: listeners.clone(),
-            intake: Intake::new("source".into(), journal.clone(), space, metrics.clone()),
+            intake: Intake::new(
+                "source".into(),
+                journal.clone(),
+                Arc::default(),
+                space,
+                metrics.clone(),
+            ),
             stop: stop.clone(),
         };
         let task = tokio::spawn(plan.run(context));

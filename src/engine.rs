@@ -9,7 +9,7 @@ use weir_pipeline::config::ServerConfig;
 use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::{Journal, JournalOptions};
-use weir_pipeline::runtime::{DetachedStatus, Outcome, PipelineStatus, Runtime};
+use weir_pipeline::runtime::{DetachedStatus, Outcome, PipelineStatus, Progress, Runtime};
 use weir_pipeline::telemetry::{ComponentLabels, ComponentReading, Telemetry, Way};
 use weir_store::Store;
 use weir_web::{
@@ -146,6 +146,11 @@ impl Server {
             let errors = [&p.progress.failed, &p.progress.checkpoint_error];
             let errors = errors.into_iter().flatten();
             problems.extend(errors.map(|e| format!("pipeline `{}`: {e}", p.name)));
+            problems.extend(backlog_problems(&format!("pipeline `{}`", p.name), &p.progress));
+            problems.extend(p.detached.iter().flat_map(|d| {
+                let who = format!("sink `{}` of pipeline `{}`", d.sink, p.name);
+                backlog_problems(&who, &d.progress)
+            }));
             problems.extend(p.detached.iter().map(|d| {
                 let seconds = d.lag_ns / 1_000_000_000;
                 format!(
@@ -159,6 +164,11 @@ impl Server {
                 problems.push(format!("pipeline `{}` is {seconds} s behind", p.name));
             }
         }
+        let held = self.runtime.get().map(|r| r.refusing()).unwrap_or_default();
+        problems.extend(held.into_iter().map(|(source, why)| {
+            let answers = if why.overload { 429 } else { 503 };
+            format!("source `{source}` refuses data (answers {answers}): {}", why.why)
+        }));
         problems.extend(self.journal.damage());
         for table in self.store.tables(weir_pipeline::batch::TENANT) {
             let damaged = table.damaged().into_iter();
@@ -266,11 +276,24 @@ fn reload_report(outcome: Outcome) -> ReloadReport {
     }
 }
 
+/// What it holds of the journal, if that is much, and what it has skipped.
+fn backlog_problems(who: &str, progress: &Progress) -> Vec<String> {
+    let (held, limit) = (progress.held_bytes, progress.backlog_bytes);
+    let much = (limit > 0 && held > limit / 2)
+        .then(|| format!("{who} holds {held} bytes of journal; its backlog is {limit}"));
+    let gaps = progress.skipped.iter().map(|(after, to)| {
+        format!("{who} skipped entries {} to {to}, which were past its backlog", after + 1)
+    });
+    much.into_iter().chain(gaps).collect()
+}
+
 fn detached_report(d: DetachedStatus) -> DetachedReport {
     DetachedReport {
         sink: d.sink,
         position: d.progress.position,
         lag_ns: d.lag_ns,
+        held_bytes: d.progress.held_bytes,
+        backlog_bytes: d.progress.backlog_bytes,
         skipped: d.progress.skipped,
         errors: [d.progress.failed, d.progress.checkpoint_error].into_iter().flatten().collect(),
     }
@@ -287,6 +310,9 @@ fn pipeline_report(p: PipelineStatus) -> PipelineReport {
         committed: p.progress.committed,
         lag_ns: p.lag_ns,
         watermark: p.progress.watermark,
+        held_bytes: p.progress.held_bytes,
+        backlog_bytes: p.progress.backlog_bytes,
+        skipped: p.progress.skipped,
         errors: [p.progress.failed, p.progress.checkpoint_error].into_iter().flatten().collect(),
         detached: p.detached.into_iter().map(detached_report).collect(),
         nodes: p

@@ -1,5 +1,6 @@
 //! Nothing acknowledged is lost and nothing is doubled: under edits, deaths, stops.
 
+mod backlog;
 mod crash;
 mod dead_sink;
 mod load;

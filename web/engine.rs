@@ -133,6 +133,13 @@ pub struct PipelineReport {
     pub lag_ns: i64,
     /// Event time up to which it is complete, UTC nanoseconds.
     pub watermark: i64,
+    /// Bytes of journal that cannot be trimmed before it saves.
+    pub held_bytes: u64,
+    /// How many those may be.
+    pub backlog_bytes: u64,
+    /// Stretches of the journal that it skipped past its backlog: behind the first and up to the
+    /// second offset.
+    pub skipped: Vec<(u64, u64)>,
     /// Why it does not run, or why its last checkpoint failed.
     pub errors: Vec<String>,
     /// The graph, in topological order.
@@ -150,8 +157,12 @@ pub struct DetachedReport {
     pub position: u64,
     /// Receive time behind the head of the journal, nanoseconds.
     pub lag_ns: i64,
-    /// Stretches of the journal that it skipped because they were trimmed: behind the first and up
-    /// to the second offset.
+    /// Bytes of journal that cannot be trimmed before it saves.
+    pub held_bytes: u64,
+    /// How many those may be.
+    pub backlog_bytes: u64,
+    /// Stretches of the journal that it skipped past its backlog: behind the first and up to the
+    /// second offset.
     pub skipped: Vec<(u64, u64)>,
     /// Why it does not run, or why its last checkpoint failed.
     pub errors: Vec<String>,

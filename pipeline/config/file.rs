@@ -5,15 +5,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
 use super::check::{one_of, replaced};
 use super::environment::Environment;
 use super::section::{ENGINE_KEYS, Section};
 use super::tree::{self, Entry, Node, Table, Value};
+use crate::backlog::{self, Backlog, Policy};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::plan::{From, OnError};
 
 /// Keys that can stand at the top of a pipeline file.
-const TOP_KEYS: [&str; 7] = ["name", "from", "sources", "operators", "sinks", "alerts", "tests"];
+const TOP_KEYS: [&str; 8] =
+    ["name", "from", "backlog", "sources", "operators", "sinks", "alerts", "tests"];
 
 /// Ids that the engine uses for what it adds.
 pub(crate) const RESERVED_IDS: [&str; 2] = [ROUTER_ID, ERRORS_ID];
@@ -31,6 +36,7 @@ pub(crate) struct PipelineFile {
     /// Where the name stands, else the start of the file.
     pub(crate) name_at: Span,
     pub(crate) from: From,
+    pub(crate) backlog: Backlog,
     /// Sources, operators, sinks and alerts in the order of the file.
     pub(crate) parts: Vec<Part>,
     /// `[[tests]]`.
@@ -74,6 +80,7 @@ impl Group {
             "inputs" => self != Self::Source,
             "on_error" => matches!(self, Self::Operator | Self::Alert),
             "was" => self != Self::Source,
+            "backlog" => self == Self::Sink,
             _ => false,
         }
     }
@@ -90,6 +97,7 @@ pub(crate) struct Part {
     pub(crate) inputs: Vec<(String, Span)>,
     pub(crate) on_error: OnError,
     pub(crate) was: Option<Arc<str>>,
+    pub(crate) backlog: backlog::SinkConfig,
 }
 
 /// The pipeline files of a folder, sorted: `*.toml` directly in it, without dotfiles and what
@@ -129,6 +137,7 @@ pub(crate) fn read(
             name: stem,
             name_at: start,
             from: From::Now,
+            backlog: Backlog::with(Policy::Refuse),
             parts: Vec::new(),
             tests: Vec::new(),
             used: BTreeMap::new(),
@@ -181,6 +190,11 @@ impl Reader<'_> {
                     self.from(&text, &value_at);
                 }
             }
+            ("backlog", Value::Table(table)) => {
+                if let Some(config) = self.backlog::<backlog::PipelineConfig>("", table, at) {
+                    self.file.backlog = config.resolve();
+                }
+            }
             ("tests", Value::Array(items)) => {
                 for (i, item) in items.into_iter().enumerate() {
                     self.test(i, item);
@@ -194,6 +208,7 @@ impl Reader<'_> {
             (key, value) if TOP_KEYS.contains(&key) => {
                 let expected = match key {
                     "name" | "from" => "text in quotes".to_owned(),
+                    "backlog" => "a table: `[backlog]`".to_owned(),
                     "tests" => "a list of tables: `[[tests]]`".to_owned(),
                     _ => format!("tables: `[{key}.id]`"),
                 };
@@ -232,6 +247,20 @@ impl Reader<'_> {
                 }
             },
         };
+    }
+
+    /// The `backlog` of the file or of `owner`.
+    fn backlog<C: DeserializeOwned + JsonSchema>(
+        &mut self,
+        owner: &str,
+        table: Table,
+        at: Span,
+    ) -> Option<C> {
+        let owner =
+            if owner.is_empty() { "`backlog`".into() } else { format!("{owner}, `backlog`") };
+        let section = self.section("backlog".to_owned(), owner, String::new(), at, table);
+        let read = section.read();
+        self.wrong.ok(read)
     }
 
     fn test(&mut self, index: usize, item: Node) {
@@ -285,7 +314,7 @@ impl Reader<'_> {
             if group.has(key) && ENGINE_KEYS.contains(&key) { table.take(key) } else { None }
         };
         let (kind, inputs) = (engine("type"), engine("inputs"));
-        let (on_error, was) = (engine("on_error"), engine("was"));
+        let (on_error, was, backlog) = (engine("on_error"), engine("was"), engine("backlog"));
         let kind = kind.map(|e| {
             let at = self.span(&e.node.range);
             self.text(&owner, e).unwrap_or((String::new(), at))
@@ -305,6 +334,17 @@ impl Reader<'_> {
             self.id(&owner, &was, &at);
             was.into()
         });
+        let backlog = backlog.and_then(|e| {
+            let at = self.span(&e.node.range);
+            let Value::Table(table) = e.node.value else {
+                let message = format!("{owner}: `backlog` is {}", e.node.value.what());
+                let label = "expected `{ limit = \"20%\", policy = \"skip\" }`".to_owned();
+                self.error("W012", message, &at, label);
+                return None;
+            };
+            self.backlog(&owner, table, at)
+        });
+        let backlog = backlog.unwrap_or_default();
         let inputs = match inputs {
             Some(entry) => self.inputs(&owner, entry),
             None => {
@@ -317,7 +357,7 @@ impl Reader<'_> {
         };
         let kind_name = kind.as_ref().map(|(k, _)| k.clone()).unwrap_or_default();
         let section = self.section(entry.key, owner, kind_name, header, table);
-        self.file.parts.push(Part { group, section, kind, inputs, on_error, was });
+        self.file.parts.push(Part { group, section, kind, inputs, on_error, was, backlog });
     }
 
     fn id(&mut self, owner: &str, id: &str, at: &Span) {

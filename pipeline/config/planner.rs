@@ -15,6 +15,7 @@ use super::check::{Checked, one_of};
 use super::file::{ERRORS_ID, Group, Part, PipelineFile, ROUTER_ID};
 use super::section::{Input, Scope, Section};
 use super::tree;
+use crate::backlog::Backlog;
 use crate::component::{Components, Kind, OperatorKind, OutputPlan};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::edge::{ERROR_COLUMNS, ERRORS, Edge};
@@ -251,6 +252,7 @@ impl<'a> Planner<'a> {
                     id: part.section.id.as_str().into(),
                     was: part.was.clone(),
                     kind,
+                    backlog: part.backlog.resolve(work.past_backlog()),
                     work,
                     inputs: plans,
                     on_error: part.on_error,
@@ -526,11 +528,13 @@ impl<'a> Planner<'a> {
             }
             let names: Vec<Json> = edges.iter().map(|i| i.name.as_str().into()).collect();
             let Some(proved) = self.prove(kind, &section, edges, true) else { continue };
+            let work = Work::Sink(proved.plan.into());
             nodes.push(NodePlan {
                 id: id.into(),
                 was: None,
                 kind: kind.name,
-                work: Work::Sink(proved.plan.into()),
+                backlog: Backlog::with(work.past_backlog()),
+                work,
                 inputs,
                 on_error: OnError::Reject,
                 resolved: canonical(&[
@@ -553,7 +557,9 @@ impl<'a> Planner<'a> {
         let mut hash = Sha256::new();
         let mut read: BTreeSet<&str> = BTreeSet::new();
         for node in &nodes {
-            for text in [&*node.id, node.was.as_deref().unwrap_or_default(), &node.resolved] {
+            let backlog = format!("{:?}", node.backlog);
+            let was = node.was.as_deref().unwrap_or_default();
+            for text in [&*node.id, was, &backlog, &node.resolved] {
                 hash.update((text.len() as u64).to_le_bytes());
                 hash.update(text);
             }
@@ -571,6 +577,7 @@ impl<'a> Planner<'a> {
             }
             bundle.merge(&definition.bundle);
         }
+        hash.update(format!("{:?}", self.file.backlog));
         let content = hex(&hash.finalize());
         let hash = Sha256::new().chain_update(&content).chain_update(&self.file.name);
         PipelinePlan {
@@ -580,6 +587,7 @@ impl<'a> Planner<'a> {
             content,
             bundle,
             from: self.file.from,
+            backlog: self.file.backlog,
             nodes,
             tests,
         }

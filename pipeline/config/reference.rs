@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::backlog;
 use crate::component::{Components, Kind, module_doc};
 
 /// The reference page of a type: what its module says, and every field with its type, default and
@@ -41,7 +42,8 @@ pub fn pipeline_schema(components: &Components) -> Json {
     let was = json!({ "type": "string" });
     let operator =
         engine(&[("inputs", inputs.clone()), ("on_error", on_error), ("was", was.clone())]);
-    let sink = engine(&[("inputs", inputs), ("was", was)]);
+    let backlog = schemars::schema_for!(backlog::SinkConfig).to_value();
+    let sink = engine(&[("inputs", inputs), ("was", was), ("backlog", backlog)]);
     let sources: Vec<Json> =
         components.sources.iter().map(|k| with_keys(k, true, &Map::new(), &mut defs)).collect();
     let operators: Vec<Json> =
@@ -57,6 +59,7 @@ pub fn pipeline_schema(components: &Components) -> Json {
         "properties": {
             "name": { "type": "string" },
             "from": { "type": "string", "default": "now" },
+            "backlog": schemars::schema_for!(backlog::PipelineConfig).to_value(),
             "sources": { "type": "object", "additionalProperties": { "oneOf": sources } },
             "operators": { "type": "object", "additionalProperties": { "oneOf": operators } },
             "sinks": { "type": "object", "additionalProperties": { "oneOf": sinks } },

@@ -19,7 +19,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span};
 use crate::edge::Edge;
 
 /// Keys of a component's table that the engine reads itself.
-pub(crate) const ENGINE_KEYS: [&str; 4] = ["type", "inputs", "on_error", "was"];
+pub(crate) const ENGINE_KEYS: [&str; 5] = ["type", "inputs", "on_error", "was", "backlog"];
 
 /// A file that a configuration names (a program, a lookup table) is at most this long: it is kept
 /// with every checkpoint.

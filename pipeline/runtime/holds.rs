@@ -12,11 +12,13 @@ use crate::journal::Journal;
 pub(super) struct Holds {
     journal: Journal,
     positions: Mutex<HashMap<Consumer, u64>>,
+    /// Bytes that those hold at most who skip what is older.
+    limits: Mutex<HashMap<Consumer, u64>>,
 }
 
 impl Holds {
     pub(super) fn new(journal: Journal) -> Self {
-        Self { journal, positions: Mutex::default() }
+        Self { journal, positions: Mutex::default(), limits: Mutex::default() }
     }
 
     /// Holds all entries behind the position that `choose` picks, or behind the oldest one left
@@ -26,6 +28,16 @@ impl Holds {
         let position = choose().max(self.journal.oldest() - 1);
         positions.insert(who.clone(), position);
         position
+    }
+
+    /// All that is held.
+    pub(super) fn all(&self) -> HashMap<Consumer, u64> {
+        self.positions.lock().clone()
+    }
+
+    /// From now on exactly these hold at most so many bytes; what is older they skip.
+    pub(super) fn limit(&self, limits: HashMap<Consumer, u64>) {
+        *self.limits.lock() = limits;
     }
 
     /// The position held for `who`.
@@ -48,7 +60,12 @@ impl Holds {
     /// Trims the journal up to the earliest position held; all of it if none is. Deletes files.
     pub(super) fn trim(&self) {
         let positions = self.positions.lock();
-        let keep = positions.values().copied().min().unwrap_or_else(|| self.journal.head());
+        let limits = self.limits.lock().clone();
+        let keep = positions.iter().map(|(who, position)| {
+            let skipped = limits.get(who).map_or(0, |bytes| self.journal.offset_within(*bytes));
+            skipped.max(*position)
+        });
+        let keep = keep.min().unwrap_or_else(|| self.journal.head());
         self.journal.trim(keep + 1);
     }
 }

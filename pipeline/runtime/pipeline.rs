@@ -109,6 +109,10 @@ pub struct Progress {
     pub failed: Option<String>,
     /// Newest watermark of the sources, UTC nanoseconds.
     pub watermark: i64,
+    /// Bytes of journal that cannot be trimmed before it saves.
+    pub held_bytes: u64,
+    /// How many those may be.
+    pub backlog_bytes: u64,
     /// Stretches of the journal that were trimmed before they were read: behind the first and up
     /// to the second entry.
     pub skipped: Vec<(u64, u64)>,

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::decoders::Decoders;
+use crate::backlog::Gate;
 use crate::component::{Listen, SourceContext, SourceSettings};
 use crate::intake::Intake;
 use crate::journal::Journal;
@@ -31,6 +32,7 @@ struct Running {
 /// What runs, by source id.
 pub(super) struct Sources {
     journal: Journal,
+    gate: Arc<Gate>,
     telemetry: Arc<Telemetry>,
     decoders: Arc<Decoders>,
     listeners: Arc<Listeners>,
@@ -57,11 +59,12 @@ pub struct SourceStatus {
 impl Sources {
     pub(super) fn new(
         journal: Journal,
+        gate: Arc<Gate>,
         telemetry: Arc<Telemetry>,
         decoders: Arc<Decoders>,
     ) -> Self {
         let listeners = Arc::new(Listeners::default());
-        Self { journal, telemetry, decoders, listeners, running: Mutex::default() }
+        Self { journal, gate, telemetry, decoders, listeners, running: Mutex::default() }
     }
 
     /// Makes the settings of every new and changed source durable and opens the sockets that are
@@ -154,6 +157,7 @@ impl Sources {
             intake: Intake::new(
                 id.clone(),
                 self.journal.clone(),
+                self.gate.clone(),
                 self.decoders.entities(id),
                 metrics,
             ),

@@ -3,7 +3,6 @@
 use prost::Message;
 use weir_pipeline::component::{DecodeError, Rejected};
 use weir_pipeline::intake::Refused;
-use weir_pipeline::journal::AppendError;
 use weir_pipeline::signal::Signal;
 
 use super::decode::Format;
@@ -132,15 +131,16 @@ impl From<DecodeError> for Failure {
 impl From<Refused> for Failure {
     fn from(e: Refused) -> Self {
         let message = e.to_string();
-        match e {
-            Refused::Malformed(e) => e.into(),
-            Refused::NotKept(AppendError::Full { retry_after }) => {
-                Self::new(503, Code::Unavailable, message).retry(retry_after.as_secs())
+        let retry = e.retry();
+        match (e, retry) {
+            (Refused::Malformed(e), _) => e.into(),
+            (_, Some((true, after))) => {
+                Self::new(429, Code::ResourceExhausted, message).retry(after.as_secs())
             }
-            Refused::NotKept(AppendError::Busy { retry_after }) => {
-                Self::new(429, Code::ResourceExhausted, message).retry(retry_after.as_secs())
+            (_, after) => {
+                let after = after.map_or(1, |(_, after)| after.as_secs());
+                Self::new(503, Code::Unavailable, message).retry(after)
             }
-            Refused::NotKept(_) => Self::new(503, Code::Unavailable, message).retry(1),
         }
     }
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use hyper::body::Incoming;
 use weir_pipeline::component::{Rejected, SourceContext, SourceSettings};
 use weir_pipeline::intake::{Accepted, Refused, now};
-use weir_pipeline::journal::{AppendError, Envelope};
+use weir_pipeline::journal::Envelope;
 
 use super::RemoteWritePlan;
 use super::decode::EXEMPLAR;
@@ -88,21 +88,14 @@ impl From<Refused> for Failure {
     /// The intake has counted these.
     fn from(refused: Refused) -> Self {
         let message = refused.to_string();
-        let (status, retry) = match refused {
-            Refused::Malformed(e) if e.reason == "too_large" => {
-                (StatusCode::PAYLOAD_TOO_LARGE, None)
-            }
-            Refused::Malformed(_) => (StatusCode::BAD_REQUEST, None),
-            Refused::NotKept(AppendError::Busy { retry_after }) => {
-                (StatusCode::TOO_MANY_REQUESTS, Some(retry_after))
-            }
-            Refused::NotKept(AppendError::Full { retry_after }) => {
-                (StatusCode::SERVICE_UNAVAILABLE, Some(retry_after))
-            }
-            Refused::NotKept(AppendError::Io(_) | AppendError::Stopped) => {
-                (StatusCode::SERVICE_UNAVAILABLE, Some(Duration::from_secs(1)))
-            }
+        let retry = refused.retry();
+        let status = match (&refused, retry) {
+            (Refused::Malformed(e), _) if e.reason == "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+            (_, None) => StatusCode::BAD_REQUEST,
+            (_, Some((true, _))) => StatusCode::TOO_MANY_REQUESTS,
+            (_, Some((false, _))) => StatusCode::SERVICE_UNAVAILABLE,
         };
+        let retry = retry.map(|(_, after)| after);
         Self { status, reason: "", message, retry, challenge: None }
     }
 }

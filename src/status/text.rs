@@ -144,19 +144,13 @@ impl Report<'_> {
         for error in list(&pipeline["errors"]) {
             line(out, 2, &format!("error: {}", text(error)));
         }
+        self.skipped(out, 2, pipeline);
         for sink in list(&pipeline["detached"]) {
             let lag = duration(number(&sink["lag_ns"]));
             let position = number(&sink["position"]);
             let id = text(&sink["sink"]);
             line(out, 2, &format!("sink {id} is detached: at entry {position}, {lag} behind"));
-            for gap in list(&sink["skipped"]) {
-                let (after, to) = (number(&gap[0]), number(&gap[1]));
-                line(
-                    out,
-                    4,
-                    &format!("skipped, as the journal was trimmed: entries {after} to {to}"),
-                );
-            }
+            self.skipped(out, 4, sink);
             for error in list(&sink["errors"]) {
                 line(out, 4, &format!("error: {}", text(error)));
             }
@@ -169,6 +163,13 @@ impl Report<'_> {
         let mut dry = BTreeSet::new();
         for node in list(&pipeline["nodes"]) {
             self.node(out, name, node, failed, &mut dry);
+        }
+    }
+
+    fn skipped(&self, out: &mut String, indent: usize, who: &Value) {
+        for gap in list(&who["skipped"]) {
+            let (after, to) = (number(&gap[0]), number(&gap[1]));
+            line(out, indent, &format!("skipped, past its backlog: entries {} to {to}", after + 1));
         }
     }
 

@@ -15,9 +15,9 @@ use crate::harness::{Server, wait};
 
 /// What an endpoint has got, and whether it takes anything.
 #[derive(Default)]
-struct Endpoint {
-    dead: AtomicBool,
-    numbers: Mutex<Vec<i64>>,
+pub(super) struct Endpoint {
+    pub(super) dead: AtomicBool,
+    pub(super) numbers: Mutex<Vec<i64>>,
 }
 
 impl Endpoint {
@@ -31,7 +31,7 @@ impl Endpoint {
     }
 
     /// Serves until the test ends.
-    fn serve() -> (Arc<Self>, String) {
+    pub(super) fn serve() -> (Arc<Self>, String) {
         let endpoint = Arc::new(Self::default());
         let state = endpoint.clone();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -50,7 +50,7 @@ impl Endpoint {
     }
 }
 
-fn detached(server: &Server) -> Vec<Value> {
+pub(super) fn detached(server: &Server) -> Vec<Value> {
     let status = server.status();
     let pipelines = status["pipelines"].as_array().unwrap();
     let all = pipelines.iter().flat_map(|p| p["detached"].as_array().unwrap().clone());

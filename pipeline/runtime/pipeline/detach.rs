@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::super::Shared;
 use super::super::sink::{Given, Gone, SinkHandle};
 use super::run::{End, Loop};
+use crate::backlog::Policy;
 use crate::checkpoint::{Checkpoint, Consumer};
 use crate::component::Staged;
 use crate::journal::Trimmed;
@@ -170,9 +171,9 @@ impl Loop {
         Ok(())
     }
 
-    /// What it needs was trimmed. A detached sink past its backlog goes on behind the gap.
+    /// What it needs was trimmed. One that skips what is past its backlog goes on behind the gap.
     pub(super) fn skip(&mut self, gap: Trimmed) -> Option<End> {
-        if self.consumer.sink.is_none() {
+        if self.plan.backlog.policy != Policy::Skip {
             return Some(End::Failed(gap.to_string()));
         }
         tracing::error!(
@@ -180,8 +181,10 @@ impl Loop {
             sink = self.consumer.sink.as_deref(),
             behind = gap.after,
             to = gap.to,
-            "sink skips entries that the journal no longer has"
+            "past its backlog: entries that the journal no longer has are skipped"
         );
+        let about = "Stretches of the journal skipped past a backlog";
+        self.shared.telemetry.count("weir_backlog_skips_total", about, 1.0);
         self.reader = self.shared.journal.reader(gap.to);
         let mut progress = self.progress.lock();
         if progress.skipped.len() < SKIPPED_MAX {

@@ -52,7 +52,12 @@ impl Loop {
     fn is_due(&mut self) -> bool {
         let elapsed = self.tick.elapsed;
         let due = *self.due_at.get_or_insert(elapsed + EVERY_NS);
-        let filling = self.shared.journal.is_filling() && elapsed >= due - EVERY_NS + SOON_NS;
+        let (held, backlog) = {
+            let progress = self.progress.lock();
+            (progress.held_bytes, progress.backlog_bytes)
+        };
+        let filling = self.shared.journal.is_filling() || (backlog > 0 && held > backlog / 2);
+        let filling = filling && elapsed >= due - EVERY_NS + SOON_NS;
         elapsed >= due || filling || self.bytes_since >= EVERY_BYTES
     }
 

@@ -61,6 +61,7 @@ impl Running {
             intake: Intake::new(
                 "otlp".into(),
                 journal.clone(),
+                Arc::default(),
                 Arc::new(EntitySpace::default()),
                 metrics.clone(),
             ),

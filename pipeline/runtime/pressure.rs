@@ -1,0 +1,166 @@
+//! Who is too far behind, and what follows: sources that refuse, entries that are given up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Runtime, pipeline};
+use crate::backlog::{Backlog, Held, Policy};
+use crate::checkpoint::Consumer;
+use crate::plan::{InputPlan, PipelinePlan};
+
+/// How often it is looked.
+const ROUND: Duration = Duration::from_millis(250);
+/// What a sender is told to wait: checkpoints come every 5 s when it is tight.
+const RETRY: Duration = Duration::from_secs(5);
+/// What memory holds for readers that keep up, bytes: who is behind by less is not overloaded, but
+/// was away.
+const IN_MEMORY: u64 = 64 << 20;
+
+/// A consumer and what it holds.
+struct Consuming {
+    who: Consumer,
+    plan: Arc<PipelinePlan>,
+    /// Bytes of journal that cannot be trimmed for it.
+    held: u64,
+    limit: u64,
+    /// Bytes of journal that it has not read, and how long ago they came, nanoseconds.
+    unread: u64,
+    lag_ns: i64,
+}
+
+/// Until the runtime stops.
+pub(super) async fn run(runtime: Arc<Runtime>) {
+    let stop = runtime.stop.clone();
+    let mut announced = BTreeSet::new();
+    let mut pulse = tokio::time::interval(ROUND);
+    pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(pulse.tick()).await.is_some() {
+        let all = runtime.consuming();
+        runtime.look_at(&all);
+        announce(&all, &mut announced);
+    }
+}
+
+impl Runtime {
+    fn consuming(&self) -> Vec<Consuming> {
+        let journal = &self.shared.journal;
+        let (head, max) = (journal.head(), journal.options().max_bytes);
+        let held = self.shared.holds.all();
+        let mut all = Vec::new();
+        for (who, position) in held {
+            let running = self.running.lock().get(&who).cloned();
+            let plan = match &running {
+                Some(running) => Some(running.plan.lock().clone()),
+                None => self.down.lock().get(&who).and_then(|d| d.plan.clone()),
+            };
+            let Some(plan) = plan else { continue };
+            let progress = running.as_ref().map(|r| r.progress.lock().clone());
+            let read = progress.as_ref().map_or(position, |p| p.position.max(position));
+            let consuming = Consuming {
+                held: journal.bytes_behind(position),
+                limit: plan.backlog.limit.of(max),
+                unread: journal.bytes_behind(read),
+                lag_ns: progress.map_or(0, |p| pipeline::lag(&p, head)),
+                who,
+                plan,
+            };
+            if let Some(running) = running {
+                let mut progress = running.progress.lock();
+                progress.held_bytes = consuming.held;
+                progress.backlog_bytes = consuming.limit;
+            }
+            all.push(consuming);
+        }
+        all
+    }
+
+    fn look_at(&self, all: &[Consuming]) {
+        let mut refused: HashMap<Arc<str>, Held> = HashMap::new();
+        let mut limits = HashMap::new();
+        for c in all {
+            if c.plan.backlog.policy == Policy::Skip {
+                limits.insert(c.who.clone(), c.limit);
+            }
+            let Some(held) = c.refusal() else { continue };
+            for source in sources(&c.plan) {
+                refused.entry(source).or_insert_with(|| held.clone());
+            }
+        }
+        self.shared.holds.limit(limits);
+        self.gate.set(refused);
+        let telemetry = &self.shared.telemetry;
+        for c in all {
+            let name = |metric: &str| {
+                let pipeline = super::escape(&c.who.pipeline);
+                let sink = c.who.sink.as_deref().unwrap_or_default();
+                format!("{metric}{{pipeline=\"{pipeline}\",sink=\"{sink}\"}}")
+            };
+            let about = "Journal that cannot be trimmed for a pipeline or detached sink";
+            telemetry.gauge(&name("weir_backlog_bytes"), about, c.held as f64);
+            let about = "What it may be at most";
+            telemetry.gauge(&name("weir_backlog_limit_bytes"), about, c.limit as f64);
+        }
+    }
+}
+
+impl Consuming {
+    /// Why its sources take nothing now, if so.
+    fn refusal(&self) -> Option<Held> {
+        let Backlog { policy, max_lag, limit } = self.plan.backlog;
+        let name = self.name();
+        if policy == Policy::Refuse && self.held > self.limit {
+            let why = format!("{name} is {} behind, past its backlog of {limit}", mib(self.held));
+            return Some(Held { why: why.into(), overload: false, retry_after: RETRY });
+        }
+        let late = self.lag_ns > i64::try_from(max_lag.as_nanos()).unwrap_or(i64::MAX);
+        if self.who.sink.is_none() && late && self.unread > IN_MEMORY {
+            let seconds = self.lag_ns / 1_000_000_000;
+            let why = format!("{name} cannot keep up: it is {seconds} s behind");
+            return Some(Held { why: why.into(), overload: true, retry_after: RETRY });
+        }
+        None
+    }
+
+    fn name(&self) -> String {
+        let pipeline = &self.who.pipeline;
+        match &self.who.sink {
+            None => format!("pipeline `{pipeline}`"),
+            Some(sink) => format!("detached sink `{sink}` of pipeline `{pipeline}`"),
+        }
+    }
+}
+
+/// Says once that half of a backlog is reached, and again only after it was below a quarter.
+fn announce(all: &[Consuming], announced: &mut BTreeSet<Consumer>) {
+    let held: BTreeMap<_, _> = all.iter().map(|c| (&c.who, c)).collect();
+    announced.retain(|who| held.get(who).is_some_and(|c| c.held > c.limit / 4));
+    for c in all.iter().filter(|c| c.held > c.limit / 2) {
+        if announced.insert(c.who.clone()) {
+            let then = match c.plan.backlog.policy {
+                Policy::Refuse => "past it the sources that it reads refuse data",
+                Policy::Skip => "past it entries are skipped",
+            };
+            tracing::warn!(
+                "{} holds {} of journal, more than half of its backlog ({}): {then}",
+                c.name(),
+                mib(c.held),
+                mib(c.limit)
+            );
+        }
+    }
+}
+
+fn sources(plan: &PipelinePlan) -> BTreeSet<Arc<str>> {
+    let inputs = plan.nodes.iter().flat_map(|n| &n.inputs);
+    inputs
+        .filter_map(|i| match i {
+            InputPlan::Source { source, .. } => Some(source.clone()),
+            InputPlan::Node { .. } => None,
+        })
+        .collect()
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
