@@ -52,6 +52,8 @@ pub struct Options {
     pub data: PathBuf,
     /// The folder of pipeline files.
     pub pipelines: PathBuf,
+    /// Whether a change of the files is a reload.
+    pub watch: bool,
     /// What pipeline files can name.
     pub components: Components,
     /// What sinks can ask for.
@@ -178,9 +180,16 @@ impl Runtime {
     /// Only if the data folder cannot be read or written.
     pub async fn start(options: Options) -> std::io::Result<Arc<Self>> {
         let Options {
-            data, pipelines, components, services, environment, telemetry, journal, ..
+            data,
+            pipelines,
+            watch,
+            components,
+            services,
+            environment,
+            telemetry,
+            journal,
+            checkpoints,
         } = options;
-        let checkpoints = options.checkpoints;
         let decoders = Arc::new(Decoders::new(journal.clone(), components));
         let shared = Arc::new(Shared {
             journal: journal.clone(),
@@ -212,7 +221,9 @@ impl Runtime {
         tokio::spawn(async move { ticking.ticker.run(ticking.stop.clone()).await });
         runtime.reload().await;
         runtime.ready.store(true, Relaxed);
-        tokio::spawn(watch::run(runtime.clone()));
+        if watch {
+            tokio::spawn(watch::run(runtime.clone()));
+        }
         tokio::spawn(supervise::run(runtime.clone()));
         tokio::spawn(pressure::run(runtime.clone()));
         Ok(runtime)

@@ -59,6 +59,7 @@ impl Server {
             ("server.data", before.data == next.data),
             ("server.memory", before.memory == next.memory),
             ("server.hosts", before.hosts == next.hosts),
+            ("server.watch", before.watch == next.watch),
             ("server.tls", before.tls == next.tls),
             ("server.auth.tokens", before.tokens == next.tokens),
         ] {
@@ -82,6 +83,7 @@ impl Server {
             next.data = before.data;
             next.memory = before.memory;
             next.hosts = before.hosts;
+            next.watch = before.watch;
             next.tls = before.tls;
             next.tokens = before.tokens;
             *self.config.lock() = next;

@@ -164,6 +164,7 @@ async fn serve(args: &Local) -> Result<ExitCode> {
     let runtime = Runtime::start(Options {
         data: config.data.clone(),
         pipelines: config.pipelines.clone(),
+        watch: config.watch,
         components: components::ALL,
         services: Services::default().with(store).with(router).with(telemetry.clone()),
         environment: Environment::Process,

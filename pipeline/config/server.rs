@@ -66,6 +66,8 @@ pub struct ServerConfig {
     pub memory: ByteSize,
     /// Names that the `Host` header may have besides loopback ones.
     pub hosts: Vec<String>,
+    /// Whether a pipeline file that is saved is live at once; otherwise by `weir reload`.
+    pub watch: bool,
     /// Whether to serve a network without TLS and tokens.
     pub insecure: bool,
     /// Certificate of the API.
@@ -134,6 +136,7 @@ struct Server {
     data: Option<Spanned<String>>,
     memory: Option<Spanned<ByteSize>>,
     hosts: Option<Spanned<Vec<String>>>,
+    watch: Option<Spanned<bool>>,
     insecure: Option<Spanned<bool>>,
     tls: Option<Spanned<TlsServer>>,
     auth: Auth,
@@ -262,6 +265,7 @@ impl ServerConfig {
         );
         let memory = r.value("server.memory", "WEIR_MEMORY", server.memory, MEMORY);
         let hosts = r.hosts(server.hosts);
+        let watch = r.value("server.watch", "WEIR_WATCH", server.watch, "true");
         let insecure = r.value("server.insecure", "WEIR_INSECURE", server.insecure, "false");
         let tls = r.given("server.tls", server.tls, |t| {
             let ca = t.client_ca.as_ref();
@@ -290,12 +294,13 @@ impl ServerConfig {
             tables.extend(table.map(|t| (name, t)));
         }
         let Resolver { mut wrong, explained, .. } = resolver;
-        let values = (listen, data, pipelines, memory, insecure, max, retain, routed);
+        let values = (listen, data, pipelines, memory, watch, insecure, max, retain, routed);
         let (
             Some(listen),
             Some(data),
             Some(pipelines),
             Some(memory),
+            Some(watch),
             Some(insecure),
             Some(max),
             Some(retain),
@@ -310,6 +315,7 @@ impl ServerConfig {
             pipelines,
             memory,
             hosts,
+            watch,
             insecure,
             tls,
             tokens: tokens.unwrap_or_default(),

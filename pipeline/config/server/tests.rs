@@ -53,7 +53,11 @@ tables.logs.retention = "30d"  # `weir.toml:8`
     assert_eq!(config.listen.to_string(), "127.0.0.1:9347");
     assert_eq!(config.memory, ByteSize(1 << 30));
     assert_eq!(config.pipelines, PathBuf::from("pipelines.d"));
-    assert_eq!(config.explain().len(), 11);
+    assert_eq!(config.explain().len(), 12);
+    assert!(config.watch);
+    let variables = [("WEIR_WATCH", "false")];
+    let (config, _) = read("", &variables, &Flags::default()).unwrap();
+    assert!(!config.watch);
 }
 
 #[test]
