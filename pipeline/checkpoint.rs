@@ -26,6 +26,9 @@ const ASIDE: &str = "aside-";
 /// What [`write_atomically`] writes before it renames.
 const UNFINISHED: &str = "tmp";
 
+/// A damaged file, and what is wrong with it.
+type Damaged = (PathBuf, String);
+
 /// Who reads the journal at a position of its own: a pipeline, or a sink detached from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Consumer {
@@ -178,11 +181,32 @@ impl Checkpoints {
         self.load_newest(&self.dir.join(who.folder()))
     }
 
+    /// As [`Checkpoints::load`], leaving everything as it is; whether anything is damaged.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::load_all`].
+    pub fn peek(&self, who: &Consumer) -> io::Result<(Option<Checkpoint>, bool)> {
+        let (checkpoint, damaged) = self.newest(&self.dir.join(who.folder()))?;
+        Ok((checkpoint, !damaged.is_empty()))
+    }
+
     fn load_newest(&self, dir: &Path) -> io::Result<(Option<Checkpoint>, Vec<String>)> {
+        let (checkpoint, damaged) = self.newest(dir)?;
         let mut damage = Vec::new();
-        for (_, path) in self.files(dir)?.iter().rev() {
-            match decode(&fs::read(path)?) {
-                Ok(checkpoint) => return Ok((Some(checkpoint), damage)),
+        for (path, why) in damaged {
+            let aside = path.with_extension("damaged");
+            fs::rename(path, &aside)?;
+            damage.push(format!("checkpoint `{}`: {why}", aside.display()));
+        }
+        Ok((checkpoint, damage))
+    }
+
+    /// The newest whole checkpoint in `dir`, and the newer ones that are damaged, with the reason.
+    fn newest(&self, dir: &Path) -> io::Result<(Option<Checkpoint>, Vec<Damaged>)> {
+        let mut damaged = Vec::new();
+        for (_, path) in self.files(dir)?.into_iter().rev() {
+            match decode(&fs::read(&path)?) {
+                Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 Err(Unreadable::Version(version)) => {
                     return Err(io::Error::new(
                         io::ErrorKind::Unsupported,
@@ -193,14 +217,10 @@ impl Checkpoints {
                         ),
                     ));
                 }
-                Err(Unreadable::Damaged(why)) => {
-                    let aside = path.with_extension("damaged");
-                    fs::rename(path, &aside)?;
-                    damage.push(format!("checkpoint `{}`: {why}", aside.display()));
-                }
+                Err(Unreadable::Damaged(why)) => damaged.push((path, why)),
             }
         }
-        Ok((None, damage))
+        Ok((None, damaged))
     }
 
     /// Keeps the checkpoints of a consumer, which cannot be gone on from, out of the way of new

@@ -187,6 +187,11 @@ fn write_excerpt(
     }
 }
 
+/// A text that quotes `file` as people may see it: without the secrets of the file.
+pub(crate) fn shown(text: &str, file: &SourceText) -> String {
+    Mask::new(file).message(text)
+}
+
 /// One or more diagnostics; what planning fails with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);

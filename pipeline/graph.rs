@@ -1,6 +1,7 @@
 //! A pipeline's nodes, built and wired: takes entries and ticks in journal order, gives what goes
 //! to sinks. Synchronous and deterministic; the same code runs live, in recovery and in tests.
 
+mod takeover;
 mod unseen;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -11,6 +12,7 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 
+pub(crate) use self::takeover::{Dropped, Takeover, shape, takeover};
 use self::unseen::Unseen;
 use crate::batch::Batch;
 use crate::component::{Operator, OperatorError, Output, Tick};
@@ -306,38 +308,35 @@ impl Graph {
     pub fn restore(&mut self, plan: &PipelinePlan, states: &States) -> Vec<String> {
         let mut dropped = Vec::new();
         for (node, planned) in self.nodes.iter_mut().zip(&plan.nodes) {
-            let (Some(operator), Some(shape)) = (&mut node.operator, &node.shape) else { continue };
-            let state = states
-                .get(&*node.id)
-                .or_else(|| states.get(planned.was.as_deref().unwrap_or_default()));
-            let Some(state) = state else { continue };
-            if state.shape != *shape {
-                dropped.push(format!("`{}` starts without state: its definition changed", node.id));
-            } else if let Err(e) = operator.restore(&state.bytes) {
-                // A half restored operator is worse than an empty one.
-                if let Work::Operator(p) | Work::Alert(p) = &planned.work {
-                    *operator = p.build();
+            let Some(operator) = &mut node.operator else { continue };
+            let why = match takeover(planned, |id| Some(states.get(id)?.shape.as_str())) {
+                Takeover::Stateless | Takeover::Nothing => continue,
+                Takeover::Dropped(why) => why.to_string(),
+                Takeover::Of(id) => {
+                    let Some(state) = states.get(id) else { continue };
+                    let Err(e) = operator.restore(&state.bytes) else { continue };
+                    // A half restored operator is worse than an empty one.
+                    if let Work::Operator(p) | Work::Alert(p) = &planned.work {
+                        *operator = p.build();
+                    }
+                    e.to_string()
                 }
-                dropped.push(format!("`{}` starts without state: {e}", node.id));
-            }
+            };
+            dropped.push(format!("`{}` starts without state: {why}", node.id));
         }
         dropped
     }
 }
 
 fn build_node(pipeline: &Arc<str>, node: &NodePlan, telemetry: &Telemetry) -> Node {
-    let (operator, shape, class) = match &node.work {
-        Work::Operator(p) => (Some(p.build()), p.state_shape(), "operator"),
-        Work::Alert(p) => (Some(p.build()), p.state_shape(), "alert"),
-        Work::Sink(_) => (None, None, "sink"),
+    let operator = match &node.work {
+        Work::Operator(p) | Work::Alert(p) => Some(p.build()),
+        Work::Sink(_) => None,
     };
-    // The kind is part of the shape: a `window` does not take over from an operator of the same
-    // id and another type.
-    let shape = shape.map(|s| format!("{}:{s}", node.kind));
     let metrics = telemetry.component(ComponentLabels {
         pipeline: pipeline.clone(),
         component: node.id.clone(),
-        class,
+        class: node.work.class(),
         kind: node.kind,
     });
     let columns = match &node.work {
@@ -348,7 +347,7 @@ fn build_node(pipeline: &Arc<str>, node: &NodePlan, telemetry: &Telemetry) -> No
         id: node.id.clone(),
         unseen: Unseen::new(columns),
         operator,
-        shape,
+        shape: shape(node),
         on_error: node.on_error,
         readers: Vec::new(),
         inputs: node.inputs.clone(),

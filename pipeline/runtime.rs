@@ -4,10 +4,12 @@
 //! checkpoint names, then moves to the present files by the same reload that later edits take.
 
 mod bring_up;
+mod decide;
 mod decoders;
 mod detached;
 mod holds;
 mod pipeline;
+mod plan;
 mod pressure;
 mod recovery;
 mod reload;
@@ -28,13 +30,16 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::decide::Present;
+pub use self::decide::{NodeChange, NodeState, Shapes, SourceFate, Turn};
 use self::decoders::Decoders;
 use self::holds::Holds;
 pub use self::pipeline::Progress;
 use self::pipeline::{Asked, Change, Running};
+pub use self::plan::{Change as PlannedChange, PipelineChange, Planned};
 pub use self::reload::{FileOutcome, Outcome};
-pub use self::sources::SourceStatus;
 use self::sources::Sources;
+pub use self::sources::{SourceChange, SourceStatus};
 use self::supervise::Down;
 use self::ticker::Ticker;
 use crate::backlog::{Gate, Held};
@@ -394,6 +399,10 @@ impl Running {
     /// Whether it is what it was last asked to become.
     fn is_as_asked(&self) -> bool {
         *self.asked.lock() == Asked::Plan(self.plan.lock().hash.clone())
+    }
+
+    fn present(&self) -> Present {
+        Present { plan: self.plan.lock().clone(), asked: self.asked.lock().clone() }
     }
 
     fn status(&self, head: u64) -> PipelineStatus {

@@ -27,6 +27,8 @@ enum Command {
     Config(Local),
     /// Walk each path and mark the first place where flow stops
     Status(Remote),
+    /// Say what a reload would do now, node by node; changes nothing
+    Plan(Remote),
     /// Make the server read its files now, and print the outcome
     Reload(Remote),
     /// Ask the server a question in SQL
@@ -161,6 +163,7 @@ impl Cli {
             Command::Test(args) => crate::test::run(&args),
             Command::Config(args) => crate::config::run(&args),
             Command::Status(args) => crate::status::run(&args),
+            Command::Plan(args) => crate::plan::run(&args),
             Command::Reload(args) => crate::reload::run(&args),
             Command::Sql(args) => crate::sql::run(&args),
             Command::Tap(args) => crate::tap::run(&args),

@@ -9,7 +9,9 @@ use weir_pipeline::config::ServerConfig;
 use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::{Journal, JournalOptions};
-use weir_pipeline::runtime::{DetachedStatus, Outcome, PipelineStatus, Progress, Runtime};
+use weir_pipeline::runtime::{
+    DetachedStatus, FileOutcome, Outcome, PipelineStatus, Progress, Runtime,
+};
 use weir_pipeline::telemetry::{ComponentLabels, ComponentReading, Telemetry, Way};
 use weir_store::Store;
 use weir_web::{
@@ -17,7 +19,7 @@ use weir_web::{
     ReloadReport, SourceReport, Status, Tap,
 };
 
-use crate::server_file::ServerFile;
+use crate::server_file::{ServerFile, Settings};
 
 /// The parts of a running server.
 pub(crate) struct Server {
@@ -51,22 +53,9 @@ impl Server {
                 return false;
             }
         };
-        let mut notes: Vec<String> = settings.warnings.0.iter().map(ToString::to_string).collect();
         let before = self.config.lock().clone();
         let mut next = settings.config.clone();
-        for (key, same) in [
-            ("server.listen", before.listen == next.listen),
-            ("server.data", before.data == next.data),
-            ("server.memory", before.memory == next.memory),
-            ("server.hosts", before.hosts == next.hosts),
-            ("server.watch", before.watch == next.watch),
-            ("server.tls", before.tls == next.tls),
-            ("server.auth.tokens", before.tokens == next.tokens),
-        ] {
-            if !same {
-                notes.push(format!("`{key}` needs a restart; the old value stays"));
-            }
-        }
+        let notes = notes(&settings, &before);
         let applied = self.router.reconfigure(settings.router.clone()).await;
         let error = applied.err().map(|e| format!("receivers and routes stay as they were: {e}"));
         for note in &notes {
@@ -116,6 +105,20 @@ impl Server {
         report.diagnostics.extend(state.errors);
         report.diagnostics.extend(state.notes);
         report
+    }
+
+    /// What a reload would make of the server file.
+    fn foresee(&self) -> FileState {
+        match self.file.read() {
+            Ok(settings) => {
+                let notes = notes(&settings, &self.config.lock());
+                FileState { errors: Vec::new(), notes }
+            }
+            Err(wrong) => {
+                let errors = wrong.0.iter().map(ToString::to_string).collect();
+                FileState { errors, notes: Vec::new() }
+            }
+        }
     }
 
     fn runtime(&self) -> Result<&Arc<Runtime>, EngineError> {
@@ -219,6 +222,23 @@ impl Server {
             "notifications": self.router.targets(),
         })
     }
+}
+
+/// What people should know of a server file that comes after `before`.
+fn notes(settings: &Settings, before: &ServerConfig) -> Vec<String> {
+    let next = &settings.config;
+    let keys = [
+        ("server.listen", before.listen == next.listen),
+        ("server.data", before.data == next.data),
+        ("server.memory", before.memory == next.memory),
+        ("server.hosts", before.hosts == next.hosts),
+        ("server.watch", before.watch == next.watch),
+        ("server.tls", before.tls == next.tls),
+        ("server.auth.tokens", before.tokens == next.tokens),
+    ];
+    let changed = keys.into_iter().filter(|(_, same)| !same);
+    let restart = changed.map(|(key, _)| format!("`{key}` needs a restart; the old value stays"));
+    settings.warnings.0.iter().map(ToString::to_string).chain(restart).collect()
 }
 
 /// Whether an address of [`SourceStatus::listens`] says why it is not open.
@@ -367,6 +387,23 @@ impl Engine for Server {
             let sources = runtime.sources();
             report.ok &= !sources.iter().flat_map(|s| &s.listens).any(|a| is_closed(a));
             Ok(report)
+        })
+    }
+
+    fn plan(&self) -> BoxFuture<'_, Result<serde_json::Value, EngineError>> {
+        Box::pin(async {
+            let mut planned = self.runtime()?.plan().await;
+            let FileState { errors, notes } = self.foresee();
+            let broken = !errors.is_empty();
+            planned.ok &= !broken;
+            if broken || self.file.path.exists() {
+                let path = self.file.path.display().to_string();
+                let state = if broken { "kept" } else { "live" };
+                planned.files.push(FileOutcome { path, state });
+            }
+            planned.diagnostics.extend(errors);
+            planned.diagnostics.extend(notes);
+            serde_json::to_value(planned).map_err(|e| EngineError::Failed(e.to_string()))
         })
     }
 

@@ -10,6 +10,7 @@ mod engine;
 mod export;
 mod folder;
 mod notify;
+mod plan;
 mod reload;
 mod run;
 mod server_file;

@@ -1,6 +1,6 @@
 //! `weir status`: walks each path from source to sink and marks the first place where flow stops.
 
-mod text;
+pub(crate) mod text;
 
 use std::process::ExitCode;
 
@@ -32,6 +32,6 @@ fn degraded(status: &Value) -> bool {
         || list(&status["alerts"]["notifications"]).iter().any(undelivered)
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }

@@ -11,3 +11,4 @@ mod clients;
 mod determinism;
 mod durability;
 mod harness;
+mod plan;

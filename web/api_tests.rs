@@ -68,6 +68,10 @@ impl Engine for Fake {
         async { Ok(ReloadReport { number: 7, ok: true, ..ReloadReport::default() }) }.boxed()
     }
 
+    fn plan(&self) -> BoxFuture<'_, Result<serde_json::Value, EngineError>> {
+        async { Ok(serde_json::json!({ "ok": true, "pipelines": [] })) }.boxed()
+    }
+
     fn ready(&self) -> Result<(), String> {
         if self.starting { Err("recovering".into()) } else { Ok(()) }
     }
@@ -348,6 +352,7 @@ async fn pages_for_people_and_machines() {
         serde_json::from_str(&s.get("/api/v1/tables").await.body).unwrap();
     assert_eq!(tables, serde_json::json!({ "tables": [] }));
     let post = |path: &'static str| request(&s.address, "POST", path, &[], "");
+    assert!(s.get("/api/v1/plan").await.body.contains("\"ok\":true"));
     assert!(post("/api/v1/reload").await.body.contains("\"number\":7"));
     assert_eq!(post("/api/v1/notify/oncall").await.status, 200);
     assert_eq!(post("/api/v1/notify/nobody").await.status, 404);

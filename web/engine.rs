@@ -26,6 +26,8 @@ pub trait Engine: Send + Sync {
     /// Brings what runs in line with the files. A file with a mistake is no error: the report
     /// says so.
     fn reload(&self) -> BoxFuture<'_, Result<ReloadReport, EngineError>>;
+    /// What a reload would do now, as JSON; changes nothing.
+    fn plan(&self) -> BoxFuture<'_, Result<serde_json::Value, EngineError>>;
     /// `Err` says what is not up yet.
     fn ready(&self) -> Result<(), String>;
     /// Alert instances and the newest notifications, as JSON: `{"alerts": [..],

@@ -8,6 +8,7 @@
 //! | `GET /api/v1/pipelines` | graphs, states, positions |
 //! | `GET /api/v1/pipelines/{name}/tap/{id}` | rows of an edge as they flow, NDJSON |
 //! | `GET /api/v1/alerts` | alert states and notifications |
+//! | `GET /api/v1/plan` | what a reload would do now, node by node |
 //! | `POST /api/v1/reload` | reloads the files, answers with the outcome |
 //! | `POST /api/v1/notify/{receiver}` | sends a test page |
 //! | `GET /metrics`, `/healthz`, `/readyz` | for machines |
@@ -48,7 +49,8 @@ pub use serve::{ServeOptions, serve};
 
 /// Most bytes of a request body. The longest is a SQL text.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// How long a reload may take before the client is told that it goes on without it.
+/// How long a reload may take before the client is told that it goes on without it, or that its
+/// plan has to wait for one.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a test page may take to be delivered.
 const NOTIFY_DEADLINE: Duration = Duration::from_secs(60);
@@ -75,6 +77,7 @@ pub fn router(web: Web) -> Router {
         .route("/api/v1/pipelines", get(pipelines))
         .route("/api/v1/pipelines/{name}/tap/{id}", get(tap::rows))
         .route("/api/v1/alerts", get(alerts))
+        .route("/api/v1/plan", get(plan))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/notify/{receiver}", post(notify))
         .route_layer(middleware::from_fn_with_state(web.clone(), access::token));
@@ -137,6 +140,17 @@ async fn reload(State(web): State<Web>) -> Result<Response, ApiError> {
             StatusCode::GATEWAY_TIMEOUT,
             "timeout",
             "the reload goes on; see `weir status` for its outcome",
+        )),
+    }
+}
+
+async fn plan(State(web): State<Web>) -> Result<Response, ApiError> {
+    match tokio::time::timeout(RELOAD_DEADLINE, web.engine.plan()).await {
+        Ok(planned) => Ok(Json(planned?).into_response()),
+        Err(_) => Err(ApiError::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timeout",
+            "a reload is under way; ask again when it has ended",
         )),
     }
 }

@@ -59,15 +59,10 @@ impl Runtime {
                 let after = self.shared.holds.take(&who, oldest);
                 return self.fresh(who, plan, after).await;
             }
-            Saved::Removed(checkpoint) => (checkpoint, plan.clone(), Vec::new()),
-            // It changes to the present plan at the next mark.
-            Saved::Live(checkpoint) if checkpoint.plan != plan.hash => {
-                match self.recorded_plan(&checkpoint) {
-                    Ok(recorded) => (checkpoint, recorded, Vec::new()),
-                    Err(why) => (checkpoint, plan.clone(), vec![why]),
-                }
+            Saved::Removed(checkpoint) | Saved::Live(checkpoint) => {
+                let (plan, notes) = self.resumed(&checkpoint, plan);
+                (checkpoint, plan, notes)
             }
-            Saved::Live(checkpoint) => (checkpoint, plan.clone(), Vec::new()),
         };
         let how = format!("where it left off, behind entry {}", checkpoint.position);
         let (running, more) = self.go_on(checkpoint, Some(plan)).await?;
@@ -118,15 +113,8 @@ impl Runtime {
                 continue;
             }
             let name = &who.pipeline;
-            if let Some(plan) = wanted.get(name) {
-                outcome.events.extend(self.bring_up(plan, None).await);
-                continue;
-            }
-            let is_renamed = |p: &PipelinePlan| {
-                wanted.values().any(|w| w.content == p.content && !self.has_begun(w))
-            };
-            if let Some(plan) = plan.as_ref().filter(|p| is_renamed(p)) {
-                outcome.events.extend(self.bring_up(plan, None).await);
+            if let Some(plan) = self.returns(who, plan.as_ref(), wanted) {
+                outcome.events.extend(self.bring_up(&plan, None).await);
                 continue;
             }
             match self.remove_down(who).await {
@@ -137,6 +125,20 @@ impl Runtime {
                 }
             }
         }
+    }
+
+    /// As what a pipeline that is down and was `plan` is brought up; not if it is gone from the
+    /// files, also under another name.
+    pub(super) fn returns(
+        &self,
+        who: &Consumer,
+        plan: Option<&Arc<PipelinePlan>>,
+        wanted: &BTreeMap<Arc<str>, Arc<PipelinePlan>>,
+    ) -> Option<Arc<PipelinePlan>> {
+        let is_renamed = |p: &&Arc<PipelinePlan>| {
+            wanted.values().any(|w| w.content == p.content && !self.has_begun(w))
+        };
+        wanted.get(&who.pipeline).or(plan.filter(is_renamed)).cloned()
     }
 
     /// Whether a pipeline of this name runs or is down.

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(super) use self::change::{keeps_sink, rename_part};
+pub(super) use self::change::{is_gone, keeps_sink, rename_part};
 pub(super) use self::detach::{Handed, detached};
 use self::run::{End, Loop};
 use super::Shared;
@@ -303,7 +303,7 @@ fn spawn(
 
 /// Staged work and carried rows of sinks that the plan does not have: only the plan of the
 /// checkpoint could commit them.
-fn left_behind(checkpoint: &Checkpoint, missing: impl Fn(&str) -> bool) -> Vec<String> {
+pub(super) fn left_behind(checkpoint: &Checkpoint, missing: impl Fn(&str) -> bool) -> Vec<String> {
     let holds = |s: &Staged| !s.work.is_empty() || !s.carry.is_empty();
     let left = checkpoint.sinks.iter().filter(|(id, s)| missing(id) && holds(s));
     left.map(|(id, s)| {

@@ -12,7 +12,7 @@ use crate::config::plan_from_bundle;
 use crate::plan::PipelinePlan;
 
 /// How long the checkpoint of a removed pipeline stays, so that it can come back.
-const REMOVED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const REMOVED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is known of a pipeline that does not run.
 pub(super) enum Saved {
@@ -24,6 +24,28 @@ pub(super) enum Saved {
     Nothing,
     /// There were checkpoints, all of them damaged.
     Lost,
+}
+
+/// What a checkpoint is good for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    /// It belongs to another journal.
+    Foreign,
+    Live,
+    Removed,
+    /// Removed too long ago.
+    Expired,
+}
+
+/// What is missing if a pipeline that left off behind `position` goes on behind `after`.
+pub(super) fn gap(position: u64, after: u64) -> Option<String> {
+    (after > position).then(|| {
+        format!(
+            "it left off behind entry {position}, and the journal no longer has entries {} to \
+             {after}: what they held is missing from what it makes",
+            position + 1
+        )
+    })
 }
 
 impl Runtime {
@@ -113,12 +135,39 @@ impl Runtime {
         }
     }
 
-    /// What a checkpoint is good for. Commits of a removed pipeline are repeated here, since
+    /// As [`Runtime::saved`], leaving everything as it is.
+    pub(super) fn peek(&self, who: &Consumer) -> Result<Saved, String> {
+        let peeked = self.shared.checkpoints.peek(who);
+        let (checkpoint, damaged) = peeked.map_err(|e| format!("its checkpoint: {e}"))?;
+        let Some(checkpoint) = checkpoint.map(Box::new) else {
+            return Ok(if damaged { Saved::Lost } else { Saved::Nothing });
+        };
+        Ok(match self.worth(&checkpoint) {
+            Worth::Foreign | Worth::Expired => Saved::Nothing,
+            Worth::Live => Saved::Live(checkpoint),
+            Worth::Removed => Saved::Removed(checkpoint),
+        })
+    }
+
+    fn worth(&self, checkpoint: &Checkpoint) -> Worth {
+        if checkpoint.journal != self.shared.journal.id() {
+            return Worth::Foreign;
+        }
+        if !checkpoint.removed {
+            return Worth::Live;
+        }
+        let age =
+            self.shared.checkpoints.modified(&checkpoint.consumer()).and_then(|t| t.elapsed().ok());
+        if age.is_some_and(|age| age > REMOVED_KEPT) { Worth::Expired } else { Worth::Removed }
+    }
+
+    /// Does what a checkpoint is good for. Commits of a removed pipeline are repeated here, since
     /// nobody else will.
     async fn judge(&self, checkpoint: Checkpoint) -> Saved {
         let name = checkpoint.pipeline.clone();
         let journal = self.shared.journal.id();
-        if checkpoint.journal != journal {
+        let worth = self.worth(&checkpoint);
+        if worth == Worth::Foreign {
             let aside = self.shared.checkpoints.set_aside(&checkpoint);
             let aside = aside.map_or_else(|e| e.to_string(), |path| path.display().to_string());
             tracing::error!(
@@ -130,12 +179,10 @@ impl Runtime {
             );
             return Saved::Nothing;
         }
-        if !checkpoint.removed {
+        if worth == Worth::Live {
             return Saved::Live(Box::new(checkpoint));
         }
-        let age =
-            self.shared.checkpoints.modified(&checkpoint.consumer()).and_then(|t| t.elapsed().ok());
-        if age.is_some_and(|age| age > REMOVED_KEPT) {
+        if worth == Worth::Expired {
             self.shared.checkpoints.forget(&checkpoint.consumer());
             return Saved::Nothing;
         }
@@ -220,18 +267,28 @@ impl Runtime {
         };
         let position = checkpoint.position;
         let after = self.shared.holds.take(&who, || position);
-        if after > position {
-            notes.push(format!(
-                "it left off behind entry {position}, and the journal no longer has entries {} to \
-                 {after}: what they held is missing from what it makes",
-                position + 1
-            ));
-        }
+        notes.extend(gap(position, after));
         let begin = Begin::Checkpoint { checkpoint, after };
         let (running, more) = start(self.shared.clone(), who.clone(), plan, begin).await?;
         tracing::info!(pipeline = %who.pipeline, sink = who.sink.as_deref(), position, "goes on from its checkpoint");
         notes.extend(more);
         Ok((running, notes))
+    }
+
+    /// The plan with which a pipeline that does not run goes on from its checkpoint, and what
+    /// people should know. One that was not removed changes to the present plan at a later mark.
+    pub(super) fn resumed(
+        &self,
+        checkpoint: &Checkpoint,
+        present: &Arc<PipelinePlan>,
+    ) -> (Arc<PipelinePlan>, Vec<String>) {
+        if checkpoint.removed || checkpoint.plan == present.hash {
+            return (present.clone(), Vec::new());
+        }
+        match self.recorded_plan(checkpoint) {
+            Ok(recorded) => (recorded, Vec::new()),
+            Err(why) => (present.clone(), vec![why]),
+        }
     }
 
     /// The plan that a checkpoint names; of a detached sink, its part.

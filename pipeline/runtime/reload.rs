@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Runtime;
 use crate::checkpoint::write_atomically;
-use crate::config::{self, FileState, Loaded};
+use crate::config::{self, FileState, FileStatus, Loaded};
 use crate::intake::now;
 use crate::plan::{PipelinePlan, SourceDefinition};
 use crate::testing;
@@ -21,7 +21,7 @@ const FILES_MAX: usize = 10_000;
 #[derive(Default)]
 pub(super) struct Known {
     /// Last good text of each file.
-    good: config::LastGood,
+    pub(super) good: config::LastGood,
     /// Whether `good` was read from the data folder.
     read: bool,
     /// What was read, by path; `None` where there was no file.
@@ -58,6 +58,17 @@ pub struct FileOutcome {
     pub path: String,
     /// `live`, `kept` (its last good version runs) or `left_out`.
     pub state: &'static str,
+}
+
+impl FileOutcome {
+    pub(super) fn of(file: &FileStatus) -> Self {
+        let state = match file.state {
+            FileState::Live => "live",
+            FileState::Kept => "kept",
+            FileState::LeftOut => "left_out",
+        };
+        Self { path: file.path.display().to_string(), state }
+    }
 }
 
 impl Runtime {
@@ -123,18 +134,7 @@ impl Runtime {
         known.content = self.content(known);
         known.content.extend(content);
         outcome.diagnostics = loaded.diagnostics.0.iter().map(ToString::to_string).collect();
-        outcome.files = loaded
-            .files
-            .iter()
-            .map(|f| FileOutcome {
-                path: f.path.display().to_string(),
-                state: match f.state {
-                    FileState::Live => "live",
-                    FileState::Kept => "kept",
-                    FileState::LeftOut => "left_out",
-                },
-            })
-            .collect();
+        outcome.files = loaded.files.iter().map(FileOutcome::of).collect();
         outcome.ok = outcome.files.iter().all(|f| f.state == "live");
         match self.sources.prepare(&loaded.plan.sources).await {
             Ok(refused) => {
@@ -160,7 +160,7 @@ impl Runtime {
     }
 
     /// Reads and plans all files; those whose own tests fail count as broken.
-    fn load(&self, good: &config::LastGood) -> Loaded {
+    pub(super) fn load(&self, good: &config::LastGood) -> Loaded {
         let o = &self.options;
         let read = |refused: &BTreeMap<PathBuf, _>| {
             config::load(&o.pipelines, &o.components, &o.environment, good, refused)

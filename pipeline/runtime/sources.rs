@@ -1,6 +1,6 @@
 //! Running sources: started, swapped to new settings behind their open sockets, stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::decide::{SourceFate, source};
 use super::decoders::Decoders;
 use crate::backlog::Gate;
 use crate::component::{Listen, SourceContext, SourceSettings};
@@ -52,6 +53,30 @@ pub struct SourceStatus {
     pub listens: Vec<String>,
     /// Whether its task runs.
     pub running: bool,
+    /// File and line of its definition.
+    pub place: String,
+}
+
+/// What becomes of a source at a reload.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct SourceChange {
+    /// Id.
+    pub id: String,
+    /// `type`.
+    pub kind: &'static str,
+    /// The type it had, if that changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub was: Option<&'static str>,
+    /// What happens to it.
+    pub change: SourceFate,
+    /// Addresses whose sockets are open and stay so.
+    pub keeps: Vec<String>,
+    /// Addresses that are opened.
+    pub opens: Vec<String>,
+    /// Addresses that could not be opened so far, and why; they are tried again.
+    pub refused: Vec<String>,
+    /// Addresses that are closed, since nobody needs them any more.
+    pub closes: Vec<String>,
     /// File and line of its definition.
     pub place: String,
 }
@@ -107,7 +132,7 @@ impl Sources {
             let mut running = self.running.lock();
             let gone: Vec<_> = running
                 .iter()
-                .filter(|(id, r)| wanted.get(*id).is_none_or(|w| w.kind != r.definition.kind))
+                .filter(|(id, r)| source(Some(&r.definition), wanted.get(*id)).stops())
                 .map(|(id, _)| id.clone())
                 .collect();
             gone.into_iter().filter_map(|id| running.remove(&id)).collect()
@@ -135,7 +160,8 @@ impl Sources {
         let mut running = self.running.lock();
         let settings = Arc::new(SourceSettings { generation, plan: definition.plan.clone() });
         if let Some(r) = running.get_mut(id) {
-            if r.definition.resolved != definition.resolved || r.generation != generation {
+            let changed = source(Some(&r.definition), Some(definition)) != SourceFate::Kept;
+            if changed || r.generation != generation {
                 r.settings.send_replace(settings);
                 r.generation = generation;
             }
@@ -167,6 +193,49 @@ impl Sources {
         let definition = definition.clone();
         running
             .insert(id.clone(), Running { definition, generation, settings: sender, stop, task });
+    }
+
+    /// What becomes of each source when `wanted` shall run. Opens and closes nothing.
+    pub(super) fn plan(
+        &self,
+        wanted: &BTreeMap<Arc<str>, Arc<SourceDefinition>>,
+    ) -> Vec<SourceChange> {
+        let running = self.running.lock();
+        let needed: Vec<Listen> = wanted.values().flat_map(|d| d.plan.listens()).collect();
+        let ids: BTreeSet<&Arc<str>> = running.keys().chain(wanted.keys()).collect();
+        let change = |id: &Arc<str>| {
+            let (before, after) = (running.get(id).map(|r| &r.definition), wanted.get(id));
+            let shown = after.or(before)?;
+            let mut change = SourceChange {
+                id: id.to_string(),
+                kind: shown.kind,
+                was: before.map(|b| b.kind).filter(|kind| *kind != shown.kind),
+                change: source(before, after),
+                keeps: Vec::new(),
+                opens: Vec::new(),
+                refused: Vec::new(),
+                closes: Vec::new(),
+                place: place(shown),
+            };
+            for listen in after.into_iter().flat_map(|d| d.plan.listens()) {
+                match (self.listeners.bound(listen), self.listeners.refused(listen)) {
+                    (Some(bound), _) => change.keeps.push(address_of(listen, bound)),
+                    (None, None) => change.opens.push(address(listen)),
+                    (None, Some(why)) => {
+                        change.refused.push(format!("{}: {why}", address(listen)));
+                    }
+                }
+            }
+            for listen in before.into_iter().flat_map(|d| d.plan.listens()) {
+                if !needed.contains(&listen)
+                    && let Some(bound) = self.listeners.bound(listen)
+                {
+                    change.closes.push(address_of(listen, bound));
+                }
+            }
+            Some(change)
+        };
+        ids.into_iter().filter_map(change).collect()
     }
 
     /// Stops all sources and waits until what they accepted is in the journal.

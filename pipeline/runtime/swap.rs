@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::detached::same_sink;
+use super::decide::{self, DetachedFate, Fate};
 use super::pipeline::{self, Asked, AtMark, Change, Swap, detached, keeps_sink};
 use super::reload::Known;
 use super::{Outcome, Running, Runtime};
@@ -104,18 +104,17 @@ impl Runtime {
             let whole = Consumer::pipeline(&who.pipeline);
             let begun =
                 self.running.lock().contains_key(&whole) || self.down.lock().contains_key(&whole);
-            match wanted.get(&who.pipeline) {
-                None if begun => {}
-                Some(present) if present.only(sink).is_some() => {
-                    let other = |r: &Arc<Running>| {
-                        present.only(sink).is_some_and(|part| !same_sink(&r.plan.lock(), &part))
-                    };
-                    if running.as_ref().is_none_or(other) {
-                        self.stop_detached(&who).await;
-                        self.start_detached(&who, present).await;
-                    }
+            let plan = running.as_ref().map(|r| r.plan.lock().clone());
+            match decide::detached(sink, plan.as_deref(), wanted.get(&who.pipeline)) {
+                DetachedFate::GoesOn => {}
+                DetachedFate::WithPipeline if begun => {}
+                DetachedFate::Restarts(present) => {
+                    self.stop_detached(&who).await;
+                    self.start_detached(&who, present).await;
                 }
-                _ => outcome.events.push(self.abandon(&who).await),
+                DetachedFate::WithPipeline | DetachedFate::Removed => {
+                    outcome.events.push(self.abandon(&who).await);
+                }
             }
         }
     }
@@ -127,37 +126,23 @@ impl Runtime {
         outcome: &mut Outcome,
     ) -> Differences {
         let running = self.running.lock().clone();
-        let runs = |p: &&Arc<PipelinePlan>| running.contains_key(&Consumer::pipeline(&p.name));
-        let mut fresh: Vec<_> = wanted.values().filter(|p| !runs(p)).cloned().collect();
+        let present = running.iter().map(|(who, r)| (who.clone(), r.present())).collect();
+        let (fates, mut fresh) = decide::fates(&present, wanted);
         let mut changing = Vec::new();
-        for (before, r) in &running {
+        for ((before, r), fate) in running.iter().zip(fates) {
             let name = &before.pipeline;
-            if let Some(sink) = &before.sink {
-                let part = wanted.get(name).and_then(|p| p.only(sink));
-                if part.is_none_or(|part| !same_sink(&r.plan.lock(), &part)) {
-                    continue;
-                }
-            }
-            let asked = r.asked.lock().clone();
-            let (plan, verb) = match wanted.get(name) {
-                Some(plan) if asked == Asked::Plan(plan.hash.clone()) => {
+            let (plan, verb) = match fate {
+                Fate::Stays(plan) => {
                     if r.plan.lock().hash == plan.hash && before.sink.is_none() {
                         // Places in the files may have moved.
-                        *r.plan.lock() = plan.clone();
+                        *r.plan.lock() = plan;
                     }
                     continue;
                 }
-                // It ends at a mark that is set already, and then starts again.
-                _ if asked == Asked::Removal => continue,
-                Some(plan) => (Some(plan.clone()), "changed".to_owned()),
-                None => {
-                    let content = r.plan.lock().content.clone();
-                    let renamed = fresh.iter().position(|p| p.content == content);
-                    match renamed.map(|i| fresh.remove(i)) {
-                        Some(plan) => (Some(plan), format!("renamed: it was `{name}`")),
-                        None => (None, "removed".to_owned()),
-                    }
-                }
+                Fate::Ends | Fate::Apart => continue,
+                Fate::Changes(plan) => (Some(plan), "changed".to_owned()),
+                Fate::Renamed(plan) => (Some(plan), format!("renamed: it was `{name}`")),
+                Fate::Removed => (None, "removed".to_owned()),
             };
             let (asked, change) = match &plan {
                 Some(plan) => match self.prepare(before, r, plan) {

@@ -308,7 +308,7 @@ impl Report<'_> {
 }
 
 /// A line; what comes from outside cannot speak to the terminal.
-fn line(out: &mut String, indent: usize, text: &str) {
+pub(crate) fn line(out: &mut String, indent: usize, text: &str) {
     for part in text.split('\n') {
         if !part.is_empty() {
             out.extend(std::iter::repeat_n(' ', indent));
@@ -320,7 +320,7 @@ fn line(out: &mut String, indent: usize, text: &str) {
     }
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 

@@ -193,7 +193,7 @@ pub(in super::super) fn keeps_sink(
 }
 
 /// Whether the operator or alert `id` of `present` is not in `next`: it says what it still holds.
-fn is_gone(present: &PipelinePlan, next: &PipelinePlan, id: &str) -> bool {
+pub(in super::super) fn is_gone(present: &PipelinePlan, next: &PipelinePlan, id: &str) -> bool {
     let Some(before) = present.nodes.iter().find(|n| *n.id == *id) else { return true };
     let takes_over = |n: &NodePlan| *n.id == *id || n.was.as_deref() == Some(id);
     !next.nodes.iter().any(|n| n.kind == before.kind && takes_over(n))
