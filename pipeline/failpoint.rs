@@ -30,3 +30,20 @@ pub fn pass(name: &str) {
         std::process::abort();
     }
 }
+
+/// Dies here if the payload contains the text of `WEIR_POISON`, as a defect of ours would let it.
+#[cfg(debug_assertions)]
+pub fn poison(payload: &[u8]) {
+    use std::sync::LazyLock;
+    static POISON: LazyLock<Option<String>> =
+        LazyLock::new(|| std::env::var("WEIR_POISON").ok().filter(|text| !text.is_empty()));
+    if let Some(text) = &*POISON
+        && payload.windows(text.len()).any(|part| part == text.as_bytes())
+    {
+        std::process::abort();
+    }
+}
+
+/// Nothing, in a release.
+#[cfg(not(debug_assertions))]
+pub fn poison(_: &[u8]) {}

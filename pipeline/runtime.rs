@@ -10,6 +10,7 @@ mod detached;
 mod holds;
 mod pipeline;
 mod plan;
+mod poison;
 mod pressure;
 mod recovery;
 mod reload;
@@ -37,6 +38,7 @@ use self::holds::Holds;
 pub use self::pipeline::Progress;
 use self::pipeline::{Asked, Change, Running};
 pub use self::plan::{Change as PlannedChange, PipelineChange, Planned};
+use self::poison::Poison;
 pub use self::reload::{FileOutcome, Outcome};
 use self::sources::Sources;
 pub use self::sources::{SourceChange, SourceStatus};
@@ -81,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) services: Services,
     decoders: Arc<Decoders>,
     holds: Holds,
+    poison: Poison,
     /// Told when the loop of a pipeline ended.
     ended: Notify,
 }
@@ -203,6 +206,7 @@ impl Runtime {
             services,
             decoders: decoders.clone(),
             holds: Holds::new(journal.clone()),
+            poison: Poison::open(&data, journal.oldest())?,
             ended: Notify::new(),
         });
         let gate = Arc::new(Gate::default());
@@ -364,6 +368,7 @@ impl Runtime {
         if tokio::time::timeout(CLOSE, join).await.is_err() {
             tracing::warn!("a pipeline is still busy");
         }
+        self.shared.poison.stopped();
         if tokio::time::timeout(CLOSE, self.shared.journal.close()).await.is_err() {
             tracing::warn!("the journal is still busy; the next start skips some offsets");
         }

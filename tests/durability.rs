@@ -4,6 +4,7 @@ mod backlog;
 mod crash;
 mod dead_sink;
 mod load;
+mod poison;
 pub(crate) mod remote_write;
 
 use std::fs;

@@ -490,10 +490,22 @@ impl<'a> Planner<'a> {
                 _ => None,
             })
             .collect();
-        let unread: Vec<InputPlan> = (0..nodes.len())
+        let unread = (0..nodes.len())
             .filter(|i| !matches!(nodes[*i].work, Work::Sink(_)) && !read.contains(i))
-            .map(errors)
+            .map(errors);
+        let sources: BTreeSet<Arc<str>> = nodes
+            .iter()
+            .flat_map(|n| &n.inputs)
+            .filter_map(|i| match i {
+                InputPlan::Source { source, .. } => Some(source.clone()),
+                InputPlan::Node { .. } => None,
+            })
             .collect();
+        let of_sources = sources
+            .into_iter()
+            .map(|source| InputPlan::Source { source, output: ERRORS.into() })
+            .filter(|input| !nodes.iter().any(|n| n.inputs.contains(input)));
+        let unread: Vec<InputPlan> = of_sources.chain(unread).collect();
         let store = self.components.sinks.iter().find(|k| k.name == self.components.errors);
         let table = format!("table = \"{ERRORS_ID}\"\n");
         let wanted = [
@@ -516,15 +528,20 @@ impl<'a> Planner<'a> {
             };
             let mut edges = Vec::new();
             for input in &inputs {
-                let InputPlan::Node { node, output } = input else { continue };
-                let edge = match &nodes[*node].work {
-                    Work::Alert(p) if **output != *ERRORS => {
+                let (id, output, work) = match input {
+                    InputPlan::Source { source, output } => (source, output, None),
+                    InputPlan::Node { node, output } => {
+                        (&nodes[*node].id, output, Some(&nodes[*node].work))
+                    }
+                };
+                let edge = match work {
+                    Some(Work::Alert(p)) if **output != *ERRORS => {
                         p.outputs().into_iter().find(|o| *o.name == **output).map(|o| o.edge)
                     }
                     _ => Some(errors_edge(None)),
                 };
                 let edge = edge.unwrap_or_else(|| assumed_edge(None));
-                edges.push(Input { name: full(&nodes[*node].id, output), edge });
+                edges.push(Input { name: full(id, output), edge });
             }
             let names: Vec<Json> = edges.iter().map(|i| i.name.as_str().into()).collect();
             let Some(proved) = self.prove(kind, &section, edges, true) else { continue };
@@ -687,6 +704,9 @@ impl Graph<'_> {
             let signal = Signal::from_name(&link.output);
             return Some((Edge::open(signal), true));
         };
+        if link.output == ERRORS {
+            return Some((errors_edge(None), false));
+        }
         let found = outputs.iter().find(|o| o.name == link.output);
         if found.is_none() {
             let names: Vec<String> = outputs.iter().map(|o| full(id, o.name)).collect();

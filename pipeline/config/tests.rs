@@ -168,7 +168,7 @@ fn a_pipeline_as_planned() {
     ---
     pipelines.d/otlp.toml Live
     pipelines.d/shop.toml Live
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- otlp.errors + clean.errors + errors.errors + burst.errors
     sources: otlp
     ");
     let loaded = folder.load();
@@ -244,8 +244,8 @@ fn a_broken_file_keeps_its_last_good_version() {
     pipelines.d/otlp.toml Live
     pipelines.d/second.toml Live
     pipelines.d/shop.toml Kept
-    pipeline second: s <- otlp.logs
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline second: s <- otlp.logs, weir_errors <- otlp.errors
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- otlp.errors + clean.errors + errors.errors + burst.errors
     sources: otlp
     ");
 }
@@ -272,7 +272,7 @@ fn what_needs_the_broken_file_waits_with_it() {
     W014 W015 W041
     pipelines.d/otlp.toml Kept
     pipelines.d/shop.toml Kept
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- otlp.errors + clean.errors + errors.errors + burst.errors
     sources: otlp
     ");
 }
@@ -301,7 +301,7 @@ fn a_source_that_is_read_cannot_be_removed() {
     ---
     pipelines.d/otlp.toml Kept
     pipelines.d/shop.toml Live
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- otlp.errors + clean.errors + errors.errors + burst.errors
     sources: otlp
     "#);
     folder.remove("otlp.toml");
@@ -309,7 +309,7 @@ fn a_source_that_is_read_cannot_be_removed() {
     W042 W042
     pipelines.d/otlp.toml Kept
     pipelines.d/shop.toml Live
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- otlp.errors + clean.errors + errors.errors + burst.errors
     sources: otlp
     ");
     // It may move to another file, and go with its last reader.
@@ -317,7 +317,7 @@ fn a_source_that_is_read_cannot_be_removed() {
     insta::assert_snapshot!(folder.outcome(), @r"
     
     pipelines.d/shop.toml Live
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- otlp.errors + clean.errors + errors.errors + burst.errors
     sources: otlp
     ");
     folder.remove("shop.toml");
@@ -334,7 +334,7 @@ fn of_two_definitions_the_older_goes_on() {
     pipelines.d/first.toml LeftOut
     pipelines.d/otlp.toml Live
     pipelines.d/shop.toml Live
-    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- clean.errors + errors.errors + burst.errors
+    pipeline the_shop: clean <- otlp.logs + otlp.metrics, logs <- clean, errors <- clean, burst <- errors, router <- burst, weir_errors <- otlp.errors + clean.errors + errors.errors + burst.errors
     sources: otlp
     ");
 }

@@ -2,6 +2,7 @@
 
 mod change;
 mod detach;
+mod raw;
 mod run;
 mod save;
 
@@ -174,8 +175,8 @@ pub(super) enum Begin {
     /// Fresh, behind this offset.
     After(u64),
     /// From what a checkpoint saved, going on behind `after`: its position, or a later one if the
-    /// journal no longer reaches that far back.
-    Checkpoint { checkpoint: Box<Checkpoint>, after: u64 },
+    /// journal no longer reaches that far back. `careful`: entry by entry up to the head as it is.
+    Checkpoint { checkpoint: Box<Checkpoint>, after: u64, careful: bool },
 }
 
 /// Builds `plan` and starts its loop. With a checkpoint, first repeats its commits.
@@ -192,9 +193,9 @@ pub(super) async fn start(
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut graph = Graph::build(&plan, &shared.graph_telemetry(&consumer), taps.clone());
-    let (position, checkpoint) = match begin {
-        Begin::After(offset) => (offset, None),
-        Begin::Checkpoint { checkpoint, after } => (after, Some(*checkpoint)),
+    let (position, checkpoint, careful) = match begin {
+        Begin::After(offset) => (offset, None, false),
+        Begin::Checkpoint { checkpoint, after, careful } => (after, Some(*checkpoint), careful),
     };
     let mut notes = Vec::new();
     let mut sinks = HashMap::new();
@@ -235,6 +236,8 @@ pub(super) async fn start(
     let away = Arc::new(Mutex::new(away));
     let looped = Loop {
         reader: shared.journal.reader(position),
+        skipped: shared.poison.skipped(&consumer),
+        careful_to: if careful { shared.journal.head() } else { 0 },
         shared: shared.clone(),
         consumer,
         plan,

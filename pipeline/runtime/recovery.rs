@@ -268,7 +268,11 @@ impl Runtime {
         let position = checkpoint.position;
         let after = self.shared.holds.take(&who, || position);
         notes.extend(gap(position, after));
-        let begin = Begin::Checkpoint { checkpoint, after };
+        let careful = self.shared.poison.starts(&who, position);
+        if careful {
+            notes.push("it died twice without progress: it goes entry by entry".to_owned());
+        }
+        let begin = Begin::Checkpoint { checkpoint, after, careful };
         let (running, more) = start(self.shared.clone(), who.clone(), plan, begin).await?;
         tracing::info!(pipeline = %who.pipeline, sink = who.sink.as_deref(), position, "goes on from its checkpoint");
         notes.extend(more);

@@ -28,8 +28,20 @@ pub(super) enum Given {
 
 enum Command {
     Give(Given),
-    Stage { mark: u64, last: bool, reply: oneshot::Sender<Result<Staged, SinkError>> },
-    Commit { mark: u64, work: Vec<u8>, reply: oneshot::Sender<()> },
+    /// Answered when all that was given before is taken.
+    Settle {
+        reply: oneshot::Sender<()>,
+    },
+    Stage {
+        mark: u64,
+        last: bool,
+        reply: oneshot::Sender<Result<Staged, SinkError>>,
+    },
+    Commit {
+        mark: u64,
+        work: Vec<u8>,
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// The way to a running sink. It ends when the last handle is dropped and the queue is empty, or
@@ -82,6 +94,13 @@ impl SinkHandle {
         Ok(())
     }
 
+    /// Waits until it has taken all that it was given before.
+    pub(super) async fn settled(&self) -> Result<(), Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Settle { reply }).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
     /// Asks the sink to stage all that was written before; the answer comes through the receiver.
     pub(super) async fn stage(
         &self,
@@ -113,6 +132,7 @@ impl Task {
             match command {
                 Command::Give(Given::Batch(batch)) => self.write(batch).await,
                 Command::Give(Given::Tick(offset)) => self.tick(offset).await,
+                Command::Settle { reply } => drop(reply.send(())),
                 Command::Stage { mark, last, reply } => {
                     let staged = self.sink.stage(mark, last).await;
                     if let Err(e) = &staged {

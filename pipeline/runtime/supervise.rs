@@ -112,6 +112,7 @@ impl Runtime {
                 }
                 Ended::Removed | Ended::Stopped => {}
                 Ended::Failed(why) => {
+                    self.shared.poison.failed(&who);
                     let committed = running.progress.lock().committed;
                     self.is_down(&who, Some(running.plan.lock().clone()), Some(committed), &why);
                 }

@@ -1,6 +1,6 @@
 //! The loop: journal entries in, batches to sinks out, changes at marks, checkpoints at ticks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::Shared;
-use super::super::sink::{Given, SinkHandle};
+use super::super::sink::{Given, Gone, SinkHandle};
+use super::raw;
 use super::save::Saved;
 use super::{Away, Changes, Progress};
 use crate::batch::Batch;
 use crate::checkpoint::Consumer;
 use crate::component::{Staged, Tick};
+use crate::edge::ERRORS;
+use crate::failpoint;
 use crate::graph::{Graph, ToSink};
 use crate::journal::{Entry, EntryKind, Reader, Trimmed};
 use crate::plan::PipelinePlan;
@@ -25,6 +28,9 @@ use crate::tap::Taps;
 const JOIN_ROWS: usize = 8_192;
 /// Pauses between tries to read a journal whose disk fails, from first to longest.
 const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long a sink is waited for before the next entry, entry by entry.
+const SETTLED: Duration = Duration::from_secs(1);
 
 pub(super) struct Loop {
     pub(super) shared: Arc<Shared>,
@@ -42,6 +48,10 @@ pub(super) struct Loop {
     /// The tasks of all sinks and checkpoints there ever were.
     pub(super) tasks: TaskTracker,
     pub(super) reader: Reader,
+    /// Entries that killed it.
+    pub(super) skipped: HashSet<u64>,
+    /// Up to here it goes entry by entry.
+    pub(super) careful_to: u64,
     pub(super) position: u64,
     /// The last tick; its watermark is that of the sources.
     pub(super) tick: Tick,
@@ -140,6 +150,26 @@ impl Loop {
         if !self.graph.reads_source(source) {
             return Ok(());
         }
+        if self.skipped.contains(&entry.offset) {
+            let why = "it killed the pipeline twice and is skipped";
+            return self.set_aside(entry, why, joining).await;
+        }
+        if entry.offset > self.careful_to {
+            return self.rows(entry, joining).await;
+        }
+        self.push(joining).await?;
+        let shared = self.shared.clone();
+        let turn = shared.poison.turn(&self.consumer, entry.offset).await;
+        self.rows(entry, joining).await?;
+        self.push(joining).await?;
+        self.settled().await?;
+        turn.done();
+        Ok(())
+    }
+
+    async fn rows(&mut self, entry: &Entry, joining: &mut Joining) -> Result<(), End> {
+        failpoint::poison(&entry.head.payload);
+        let source = &entry.head.source;
         let batches = match self.shared.decoders.batches(entry) {
             Ok(batches) => batches,
             Err(error) => {
@@ -150,7 +180,7 @@ impl Loop {
                     "Journal entries that could not be decoded again",
                     1.0,
                 );
-                return Ok(());
+                return self.set_aside(entry, &error, joining).await;
             }
         };
         for (output, batch) in batches.iter() {
@@ -166,6 +196,33 @@ impl Loop {
             }
             joining.rows += batch.num_rows();
             joining.batches.push(batch.clone());
+        }
+        Ok(())
+    }
+
+    /// Sends an entry that cannot be used to `<source>.errors`, as it was received.
+    async fn set_aside(
+        &mut self,
+        entry: &Entry,
+        why: &str,
+        joining: &mut Joining,
+    ) -> Result<(), End> {
+        self.push(joining).await?;
+        let source = &entry.head.source;
+        let mut to_sinks = Vec::new();
+        match raw::batch(&self.plan.name, entry, why) {
+            Ok(batch) => self.graph.push(source, ERRORS, &batch, &mut to_sinks),
+            Err(error) => tracing::error!(%error, offset = entry.offset, "entry not set aside"),
+        }
+        self.send(to_sinks).await
+    }
+
+    /// Waits until the sinks have taken what they were given, but not for those that do not get on.
+    async fn settled(&mut self) -> Result<(), End> {
+        for (id, sink) in &self.sinks {
+            if let Ok(Err(Gone)) = tokio::time::timeout(SETTLED, sink.settled()).await {
+                return Err(self.gone(id));
+            }
         }
         Ok(())
     }
