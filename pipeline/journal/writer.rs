@@ -16,7 +16,7 @@ use super::AppendError;
 use super::disk::DiskFile;
 use super::entry::{Entry, NewEntry};
 use super::frame::{self, Head};
-use super::queue::{BATCH_ENTRIES_MAX, QUEUED_BYTES, Queued, Work};
+use super::queue::{Answer, BATCH_ENTRIES_MAX, QUEUED_BYTES, Queued, Work};
 use super::segment::SPAN;
 use super::state::{SUFFIX, Segment, Shared, generation_note, random, segment_path};
 
@@ -68,20 +68,25 @@ impl Writer {
                     if std::mem::take(&mut self.failing) {
                         tracing::info!("journal is written again");
                     }
-                    self.publish(batch, first);
+                    let answers = self.publish(batch, first);
+                    // Before the answers: whoever has one finds the room.
+                    self.shared.release(cost);
+                    for (answer, offset) in answers {
+                        drop(answer.send(Ok(offset)));
+                    }
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::error!(%error, "journal could not be written; still trying");
                     }
                     let error = AppendError::Io(error.to_string());
+                    self.shared.release(cost);
                     for item in batch {
                         // Who asked may be gone.
                         drop(item.answer.send(Err(error.clone())));
                     }
                 }
             }
-            self.shared.release(cost);
         }
         if let Err(error) = self.seal() {
             // The next start skips some offsets instead.
@@ -226,8 +231,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Shows a durable batch to readers, then answers.
-    fn publish(&mut self, batch: Vec<Queued>, first: u64) {
+    /// Shows a durable batch to readers. Gives the answers.
+    fn publish(&mut self, batch: Vec<Queued>, first: u64) -> Vec<(Answer, u64)> {
         let mut offset = first;
         let mut answers = Vec::with_capacity(batch.len());
         let mut entries = Vec::with_capacity(batch.len());
@@ -268,9 +273,7 @@ impl Writer {
                 self.shared.head.send_replace(newest);
             }
         }
-        for (answer, offset) in answers {
-            drop(answer.send(Ok(offset)));
-        }
+        answers
     }
 
     /// Notes that the journal was closed in order, so that the next start can go on with the
