@@ -16,13 +16,10 @@
 //! were (`skip`). Half of it is announced. A pipeline that is more than `max_lag` behind, and by
 //! more than memory holds, lacks processing power: its sources answer 429 until it has caught up.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error as _};
 
@@ -161,46 +158,6 @@ impl JsonSchema for Limit {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "format": "weir-share" })
-    }
-}
-
-/// Why a source takes nothing now.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{why}; retry after {} s", retry_after.as_secs())]
-pub struct Held {
-    /// Who is behind, and by how much.
-    pub why: Arc<str>,
-    /// Whether it lacks processing power (answered 429), or room (503).
-    pub overload: bool,
-    /// When to try again.
-    pub retry_after: Duration,
-}
-
-/// Which sources take nothing now. The runtime sets it, the way in looks at it.
-#[derive(Debug, Default)]
-pub struct Gate(RwLock<HashMap<Arc<str>, Held>>);
-
-impl Gate {
-    /// Whether `source` may take data.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(&self, source: &str) -> Result<(), Held> {
-        self.0.read().get(source).map_or(Ok(()), |held| Err(held.clone()))
-    }
-
-    /// Those that take nothing, by name.
-    pub(crate) fn held(&self) -> Vec<(Arc<str>, Held)> {
-        let mut all: Vec<_> = self.0.read().iter().map(|(s, h)| (s.clone(), h.clone())).collect();
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
-        all
-    }
-
-    /// From now on exactly these take nothing.
-    pub(crate) fn set(&self, held: HashMap<Arc<str>, Held>) {
-        if *self.0.read() != held {
-            *self.0.write() = held;
-        }
     }
 }
 

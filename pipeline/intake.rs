@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::backlog::{Gate, Held};
+use crate::admission::{Gate, Held};
 use crate::batch::{Batch, Run, TENANT};
 use crate::component::{DecodeError, Decoded, Decoder, EntryHead, Rejected};
 use crate::entity::EntitySpace;
@@ -17,7 +17,7 @@ use crate::telemetry::ComponentMetrics;
 /// Payloads above this many bytes are decoded off the asynchronous threads' time slice.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
-/// When to try again after an error of the disk.
+/// When to try again after an error of the disk, or when others hold the memory there is.
 const AGAIN: Duration = Duration::from_secs(1);
 /// First and longest pause of [`Intake::accept_patiently`] between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -68,8 +68,7 @@ impl Refused {
             Self::NotKept(AppendError::Busy { .. }) => "busy",
             Self::NotKept(AppendError::Io(_)) => "journal_io",
             Self::NotKept(AppendError::Stopped) => "stopping",
-            Self::Held(held) if held.overload => "overload",
-            Self::Held(_) => "backlog",
+            Self::Held(held) => held.reason,
         }
     }
 }
@@ -101,6 +100,11 @@ impl Intake {
         metrics: Arc<ComponentMetrics>,
     ) -> Self {
         Self { source, journal, gate, entities, metrics }
+    }
+
+    /// The way in of all sources.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Its counters, for what a source refuses before decoding (`too_large`, `unauthorized`).
@@ -163,6 +167,7 @@ impl Intake {
             // Before the work of decoding.
             self.gate.check(&self.source).map_err(Refused::from).inspect_err(|e| refuse(1, e))?;
         }
+        let place = self.gate.decoding().await;
         let decode = || {
             let head = EntryHead { received, envelope: &envelope };
             decode_guarded(decoder, &head, &payload, &self.entities)
@@ -178,11 +183,22 @@ impl Intake {
         }
         let rejected = decoded.rejected.clone();
         let batches = batches(&self.source, received, decoded)?;
+        drop(place);
         let rows = batches.iter().map(|(_, b)| b.num_rows() as u64).sum();
         if rows == 0 && cursor.is_empty() {
             return Ok(Accepted { offset: None, rows, rejected });
         }
         let bytes = payload.len() as u64;
+        let decoded_bytes = batches.iter().map(|(_, b)| b.bytes()).sum();
+        let tickets = match give_up {
+            None => self.gate.decoded(decoded_bytes),
+            Some(_) => self.gate.decoded_patiently(decoded_bytes).await,
+        };
+        let Some(_tickets) = tickets else {
+            let busy = Refused::from(AppendError::Busy { retry_after: AGAIN });
+            refuse(rows, &busy);
+            return Err(busy);
+        };
         let entry = NewEntry {
             kind: EntryKind::Data,
             source: self.source.clone(),

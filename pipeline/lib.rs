@@ -3,6 +3,7 @@
 //! It knows no concrete source, operator, sink, table or notifier: those are handed to it as a
 //! [`component::Components`] table by the program.
 
+pub mod admission;
 pub mod backlog;
 pub mod batch;
 pub mod checkpoint;

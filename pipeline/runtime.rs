@@ -44,7 +44,7 @@ use self::sources::Sources;
 pub use self::sources::{SourceChange, SourceStatus};
 use self::supervise::Down;
 use self::ticker::Ticker;
-use crate::backlog::{Gate, Held};
+use crate::admission::{Gate, Held};
 use crate::checkpoint::{Checkpoints, Consumer};
 use crate::component::{Components, Services};
 use crate::config::Environment;
@@ -73,6 +73,8 @@ pub struct Options {
     pub journal: Journal,
     /// The checkpoints.
     pub checkpoints: Checkpoints,
+    /// What the process may take, bytes.
+    pub memory: u64,
 }
 
 /// What every pipeline shares.
@@ -84,6 +86,7 @@ pub(crate) struct Shared {
     decoders: Arc<Decoders>,
     holds: Holds,
     poison: Poison,
+    gate: Arc<Gate>,
     /// Told when the loop of a pipeline ended.
     ended: Notify,
 }
@@ -104,7 +107,6 @@ pub struct Runtime {
     options: RuntimeOptions,
     shared: Arc<Shared>,
     sources: Sources,
-    gate: Arc<Gate>,
     ticker: Ticker,
     /// Pipelines, and sinks that are detached from theirs.
     running: Mutex<BTreeMap<Consumer, Arc<Running>>>,
@@ -173,6 +175,8 @@ pub struct NodeStatus {
     pub place: String,
 }
 
+/// Share of memory for what is on its way into the journal.
+const IN_FLIGHT_SHARE: u64 = 8;
 /// Of the time for a stop, the part that a reload under way may take to end.
 const RELOAD_SHARE: u32 = 8;
 /// How long the journal may take to close.
@@ -197,8 +201,11 @@ impl Runtime {
             telemetry,
             journal,
             checkpoints,
+            memory,
         } = options;
         let decoders = Arc::new(Decoders::new(journal.clone(), components));
+        let share = usize::try_from(memory / IN_FLIGHT_SHARE).unwrap_or(usize::MAX);
+        let gate = Arc::new(Gate::new(share));
         let shared = Arc::new(Shared {
             journal: journal.clone(),
             checkpoints,
@@ -206,13 +213,12 @@ impl Runtime {
             services,
             decoders: decoders.clone(),
             holds: Holds::new(journal.clone()),
+            gate: gate.clone(),
             poison: Poison::open(&data, journal.oldest())?,
             ended: Notify::new(),
         });
-        let gate = Arc::new(Gate::default());
         let runtime = Arc::new(Self {
-            sources: Sources::new(journal.clone(), gate.clone(), telemetry, decoders),
-            gate,
+            sources: Sources::new(journal.clone(), gate, telemetry, decoders),
             ticker: Ticker::new(journal),
             options: RuntimeOptions { data, pipelines, components, environment },
             shared,
@@ -265,7 +271,7 @@ impl Runtime {
 
     /// Sources that take nothing now, and why.
     pub fn refusing(&self) -> Vec<(Arc<str>, Held)> {
-        self.gate.held()
+        self.shared.gate.held()
     }
 
     /// Running sources.

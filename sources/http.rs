@@ -13,7 +13,7 @@ mod plan;
 mod tests;
 
 pub(crate) use auth::{Unauthorized, authorize};
-pub(crate) use body::{BodyError, Budget, read_body};
+pub(crate) use body::{BodyError, read_body};
 pub(crate) use plan::{address, exposed, resolve_tls};
 
 use std::collections::BTreeMap;

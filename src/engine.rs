@@ -300,9 +300,9 @@ fn reload_report(outcome: Outcome) -> ReloadReport {
 
 /// What it holds of the journal, if that is much, and what it has skipped.
 fn backlog_problems(who: &str, progress: &Progress) -> Vec<String> {
-    let (held, limit) = (progress.held_bytes, progress.backlog_bytes);
-    let much = (limit > 0 && held > limit / 2)
-        .then(|| format!("{who} holds {held} bytes of journal; its backlog is {limit}"));
+    let (behind, limit) = (progress.behind_bytes, progress.backlog_bytes);
+    let much = (limit > 0 && behind > limit / 2)
+        .then(|| format!("{who} is {behind} bytes of journal behind; its backlog is {limit}"));
     let gaps = progress.skipped.iter().map(|(after, to)| {
         format!("{who} skipped entries {} to {to}, which were past its backlog", after + 1)
     });
@@ -314,7 +314,7 @@ fn detached_report(d: DetachedStatus) -> DetachedReport {
         sink: d.sink,
         position: d.progress.position,
         lag_ns: d.lag_ns,
-        held_bytes: d.progress.held_bytes,
+        behind_bytes: d.progress.behind_bytes,
         backlog_bytes: d.progress.backlog_bytes,
         skipped: d.progress.skipped,
         errors: [d.progress.failed, d.progress.checkpoint_error].into_iter().flatten().collect(),
@@ -332,7 +332,7 @@ fn pipeline_report(p: PipelineStatus) -> PipelineReport {
         committed: p.progress.committed,
         lag_ns: p.lag_ns,
         watermark: p.progress.watermark,
-        held_bytes: p.progress.held_bytes,
+        behind_bytes: p.progress.behind_bytes,
         backlog_bytes: p.progress.backlog_bytes,
         skipped: p.progress.skipped,
         errors: [p.progress.failed, p.progress.checkpoint_error].into_iter().flatten().collect(),

@@ -37,7 +37,8 @@ const STOP: Duration = Duration::from_secs(8);
 const DRAIN: Duration = Duration::from_secs(1);
 /// How often the server file is looked at.
 const SERVER_FILE_POLL: Duration = Duration::from_secs(2);
-/// Shares of `server.memory`: an eighth for caches of the store, half for queries.
+/// Shares of `server.memory`: an eighth for caches of the store, half for queries. Another eighth is
+/// for requests on their way.
 const CACHE_SHARE: u64 = 8;
 const QUERY_SHARE: u64 = 2;
 
@@ -171,6 +172,7 @@ async fn serve(args: &Local) -> Result<ExitCode> {
         telemetry,
         journal,
         checkpoints,
+        memory,
     })
     .await?;
     if server.runtime.set(runtime.clone()).is_err() {

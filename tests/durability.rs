@@ -4,6 +4,7 @@ mod backlog;
 mod crash;
 mod dead_sink;
 mod load;
+mod overload;
 mod poison;
 pub(crate) mod remote_write;
 

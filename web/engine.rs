@@ -135,8 +135,8 @@ pub struct PipelineReport {
     pub lag_ns: i64,
     /// Event time up to which it is complete, UTC nanoseconds.
     pub watermark: i64,
-    /// Bytes of journal that cannot be trimmed before it saves.
-    pub held_bytes: u64,
+    /// Bytes of journal that it is behind by.
+    pub behind_bytes: u64,
     /// How many those may be.
     pub backlog_bytes: u64,
     /// Stretches of the journal that it skipped past its backlog: behind the first and up to the
@@ -159,8 +159,8 @@ pub struct DetachedReport {
     pub position: u64,
     /// Receive time behind the head of the journal, nanoseconds.
     pub lag_ns: i64,
-    /// Bytes of journal that cannot be trimmed before it saves.
-    pub held_bytes: u64,
+    /// Bytes of journal that it is behind by.
+    pub behind_bytes: u64,
     /// How many those may be.
     pub backlog_bytes: u64,
     /// Stretches of the journal that it skipped past its backlog: behind the first and up to the

@@ -112,6 +112,8 @@ pub struct Progress {
     pub watermark: i64,
     /// Bytes of journal that cannot be trimmed before it saves.
     pub held_bytes: u64,
+    /// Bytes of journal that it is behind by.
+    pub behind_bytes: u64,
     /// How many those may be.
     pub backlog_bytes: u64,
     /// Stretches of the journal that were trimmed before they were read: behind the first and up

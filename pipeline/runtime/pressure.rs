@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Runtime, pipeline};
-use crate::backlog::{Backlog, Held, Policy};
+use super::{Progress, Runtime, pipeline};
+use crate::admission::Held;
+use crate::backlog::{Backlog, Policy};
 use crate::checkpoint::Consumer;
 use crate::plan::{InputPlan, PipelinePlan};
 
@@ -27,6 +28,8 @@ struct Consuming {
     /// Bytes of journal that it has not read, and how long ago they came, nanoseconds.
     unread: u64,
     lag_ns: i64,
+    /// Whether it runs and saves, and so lets go of the rest soon.
+    saves: bool,
 }
 
 /// Until the runtime stops.
@@ -57,7 +60,9 @@ impl Runtime {
             let Some(plan) = plan else { continue };
             let progress = running.as_ref().map(|r| r.progress.lock().clone());
             let read = progress.as_ref().map_or(position, |p| p.position.max(position));
+            let failing = |p: &Progress| p.failed.is_some() || p.checkpoint_error.is_some();
             let consuming = Consuming {
+                saves: who.sink.is_none() && progress.as_ref().is_some_and(|p| !failing(p)),
                 held: journal.bytes_behind(position),
                 limit: plan.backlog.limit.of(max),
                 unread: journal.bytes_behind(read),
@@ -68,6 +73,7 @@ impl Runtime {
             if let Some(running) = running {
                 let mut progress = running.progress.lock();
                 progress.held_bytes = consuming.held;
+                progress.behind_bytes = consuming.behind();
                 progress.backlog_bytes = consuming.limit;
             }
             all.push(consuming);
@@ -88,7 +94,7 @@ impl Runtime {
             }
         }
         self.shared.holds.limit(limits);
-        self.gate.set(refused);
+        self.shared.gate.hold(refused);
         let telemetry = &self.shared.telemetry;
         for c in all {
             let name = |metric: &str| {
@@ -109,17 +115,34 @@ impl Consuming {
     fn refusal(&self) -> Option<Held> {
         let Backlog { policy, max_lag, limit } = self.plan.backlog;
         let name = self.name();
-        if policy == Policy::Refuse && self.held > self.limit {
-            let why = format!("{name} is {} behind, past its backlog of {limit}", mib(self.held));
-            return Some(Held { why: why.into(), overload: false, retry_after: RETRY });
+        let behind = self.behind();
+        if policy == Policy::Refuse && behind > self.limit {
+            let why = format!("{name} is {} behind, past its backlog of {limit}", mib(behind));
+            return Some(Held {
+                reason: "backlog",
+                why: why.into(),
+                overload: false,
+                retry_after: RETRY,
+            });
         }
         let late = self.lag_ns > i64::try_from(max_lag.as_nanos()).unwrap_or(i64::MAX);
         if self.who.sink.is_none() && late && self.unread > IN_MEMORY {
             let seconds = self.lag_ns / 1_000_000_000;
             let why = format!("{name} cannot keep up: it is {seconds} s behind");
-            return Some(Held { why: why.into(), overload: true, retry_after: RETRY });
+            return Some(Held {
+                reason: "lag",
+                why: why.into(),
+                overload: true,
+                retry_after: RETRY,
+            });
         }
         None
+    }
+
+    /// Bytes that count against its backlog: what is read and only waits for the next checkpoint
+    /// does not.
+    fn behind(&self) -> u64 {
+        if self.saves { self.unread } else { self.held }
     }
 
     fn name(&self) -> String {
@@ -134,17 +157,17 @@ impl Consuming {
 /// Says once that half of a backlog is reached, and again only after it was below a quarter.
 fn announce(all: &[Consuming], announced: &mut BTreeSet<Consumer>) {
     let held: BTreeMap<_, _> = all.iter().map(|c| (&c.who, c)).collect();
-    announced.retain(|who| held.get(who).is_some_and(|c| c.held > c.limit / 4));
-    for c in all.iter().filter(|c| c.held > c.limit / 2) {
+    announced.retain(|who| held.get(who).is_some_and(|c| c.behind() > c.limit / 4));
+    for c in all.iter().filter(|c| c.behind() > c.limit / 2) {
         if announced.insert(c.who.clone()) {
             let then = match c.plan.backlog.policy {
                 Policy::Refuse => "past it the sources that it reads refuse data",
                 Policy::Skip => "past it entries are skipped",
             };
             tracing::warn!(
-                "{} holds {} of journal, more than half of its backlog ({}): {then}",
+                "{} is {} behind, more than half of its backlog ({}): {then}",
                 c.name(),
-                mib(c.held),
+                mib(c.behind()),
                 mib(c.limit)
             );
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::decide::{SourceFate, source};
 use super::decoders::Decoders;
-use crate::backlog::Gate;
+use crate::admission::Gate;
 use crate::component::{Listen, SourceContext, SourceSettings};
 use crate::intake::Intake;
 use crate::journal::Journal;

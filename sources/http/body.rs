@@ -1,23 +1,18 @@
 //! Reading request bodies within limits.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
+use weir_pipeline::admission::{Gate, Tickets};
 
 /// The next part of a body has to come within this time.
 const NEXT: Duration = Duration::from_secs(15);
 /// The whole of a body has to come within this time.
 const WHOLE: Duration = Duration::from_secs(120);
-/// Unit of the budget, in bytes.
-const UNIT: usize = 1 << 10;
-/// Bytes of bodies that one source holds at a time.
-const IN_FLIGHT_BYTES_MAX: usize = 256 << 20;
 
 /// Why a body was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,22 +31,12 @@ pub(crate) enum BodyError {
     Broken(String),
 }
 
-/// Memory that all requests of a source share.
-#[derive(Clone, Debug)]
-pub(crate) struct Budget(Arc<Semaphore>);
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX / UNIT)))
-    }
-}
-
-/// A body in memory; dropping it gives its share of the [`Budget`] back.
+/// A body in memory; dropping it gives its tickets back.
 #[derive(Debug)]
 pub(crate) struct Taken {
     /// The bytes.
     pub(crate) bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _tickets: Option<Tickets>,
 }
 
 /// Reads a body of at most `limit` bytes. A longer one is refused at once if it says so, else as
@@ -59,19 +44,19 @@ pub(crate) struct Taken {
 ///
 /// # Errors
 /// [`BodyError`].
-pub(crate) async fn read_body<B>(body: B, limit: usize, budget: &Budget) -> Result<Taken, BodyError>
+pub(crate) async fn read_body<B>(body: B, limit: usize, gate: &Gate) -> Result<Taken, BodyError>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    read_within(body, limit, budget, (NEXT, WHOLE)).await
+    read_within(body, limit, gate, (NEXT, WHOLE)).await
 }
 
 /// [`read_body`] with its time limits.
 pub(super) async fn read_within<B>(
     body: B,
     limit: usize,
-    budget: &Budget,
+    gate: &Gate,
     (next, whole): (Duration, Duration),
 ) -> Result<Taken, BodyError>
 where
@@ -83,7 +68,7 @@ where
         return Err(BodyError::TooLarge(limit));
     }
     let mut body = pin!(body);
-    let mut share: Option<OwnedSemaphorePermit> = None;
+    let mut tickets: Option<Tickets> = None;
     let mut held = 0;
     // One part is the usual case and is passed on without a copy.
     let mut first = Bytes::new();
@@ -101,15 +86,13 @@ where
         if length > limit {
             return Err(BodyError::TooLarge(limit));
         }
-        let units = length.div_ceil(UNIT);
-        if units > held {
-            let more = u32::try_from(units - held).map_err(|_| BodyError::Busy)?;
-            let more =
-                budget.0.clone().try_acquire_many_owned(more).map_err(|_| BodyError::Busy)?;
-            held = units;
-            match &mut share {
-                Some(share) => share.merge(more),
-                None => share = Some(more),
+        if length > held {
+            // For what has come, not for what was announced: a slow sender holds up nobody.
+            let more = gate.tickets(length - held).ok_or(BodyError::Busy)?;
+            held += more.bytes();
+            match &mut tickets {
+                Some(tickets) => Tickets::merge(tickets, more),
+                None => tickets = Some(more),
             }
         }
         if first.is_empty() && rest.is_empty() {
@@ -123,5 +106,5 @@ where
         }
     }
     let bytes = if rest.is_empty() { first } else { rest.freeze() };
-    Ok(Taken { bytes, _share: share })
+    Ok(Taken { bytes, _tickets: tickets })
 }

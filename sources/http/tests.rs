@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
+use weir_pipeline::admission::Gate;
 use weir_pipeline::config::{Basic, Secret, ServerAuth};
 
 use super::*;
@@ -58,9 +59,9 @@ fn chunks(sizes: &[usize]) -> impl hyper::body::Body<Data = Bytes, Error = std::
 
 #[tokio::test]
 async fn bodies() {
-    let budget = Budget::default();
+    let gate = Gate::default();
     let check = async |sizes: &[usize], limit, expect: Result<usize, BodyError>| {
-        let got = read_body(chunks(sizes), limit, &budget).await.map(|b| b.bytes.len());
+        let got = read_body(chunks(sizes), limit, &gate).await.map(|b| b.bytes.len());
         assert_eq!(got, expect, "{sizes:?}");
     };
     check(&[], 0, Ok(0)).await;
@@ -68,33 +69,33 @@ async fn bodies() {
     check(&[5, 0, 1], 6, Ok(6)).await;
     check(&[5, 1], 5, Err(BodyError::TooLarge(5))).await;
     let whole = Full::new(Bytes::from_static(b"hello"));
-    assert_eq!(&read_body(whole, 5, &budget).await.unwrap().bytes[..], b"hello");
+    assert_eq!(&read_body(whole, 5, &gate).await.unwrap().bytes[..], b"hello");
     let broken = StreamBody::new(futures::stream::iter([
         Ok(Frame::data(Bytes::from_static(b"x"))),
         Err(std::io::Error::other("gone")),
     ]));
-    let error = read_body(broken, 9, &budget).await.unwrap_err();
+    let error = read_body(broken, 9, &gate).await.unwrap_err();
     assert_eq!(error, BodyError::Broken("gone".into()));
 }
 
 #[tokio::test]
 async fn bodies_share_memory() {
-    let budget = Budget::default();
+    let gate = Gate::default();
     let part = 100 << 20;
-    let first = read_body(chunks(&[part]), part, &budget).await.unwrap();
-    let _second = read_body(chunks(&[part]), part, &budget).await.unwrap();
-    assert_eq!(read_body(chunks(&[part]), part, &budget).await.unwrap_err(), BodyError::Busy);
+    let first = read_body(chunks(&[part]), part, &gate).await.unwrap();
+    let _second = read_body(chunks(&[part]), part, &gate).await.unwrap();
+    assert_eq!(read_body(chunks(&[part]), part, &gate).await.unwrap_err(), BodyError::Busy);
     drop(first);
-    assert!(read_body(chunks(&[part]), part, &budget).await.is_ok());
+    assert!(read_body(chunks(&[part]), part, &gate).await.is_ok());
 }
 
 #[tokio::test]
 async fn slow_bodies_are_cut_off() {
     let (short, long) = (Duration::from_millis(1), Duration::from_secs(3600));
-    let budget = Budget::default();
+    let gate = Gate::default();
     let never = || StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, Infallible>>());
     for times in [(short, long), (long, short)] {
-        let error = body::read_within(never(), 9, &budget, times).await.unwrap_err();
+        let error = body::read_within(never(), 9, &gate, times).await.unwrap_err();
         assert_eq!(error, BodyError::Timeout);
     }
 }

@@ -15,13 +15,12 @@ use weir_pipeline::journal::Envelope;
 use super::decode::{Format, signal};
 use super::reply::{self, Code, Failure};
 use super::{Plan, grpc};
-use crate::http::{BodyError, Budget, Endpoint, HttpSource, Unauthorized, authorize, read_body};
+use crate::http::{BodyError, Endpoint, HttpSource, Unauthorized, authorize, read_body};
 use crate::inflate;
 
 /// The running source.
 pub(super) struct Otlp {
     context: SourceContext,
-    budget: Budget,
 }
 
 impl HttpSource for Otlp {
@@ -40,7 +39,7 @@ impl HttpSource for Otlp {
 
 impl Otlp {
     pub(super) fn new(context: SourceContext) -> Self {
-        Self { context, budget: Budget::default() }
+        Self { context }
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
@@ -142,7 +141,8 @@ impl Otlp {
             return Err(self.refused("encoding", failure));
         }
         let prefix = if is_grpc { grpc::PREFIX_BYTES } else { 0 };
-        let body = read_body(body, plan.max_request_bytes + prefix, &self.budget).await;
+        let body =
+            read_body(body, plan.max_request_bytes + prefix, self.context.intake.gate()).await;
         let body = body.map_err(|e| self.body_failed(&e))?;
         let (payload, encoding): (Bytes, String) = if is_grpc {
             grpc::message(&body.bytes, &encoding).map_err(|f| self.refused("malformed", f))?

@@ -15,7 +15,7 @@ use weir_pipeline::journal::Envelope;
 
 use super::RemoteWritePlan;
 use super::decode::EXEMPLAR;
-use crate::http::{BodyError, Budget, Endpoint, HttpSource, Unauthorized, authorize, read_body};
+use crate::http::{BodyError, Endpoint, HttpSource, Unauthorized, authorize, read_body};
 
 /// Where it is served.
 const PATH: &str = "/api/v1/write";
@@ -25,7 +25,6 @@ const VERSION_2: &str = "io.prometheus.write.v2.Request";
 /// The running source.
 pub(super) struct RemoteWrite {
     context: SourceContext,
-    budget: Budget,
 }
 
 /// Why a request is not answered 204.
@@ -132,7 +131,7 @@ impl HttpSource for RemoteWrite {
 
 impl RemoteWrite {
     pub(super) fn new(context: SourceContext) -> Self {
-        Self { context, budget: Budget::default() }
+        Self { context }
     }
 
     async fn write(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<(), Failure> {
@@ -156,7 +155,7 @@ impl RemoteWrite {
             ..Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", e.to_string())
         })?;
         let (content_type, encoding) = format(&head.headers)?;
-        let body = read_body(body, plan.max_request_bytes, &self.budget).await?;
+        let body = read_body(body, plan.max_request_bytes, self.context.intake.gate()).await?;
         let envelope = Envelope {
             content_type,
             encoding,

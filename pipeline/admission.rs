@@ -1,0 +1,154 @@
+//! Who is let in: memory for what is on its way, and sources that take nothing for a while.
+//!
+//! Every request holds tickets for its bytes, first as received, then as decoded, until it is in
+//! the journal; there are as many as a share of `server.memory`. What does not get one is answered
+//! 429. A few requests are decoded at a time, since more would only need more memory. Where a consumer
+//! is too far behind, the runtime shuts the gate for its sources.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+/// Tickets are given out in units of so many bytes.
+const UNIT: usize = 1 << 10;
+/// Bytes on their way, where nothing else is said.
+const IN_FLIGHT_BYTES: usize = 256 << 20;
+/// Requests that are decoded at a time, per core.
+const DECODING: usize = 2;
+
+/// Why a source takes nothing now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}; retry after {} s", retry_after.as_secs())]
+pub struct Held {
+    /// As the metric names it: `backlog`, `lag`.
+    pub reason: &'static str,
+    /// Who is behind, and by how much.
+    pub why: Arc<str>,
+    /// Whether the load is too high (answered 429), or there is no room (503).
+    pub overload: bool,
+    /// When to try again.
+    pub retry_after: Duration,
+}
+
+/// What all sources go through. The runtime sets it, the way in looks at it.
+#[derive(Debug)]
+pub struct Gate {
+    /// Sources that take nothing.
+    held: RwLock<HashMap<Arc<str>, Held>>,
+    /// Of bytes as received, and as decoded: two, so that who has the one gets the other.
+    received: Arc<Semaphore>,
+    decoded: Arc<Semaphore>,
+    units: u32,
+    decoding: Semaphore,
+}
+
+/// Bytes on their way. Dropping it gives them back.
+#[derive(Debug)]
+pub struct Tickets {
+    units: OwnedSemaphorePermit,
+}
+
+impl Tickets {
+    /// Bytes that they are for, a little more than was asked for.
+    pub fn bytes(&self) -> usize {
+        self.units.num_permits() * UNIT
+    }
+
+    /// Puts more to them.
+    pub fn merge(&mut self, more: Self) {
+        self.units.merge(more.units);
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new(IN_FLIGHT_BYTES)
+    }
+}
+
+impl Gate {
+    /// Lets `bytes` be on their way at a time, as received, and as many as decoded.
+    pub fn new(bytes: usize) -> Self {
+        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            held: RwLock::default(),
+            received: Arc::new(Semaphore::new(units as usize)),
+            decoded: Arc::new(Semaphore::new(units as usize)),
+            units,
+            decoding: Semaphore::new(cores * DECODING),
+        }
+    }
+
+    /// Whether `source` may take data.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, source: &str) -> Result<(), Held> {
+        self.held.read().get(source).map_or(Ok(()), |held| Err(held.clone()))
+    }
+
+    /// Tickets for so many bytes as received; `None` if others hold too many. One request always
+    /// fits, however large, if it is the only one.
+    pub fn tickets(&self, bytes: usize) -> Option<Tickets> {
+        let units = self.received.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
+        Some(Tickets { units })
+    }
+
+    /// [`Gate::tickets`] for bytes as decoded.
+    pub(crate) fn decoded(&self, bytes: usize) -> Option<Tickets> {
+        let units = self.decoded.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
+        Some(Tickets { units })
+    }
+
+    /// [`Gate::decoded`], waiting for them.
+    pub(crate) async fn decoded_patiently(&self, bytes: usize) -> Option<Tickets> {
+        let units = self.decoded.clone().acquire_many_owned(self.units(bytes)).await.ok()?;
+        Some(Tickets { units })
+    }
+
+    fn units(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units)
+    }
+
+    /// A place among those that are decoded.
+    pub(crate) async fn decoding(&self) -> Option<SemaphorePermit<'_>> {
+        self.decoding.acquire().await.ok()
+    }
+
+    /// Those that take nothing, by name.
+    pub(crate) fn held(&self) -> Vec<(Arc<str>, Held)> {
+        let mut all: Vec<_> =
+            self.held.read().iter().map(|(s, h)| (s.clone(), h.clone())).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// From now on exactly these sources take nothing.
+    pub(crate) fn hold(&self, held: HashMap<Arc<str>, Held>) {
+        if *self.held.read() != held {
+            *self.held.write() = held;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_come_back_and_one_always_fits() {
+        let gate = Gate::new(10 * UNIT);
+        let first = gate.tickets(6 * UNIT);
+        assert!(first.is_some());
+        assert!(gate.tickets(5 * UNIT).is_none());
+        assert!(gate.tickets(4 * UNIT).is_some());
+        drop(first);
+        let whole = gate.tickets(100 * UNIT);
+        assert!(whole.is_some(), "larger than all there is");
+        assert!(gate.decoded(100 * UNIT).is_some(), "and it can be decoded");
+    }
+}
