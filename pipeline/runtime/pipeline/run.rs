@@ -151,7 +151,7 @@ impl Loop {
             return Ok(());
         }
         if self.skipped.contains(&entry.offset) {
-            let why = "it killed the pipeline twice and is skipped";
+            let why = "it killed the pipeline and is skipped";
             return self.set_aside(entry, why, joining).await;
         }
         if entry.offset > self.careful_to {
