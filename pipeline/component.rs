@@ -149,6 +149,10 @@ pub struct Decoded {
     pub batches: Vec<DecodedBatch>,
     /// Rows that were left out, and why.
     pub rejected: Vec<Rejected>,
+    /// Whether the same payload again adds nothing: its rows have their own times, and whoever
+    /// asks for one of them does not want it twice. A sender that repeats it because it got no
+    /// answer is answered without a second entry then. Not for logs: two equal lines are two lines.
+    pub idempotent: bool,
 }
 
 /// Rows of one entry for one output.

@@ -11,7 +11,7 @@ use crate::admission::{Gate, Held};
 use crate::batch::{Batch, Run, TENANT};
 use crate::component::{DecodeError, Decoded, Decoder, EntryHead, Rejected};
 use crate::entity::EntitySpace;
-use crate::journal::{AppendError, EntryKind, Envelope, Journal, NewEntry};
+use crate::journal::{AppendError, Appended, EntryKind, Envelope, Journal, NewEntry};
 use crate::telemetry::ComponentMetrics;
 
 /// Payloads above this many bytes are decoded off the asynchronous threads' time slice.
@@ -178,14 +178,13 @@ impl Intake {
             decode()
         };
         let decoded = decoded.inspect_err(|e| reject(1, e.reason, &e.message))?;
-        for r in &decoded.rejected {
-            reject(r.rows, r.reason, &r.message);
-        }
-        let rejected = decoded.rejected.clone();
+        let (rejected, idempotent) = (decoded.rejected.clone(), decoded.idempotent);
+        let left_out = || rejected.iter().for_each(|r| reject(r.rows, r.reason, &r.message));
         let batches = batches(&self.source, received, decoded)?;
         drop(place);
         let rows = batches.iter().map(|(_, b)| b.num_rows() as u64).sum();
         if rows == 0 && cursor.is_empty() {
+            left_out();
             return Ok(Accepted { offset: None, rows, rejected });
         }
         let bytes = payload.len() as u64;
@@ -208,13 +207,20 @@ impl Intake {
             cursor,
             envelope,
             payload,
+            idempotent,
             decoded: Some(batches),
         };
         let appended = match give_up {
-            None => self.journal.append(entry).await.map_err(Refused::from),
+            None => self.journal.append_once(entry).await.map_err(Refused::from),
             Some(give_up) => self.append_patiently(entry, give_up).await,
         };
-        let offset = appended.inspect_err(|e| refuse(rows, e))?;
+        let Appended { offset, repeated } = appended.inspect_err(|e| refuse(rows, e))?;
+        if repeated {
+            // Its rows, and what was left out of them, count once.
+            self.metrics.repeated(received);
+            return Ok(Accepted { offset: Some(offset), rows, rejected });
+        }
+        left_out();
         self.metrics.way(&way, |w| {
             w.last_entry = received;
             w.rows += rows;
@@ -224,20 +230,20 @@ impl Intake {
         Ok(Accepted { offset: Some(offset), rows, rejected })
     }
 
-    async fn try_append(&self, entry: NewEntry) -> Result<u64, Refused> {
+    async fn try_append(&self, entry: NewEntry) -> Result<Appended, Refused> {
         self.gate.check(&self.source)?;
-        Ok(self.journal.append(entry).await?)
+        Ok(self.journal.append_once(entry).await?)
     }
 
     async fn append_patiently(
         &self,
         entry: NewEntry,
         give_up: &CancellationToken,
-    ) -> Result<u64, Refused> {
+    ) -> Result<Appended, Refused> {
         let mut pause = PAUSE.0;
         loop {
             let error = match self.try_append(entry.clone()).await {
-                Ok(offset) => return Ok(offset),
+                Ok(appended) => return Ok(appended),
                 Err(Refused::NotKept(AppendError::Stopped)) => {
                     return Err(AppendError::Stopped.into());
                 }

@@ -6,6 +6,9 @@
 //! the entry that had it. Offsets grow but are not consecutive: after a crash or a failed write
 //! some are left out.
 //!
+//! An entry whose sender repeats it because the answer was lost is written once, see
+//! `journal/repeats.rs`.
+//!
 //! Ticks and marks go ahead of queued data, and still find room when the journal is full. Not
 //! here: the lock on the data folder, and deciding when to tick, to checkpoint and to trim.
 
@@ -16,6 +19,7 @@ mod frame;
 mod queue;
 mod reader;
 mod recover;
+mod repeats;
 mod segment;
 mod state;
 #[cfg(test)]
@@ -38,6 +42,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
 use queue::{Queue, Queued, Work};
+use repeats::{Arrival, Claim};
 use state::{Shared, State, Tuning, segment_path};
 
 /// When a sender may try again after `Full`: trimming follows checkpoints, 30 s apart at most,
@@ -55,6 +60,15 @@ pub struct JournalOptions {
     /// How long entries stay though every pipeline is past them. Gives way when the journal
     /// has come to three quarters of `max_bytes`.
     pub retain: Duration,
+}
+
+/// Where an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its offset, or that of the same entry before it.
+    pub offset: u64,
+    /// Whether it was there already.
+    pub repeated: bool,
 }
 
 /// Why an entry was not appended.
@@ -139,6 +153,7 @@ impl Journal {
             id: found.id,
             tuning,
             options: Mutex::new(options),
+            repeats: found.repeats,
             state: Mutex::new(found.state),
             queue: Mutex::new(Queue::default()),
             queued: Condvar::new(),
@@ -166,12 +181,33 @@ impl Journal {
     /// # Errors
     /// See [`AppendError`].
     pub async fn append(&self, entry: NewEntry) -> Result<u64, AppendError> {
-        self.write(Work::Entry(Box::new(entry))).await
+        self.append_once(entry).await.map(|appended| appended.offset)
     }
 
-    async fn write(&self, work: Work) -> Result<u64, AppendError> {
+    /// [`Journal::append`] that also says whether it was there already: an idempotent entry is
+    /// written once however often it comes within five minutes.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn append_once(&self, entry: NewEntry) -> Result<Appended, AppendError> {
+        let repeats = &self.shared().repeats;
+        let claim = match repeats.key(&entry) {
+            None => None,
+            Some(key) => loop {
+                match repeats.arrive(key, entry.received) {
+                    Arrival::New(claim) => break Some(claim),
+                    Arrival::Repeated(offset) => return Ok(Appended { offset, repeated: true }),
+                    Arrival::Writing(done) => done.cancelled().await,
+                }
+            },
+        };
+        let offset = self.write(Work::Entry(Box::new(entry)), claim).await?;
+        Ok(Appended { offset, repeated: false })
+    }
+
+    async fn write(&self, work: Work, claim: Option<Claim>) -> Result<u64, AppendError> {
         let (answer, answered) = oneshot::channel();
-        self.shared().enqueue(Queued::new(work, answer))?;
+        self.shared().enqueue(Queued::new(work, claim, answer))?;
         answered.await.unwrap_or(Err(AppendError::Stopped))
     }
 
@@ -245,6 +281,12 @@ impl Journal {
         *self.shared().options.lock() = options;
     }
 
+    /// How many idempotent entries were forgotten within the five minutes in which they are known,
+    /// as there were too many.
+    pub fn repeats_forgotten(&self) -> u64 {
+        self.shared().repeats.forgotten()
+    }
+
     /// What was found damaged, now or earlier, one sentence each. Damaged segments stay beside
     /// the journal as `*.damaged` until somebody deletes them.
     pub fn damage(&self) -> Vec<String> {
@@ -269,7 +311,7 @@ impl Journal {
             None => 1,
         };
         let (source, text) = (source.into(), text.into());
-        self.write(Work::Generation { source, number, text }).await?;
+        self.write(Work::Generation { source, number, text }, None).await?;
         Ok(number)
     }
 

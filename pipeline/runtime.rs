@@ -326,6 +326,9 @@ impl Runtime {
         telemetry.gauge("weir_journal_head", "Offset of the newest durable entry", head as f64);
         let bytes = self.shared.journal.bytes() as f64;
         telemetry.gauge("weir_journal_bytes", "Size of the journal on disk", bytes);
+        let forgotten = self.shared.journal.repeats_forgotten() as f64;
+        let help = "Requests forgotten before five minutes: a repetition would be taken twice";
+        telemetry.gauge("weir_journal_repeats_forgotten", help, forgotten);
         for p in self.pipelines() {
             let name = |metric: &str| format!("{metric}{{pipeline=\"{}\"}}", escape(&p.name));
             let lag = p.lag_ns as f64 / 1e9;

@@ -47,6 +47,7 @@ pub struct ComponentMetrics {
     errors: AtomicU64,
     dropped: AtomicU64,
     late: AtomicU64,
+    repeated: AtomicU64,
     queue: AtomicU64,
     lag_ns: AtomicI64,
     watermark: AtomicI64,
@@ -108,6 +109,8 @@ pub struct ComponentReading {
     pub dropped: u64,
     /// Rows that came after their window had closed.
     pub late: u64,
+    /// Requests that repeat one that was taken, and were answered like it.
+    pub repeated: u64,
     /// Batches waiting in front of it.
     pub queue: u64,
     /// How far behind the journal's head it is, nanoseconds of receive time.
@@ -162,6 +165,12 @@ impl ComponentMetrics {
     /// Counts rows dropped on purpose.
     pub fn dropped(&self, rows: u64) {
         self.dropped.fetch_add(rows, Relaxed);
+    }
+
+    /// Counts a request that repeats one that was taken.
+    pub fn repeated(&self, now: i64) {
+        self.repeated.fetch_add(1, Relaxed);
+        self.last_activity.fetch_max(now, Relaxed);
     }
 
     /// Counts rows that came too late.
@@ -247,6 +256,7 @@ impl ComponentMetrics {
             errors: self.errors.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
             late: self.late.load(Relaxed),
+            repeated: self.repeated.load(Relaxed),
             queue: self.queue.load(Relaxed),
             lag_ns: self.lag_ns.load(Relaxed),
             watermark: self.watermark.load(Relaxed),
@@ -323,7 +333,7 @@ impl Telemetry {
             self.components.lock().iter().map(|(l, m)| (l.clone(), m.clone())).collect();
         let readings: Vec<_> = components.iter().map(|(l, m)| (label_text(l), m.read())).collect();
         type Read = fn(&ComponentReading) -> f64;
-        let columns: [(&str, &str, &str, Read); 11] = [
+        let columns: [(&str, &str, &str, Read); 12] = [
             ("rows_in_total", "counter", "Rows taken in", |r| r.rows_in as f64),
             ("rows_out_total", "counter", "Rows given out", |r| r.rows_out as f64),
             ("bytes_in_total", "counter", "Bytes taken in", |r| r.bytes_in as f64),
@@ -331,6 +341,9 @@ impl Telemetry {
             ("errors_total", "counter", "Rows or batches that failed", |r| r.errors as f64),
             ("rows_dropped_total", "counter", "Rows dropped on purpose", |r| r.dropped as f64),
             ("rows_late_total", "counter", "Rows after their window closed", |r| r.late as f64),
+            ("repeated_total", "counter", "Requests that repeat one that was taken", |r| {
+                r.repeated as f64
+            }),
             ("queue_batches", "gauge", "Batches waiting", |r| r.queue as f64),
             ("lag_seconds", "gauge", "Receive time behind the journal's head", |r| {
                 r.lag_ns as f64 / 1e9

@@ -15,11 +15,13 @@
 //! `max_request_bytes` (16 MiB, as sent), `max_decompressed_bytes` (64 MiB, at most 256 MiB),
 //! `insecure` (allows an address that others can reach without `tls` and `auth`).
 //!
-//! A request is answered once its data is on disk: at least once from the sender's view. Records
-//! that alone are bad (an id of a wrong length, a time past 2262) are left out and reported as
-//! partial success; a request that does not decode is refused whole. Limits per request: a
-//! million rows, 16 MiB per record, metric or resource, 1,000 attribute columns (further ones go to
-//! `attributes`), nesting of about 50 levels. Descriptions and metadata of metrics are not kept.
+//! A request is answered once its data is on disk. The same metrics or spans again within five
+//! minutes, because that answer was lost, are answered likewise and kept once; logs, and points
+//! without a time, are kept as often as they come. Records that alone are bad (an id of a wrong
+//! length, a time past 2262) are left out and reported as partial success; a request that does not
+//! decode is refused whole. Limits per request: a million rows, 16 MiB per record, metric or
+//! resource, 1,000 attribute columns (further ones go to `attributes`), nesting of about 50 levels.
+//! Descriptions and metadata of metrics are not kept.
 
 mod decode;
 mod grpc;

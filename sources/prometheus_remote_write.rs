@@ -20,7 +20,8 @@
 //! `max_request_bytes` (16 MiB, as sent), `max_decompressed_bytes` (64 MiB, at most 256 MiB),
 //! `insecure` (allows an address that others can reach without `tls` and `auth`).
 //!
-//! A request is answered 204 once its data is on disk: at least once from the sender's view.
+//! A request is answered 204 once its data is on disk. The same request again within five minutes,
+//! because that answer was lost, is answered likewise and kept once.
 //! Series that alone are bad (no name, a label twice, no UTF-8) are left out: the rest is kept, and
 //! the answer is 400 with the reason, which senders log and do not repeat. 429 and 503 carry
 //! `Retry-After`.

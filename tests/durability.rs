@@ -7,6 +7,7 @@ mod load;
 mod overload;
 mod poison;
 pub(crate) mod remote_write;
+mod retries;
 
 use std::fs;
 use std::sync::Arc;

@@ -50,6 +50,7 @@ impl Stamp {
             cursor: Bytes::new(),
             envelope: Envelope::default(),
             payload: record.encode_to_vec().into(),
+            idempotent: false,
             decoded: None,
         }
     }

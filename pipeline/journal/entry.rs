@@ -54,6 +54,8 @@ pub struct NewEntry {
     pub envelope: Envelope,
     /// The bytes as received.
     pub payload: Bytes,
+    /// Whether the same again adds nothing ([`Decoded::idempotent`](crate::component::Decoded)).
+    pub idempotent: bool,
     /// The rows of it, if they were decoded already: (output name, batch), offsets unset.
     pub decoded: Option<Vec<(&'static str, Batch)>>,
 }

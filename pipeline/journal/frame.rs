@@ -62,6 +62,8 @@ pub(super) struct Head {
     pub(super) outcome: String,
     #[prost(uint64, tag = "13")]
     pub(super) number: u64,
+    #[prost(bool, tag = "14")]
+    pub(super) idempotent: bool,
 }
 
 impl Head {
@@ -86,6 +88,7 @@ impl Head {
             target: e.target.clone(),
             outcome: e.outcome.clone(),
             number: 0,
+            idempotent: entry.idempotent,
         }
     }
 
@@ -113,6 +116,7 @@ impl Head {
                 outcome: self.outcome,
             },
             payload,
+            idempotent: self.idempotent,
             decoded: None,
         })
     }

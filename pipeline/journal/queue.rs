@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::entry::{EntryKind, NewEntry};
 use super::frame::{self, Head, PREFIX_BYTES};
+use super::repeats::Claim;
 use super::state::{Shared, generation_note};
 use super::{AppendError, BUSY_RETRY, FULL_RETRY};
 
@@ -43,18 +44,20 @@ pub(super) struct Queued {
     pub(super) payload: Bytes,
     /// Checksum of head and payload.
     pub(super) crc: u32,
+    /// Of an entry that is taken once however often it comes.
+    pub(super) claim: Option<Claim>,
     pub(super) answer: Answer,
 }
 
 impl Queued {
     /// Encoded and hashed here, on the thread of the sender.
-    pub(super) fn new(work: Work, answer: Answer) -> Self {
+    pub(super) fn new(work: Work, claim: Option<Claim>, answer: Answer) -> Self {
         let (head, payload) = match &work {
             Work::Entry(entry) => (Head::of(entry).encode_to_vec(), entry.payload.clone()),
             Work::Generation { source, number, text } => generation_note(source, *number, text),
         };
         let crc = frame::body_crc(&head, &payload);
-        Self { work, head, payload, crc, answer }
+        Self { work, head, payload, crc, claim, answer }
     }
 
     fn body(&self) -> usize {

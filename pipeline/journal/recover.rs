@@ -11,6 +11,7 @@ use std::path::Path;
 use prost::Message;
 
 use super::frame::{self, Head, Names};
+use super::repeats::Repeats;
 use super::segment::{Header, HeaderFound, SPAN, Walker, read_header, version_error};
 use super::state::{Catalog, DAMAGED, SUFFIX, Segment, State, aside_path, random, segment_path};
 
@@ -18,6 +19,7 @@ use super::state::{Catalog, DAMAGED, SUFFIX, Segment, State, aside_path, random,
 pub(super) struct Recovered {
     pub(super) id: u128,
     pub(super) state: State,
+    pub(super) repeats: Repeats,
     /// The first offset to give out.
     pub(super) next: u64,
     /// Offset of the newest entry, 0 without any.
@@ -80,11 +82,13 @@ pub(super) fn recover(dir: &Path, floor: impl FnOnce(u128) -> u64) -> io::Result
     if let Some(base) = bases.iter().next_back().filter(|b| !found.contains_key(b)) {
         above = above.max(base.saturating_add(SPAN));
     }
+    let repeats = Repeats::new(id);
     // The newest header that is left knows the most.
     let mut known = BTreeMap::new();
     if let Some((_, newest)) = found.last_key_value() {
         state.catalog = Catalog::of(&newest.header);
         state.trimmed = newest.header.trimmed;
+        repeats.restore(&newest.header.repeats);
         for s in &newest.header.segments {
             known.insert(s.base, s.clone());
         }
@@ -100,7 +104,7 @@ pub(super) fn recover(dir: &Path, floor: impl FnOnce(u128) -> u64) -> io::Result
             None => {
                 let newest = last_found == Some(base) && newest_base == base;
                 segment.end = found.size;
-                let next = walk(dir, &mut state, &mut segment, newest)?;
+                let next = walk(dir, &mut state, &repeats, &mut segment, newest)?;
                 above = above.max(next.unwrap_or(base.saturating_add(SPAN)));
             }
         }
@@ -115,7 +119,7 @@ pub(super) fn recover(dir: &Path, floor: impl FnOnce(u128) -> u64) -> io::Result
     let head = state.segments.iter().map(|s| s.last).max().unwrap_or(0).max(state.trimmed);
     state.memory_from = head;
     let next = above.max(head + 1).max(floor(id).saturating_add(1)).max(newest_base + 1);
-    Ok(Recovered { id, state, next, head })
+    Ok(Recovered { id, state, repeats, next, head })
 }
 
 /// The id of the journal and its good headers by base. Files with bad headers are set aside.
@@ -204,6 +208,7 @@ fn cut(path: &Path, length: u64) -> io::Result<()> {
 fn walk(
     dir: &Path,
     state: &mut State,
+    repeats: &Repeats,
     segment: &mut Segment,
     newest: bool,
 ) -> io::Result<Option<u64>> {
@@ -228,6 +233,7 @@ fn walk(
                 state.catalog.generation(&head.source, head.generation, &text);
             } else if let Some(entry) = head.entry(payload, &mut names) {
                 state.catalog.entry(&entry);
+                repeats.found(&entry, f.offset);
                 segment.add(f.offset, &entry);
             }
         }

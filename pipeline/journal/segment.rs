@@ -6,7 +6,7 @@
 //!
 //! The header repeats what must not be lost when older segments are trimmed: the latest cursor
 //! of every source, the settings of every source generation in use, the last tick, and the
-//! lengths of the older segments. What a segment has beyond the length that its successor knows
+//! lengths of the older segments, the keys of the requests of the last minutes. What a segment has beyond the length that its successor knows
 //! came from a write that was answered with an error; it does not exist.
 
 use std::fs::File;
@@ -19,6 +19,7 @@ use prost::Message;
 
 use super::clock::StampRecord;
 use super::frame::{self, PREFIX_BYTES, Parsed};
+use super::repeats::KeyRecord;
 
 /// Offsets that a segment may hold, counted from its base. A segment of 64 MiB has fewer frames.
 pub(super) const SPAN: u64 = 1 << 22;
@@ -99,6 +100,9 @@ pub(super) struct Header {
     /// Every entry up to this offset was trimmed.
     #[prost(uint64, tag = "8")]
     pub(super) trimmed: u64,
+    /// Requests of the last minutes.
+    #[prost(message, repeated, tag = "9")]
+    pub(super) repeats: Vec<KeyRecord>,
 }
 
 impl Header {

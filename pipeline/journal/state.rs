@@ -18,6 +18,7 @@ use super::disk::{Disk, RealDisk};
 use super::entry::{Entry, NewEntry};
 use super::frame::{self, Head};
 use super::queue::Queue;
+use super::repeats::Repeats;
 use super::segment::{CursorRecord, GenerationRecord, Header, SummaryRecord};
 
 /// Sizes, so that tests can make them small.
@@ -75,6 +76,7 @@ pub(super) struct Shared {
     pub(super) id: u128,
     pub(super) tuning: Tuning,
     pub(super) options: Mutex<JournalOptions>,
+    pub(super) repeats: Repeats,
     pub(super) state: Mutex<State>,
     pub(super) queue: Mutex<Queue>,
     pub(super) queued: Condvar,
@@ -263,6 +265,7 @@ impl State {
                 time: s.time,
             }),
             trimmed: self.trimmed,
+            repeats: Vec::new(),
         }
     }
 

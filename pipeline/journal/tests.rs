@@ -5,6 +5,7 @@ mod failing;
 mod frames;
 mod limits;
 mod recovery;
+mod repeats;
 mod shared;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ fn data(text: &str) -> NewEntry {
         cursor: Bytes::new(),
         envelope: Envelope { path: "/v1/logs".into(), ..Envelope::default() },
         payload: Bytes::copy_from_slice(text.as_bytes()),
+        idempotent: false,
         decoded: None,
     }
 }
@@ -115,6 +117,7 @@ async fn an_entry_comes_back_from_disk_as_it_was() {
     entry.generation = 77;
     entry.received = -3;
     entry.cursor = Bytes::from_static(b"\0\xff");
+    entry.idempotent = true;
     entry.envelope = Envelope {
         content_type: "a/b".into(),
         encoding: "gzip".into(),

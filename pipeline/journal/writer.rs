@@ -71,7 +71,10 @@ impl Writer {
                     let answers = self.publish(batch, first);
                     // Before the answers: whoever has one finds the room.
                     self.shared.release(cost);
-                    for (answer, offset) in answers {
+                    for (answer, claim, offset) in answers {
+                        if let Some(claim) = claim {
+                            claim.keep(offset);
+                        }
                         drop(answer.send(Ok(offset)));
                     }
                 }
@@ -186,22 +189,23 @@ impl Writer {
                 return Ok(());
             }
         }
-        self.create()
+        self.create(segment_bytes)
     }
 
     /// Begins a new segment. Under a temporary name until its header is durable: a segment with
     /// half a header is damage, not a crash.
-    fn create(&mut self) -> io::Result<()> {
+    fn create(&mut self, segment_bytes: u64) -> io::Result<()> {
         let shared = self.shared.clone();
         let disk = &shared.tuning.disk;
         #[allow(clippy::cast_possible_truncation)]
         let salt = random() as u32;
-        let (base, header) = {
+        let (base, mut header) = {
             let state = shared.state.lock();
             let above = state.segments.last().map_or(0, |s| s.base + 1);
             let base = self.next.max(above);
             (base, state.header(shared.id, base, salt))
         };
+        header.repeats = shared.repeats.records(segment_bytes);
         let path = segment_path(&shared.dir, base);
         let tmp = path.with_extension("tmp");
         debug_assert!(path.to_string_lossy().ends_with(SUFFIX));
@@ -232,7 +236,7 @@ impl Writer {
     }
 
     /// Shows a durable batch to readers. Gives the answers.
-    fn publish(&mut self, batch: Vec<Queued>, first: u64) -> Vec<(Answer, u64)> {
+    fn publish(&mut self, batch: Vec<Queued>, first: u64) -> Vec<(Answer, Option<Claim>, u64)> {
         let mut offset = first;
         let mut answers = Vec::with_capacity(batch.len());
         let mut entries = Vec::with_capacity(batch.len());
@@ -241,12 +245,12 @@ impl Writer {
             match item.work {
                 Work::Entry(entry) => {
                     entries.push(durable(*entry, offset));
-                    answers.push((item.answer, offset));
+                    answers.push((item.answer, item.claim, offset));
                     offset += 1;
                 }
                 Work::Generation { source, number, text } => {
                     generations.push((source, number, text));
-                    answers.push((item.answer, 0));
+                    answers.push((item.answer, None, 0));
                 }
             }
         }

@@ -39,6 +39,8 @@ struct Columns<'a> {
     histograms: Vec<Option<Box<Histogram>>>,
     exemplars: TextColumn,
     rejects: Rejects,
+    /// Whether no point lacks a time.
+    own_times: bool,
     at_entity: HashSet<&'static str>,
 }
 
@@ -79,6 +81,7 @@ pub(super) fn decode(
         histograms: Vec::new(),
         exemplars: TextColumn::new("exemplars", 0),
         rejects: Rejects::default(),
+        own_times: true,
         at_entity: HashSet::new(),
     };
     let mut points = 0;
@@ -104,7 +107,8 @@ pub(super) fn decode(
         rows.column("histogram", column(&c.histograms)?);
     }
     rows.json(c.exemplars);
-    rows.batch(c.keys, table, c.rejects)
+    let decoded = rows.batch(c.keys, table, c.rejects)?;
+    Ok(Decoded { idempotent: c.own_times, ..decoded })
 }
 
 impl Columns<'_> {
@@ -205,6 +209,7 @@ impl Columns<'_> {
         value::flatten(point.attributes, &mut |name, v| entity.attribute(Origin::Label, name, v));
         self.keys.push(intern(self.table, entity.build(&self.at_entity))?);
         let floor = |t: i64| t - t.rem_euclid(MS);
+        self.own_times &= time.is_some();
         self.timestamp.push(Some(floor(time.unwrap_or(self.received))));
         self.start.push(start.map(floor));
         self.value.append_option(double);

@@ -128,7 +128,7 @@ impl Rows {
             rows,
             entities: Some(entities),
         };
-        Ok(Decoded { batches: vec![batch], rejected: rejects.into_inner() })
+        Ok(Decoded { batches: vec![batch], rejected: rejects.into_inner(), idempotent: false })
     }
 }
 

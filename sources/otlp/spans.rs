@@ -26,6 +26,8 @@ struct Columns {
     status_message: TextColumn,
     events: TextColumn,
     links: TextColumn,
+    /// Whether no span lacks a time.
+    own_times: bool,
 }
 
 pub(super) fn decode(
@@ -51,6 +53,7 @@ pub(super) fn decode(
         status_message: text("status_message"),
         events: text("events"),
         links: text("links"),
+        own_times: true,
     };
     for (entity, record) in records {
         let span = record.decode()?;
@@ -69,7 +72,8 @@ pub(super) fn decode(
     }
     rows.json(c.events);
     rows.json(c.links);
-    rows.finish(attributes, entities, owner, table, rejects)
+    let decoded = rows.finish(attributes, entities, owner, table, rejects)?;
+    Ok(Decoded { idempotent: c.own_times, ..decoded })
 }
 
 impl Columns {
@@ -94,6 +98,7 @@ impl Columns {
             Ok(head) => head,
             Err(bad) => return Ok(Err(bad)),
         };
+        self.own_times &= start.or(end).is_some();
         self.timestamp.push(Some(start.or(end).unwrap_or(received)));
         self.duration.append_option(start.zip(end).map(|(start, end)| (end - start).max(0)));
         if let Some((start, end)) = start.zip(end)

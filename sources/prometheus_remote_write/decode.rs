@@ -47,7 +47,9 @@ impl Decoder for RemoteWriteDecoder {
         let table = requested.lookup.finish();
         walked?;
         let batch = requested.rows.finish(super::OUTPUT, table)?;
-        Ok(Decoded { batches: vec![batch], rejected: requested.rejects.into_list() })
+        // Each sample has its own time.
+        let rejected = requested.rejects.into_list();
+        Ok(Decoded { batches: vec![batch], rejected, idempotent: true })
     }
 }
 

@@ -88,7 +88,7 @@ impl Decoder for ScrapeDecoder {
         }
         let Scrape { lookup, rows, rejects, .. } = scrape;
         let batch = rows.finish(super::OUTPUT, lookup.finish())?;
-        Ok(Decoded { batches: vec![batch], rejected: rejects.into_list() })
+        Ok(Decoded { batches: vec![batch], rejected: rejects.into_list(), idempotent: false })
     }
 }
 

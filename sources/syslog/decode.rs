@@ -67,7 +67,7 @@ impl Decoder for SyslogDecoder {
         for (row, frame) in frames.iter().enumerate() {
             rows.add(row, frame, &peer, head.received, &self.zone)?;
         }
-        Ok(Decoded { batches: vec![rows.finish(head.received)?], rejected: Vec::new() })
+        Ok(Decoded { batches: vec![rows.finish(head.received)?], ..Decoded::default() })
     }
 }
 

@@ -6,15 +6,17 @@ use super::*;
 
 /// A disk that can be told to fail.
 #[derive(Default)]
-struct Failing {
+pub(super) struct Failing {
     /// Bytes that it takes yet.
     room: AtomicU64,
-    sync_fails: AtomicBool,
+    pub(super) sync_fails: AtomicBool,
+    /// Syncs do not end while this is set.
+    pub(super) syncs_wait: AtomicBool,
     cut_fails: AtomicBool,
 }
 
 impl Failing {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let disk = Self::default();
         disk.room.store(u64::MAX / 2, Relaxed);
         Arc::new(disk)
@@ -52,6 +54,9 @@ impl DiskFile for FailingFile {
     }
     fn sync(&mut self) -> io::Result<()> {
         self.0.sync()?;
+        while self.1.syncs_wait.load(Relaxed) {
+            std::thread::yield_now();
+        }
         if self.1.sync_fails.load(Relaxed) {
             return Err(io::Error::other("the disk is on fire"));
         }
@@ -65,7 +70,7 @@ impl DiskFile for FailingFile {
     }
 }
 
-fn open_on(dir: &Path, disk: &Arc<Failing>) -> Journal {
+pub(super) fn open_on(dir: &Path, disk: &Arc<Failing>) -> Journal {
     let tuning = Tuning { disk: Arc::new(Handed(disk.clone())), ..small() };
     Journal::open_with(dir, options(), |_| 0, tuning).unwrap()
 }

@@ -9,8 +9,8 @@ fn any_entry() -> impl Strategy<Value = NewEntry> {
     let kind = prop_oneof![Just(EntryKind::Data), Just(EntryKind::Tick), Just(EntryKind::Mark)];
     let words = proptest::collection::vec(".{0,12}", 8);
     let bytes = || proptest::collection::vec(any::<u8>(), 0..300);
-    (kind, words, any::<u32>(), any::<i64>(), bytes(), bytes()).prop_map(
-        |(kind, w, generation, received, cursor, payload)| NewEntry {
+    (kind, words, any::<u32>(), any::<i64>(), bytes(), bytes(), any::<bool>()).prop_map(
+        |(kind, w, generation, received, cursor, payload, idempotent)| NewEntry {
             kind,
             source: w[0].as_str().into(),
             generation,
@@ -26,6 +26,7 @@ fn any_entry() -> impl Strategy<Value = NewEntry> {
                 outcome: w[7].clone(),
             },
             payload: payload.into(),
+            idempotent,
             decoded: None,
         },
     )
