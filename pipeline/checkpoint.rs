@@ -393,7 +393,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = path.with_extension(UNFINISHED);
     let write = || {
         let mut file = fs::File::create(&aside)?;
+        crate::fault!("file.write")?;
         file.write_all(bytes)?;
+        crate::fault!("file.sync")?;
         file.sync_all()?;
         crate::failpoint!("file.written");
         fs::rename(&aside, path)?;

@@ -1,7 +1,10 @@
-//! Places where a test lets the process die, between the steps of what must survive a crash.
+//! Places where a test lets the process die, between the steps of what must survive a crash, or
+//! the disk fail.
 //!
 //! `WEIR_FAILPOINT=name:count` aborts the process where it passes [`failpoint!`](crate::failpoint)
-//! of that name for the `count`th time. Without debug assertions nothing of it is compiled.
+//! of that name for the `count`th time. `WEIR_FAULTS=file` names a file whose lines `name errno`
+//! (`journal.sync 5`, `*.write 28`) are the errors that [`fault!`](crate::fault) gives now; they come
+//! and go with the lines. Without debug assertions nothing of it is compiled.
 
 /// Dies here if `WEIR_FAILPOINT` names this place.
 #[macro_export]
@@ -10,6 +13,34 @@ macro_rules! failpoint {
         #[cfg(debug_assertions)]
         $crate::failpoint::pass($name);
     }};
+}
+
+/// The error that the disk has here by `WEIR_FAULTS`, if it has one.
+#[macro_export]
+macro_rules! fault {
+    ($name:literal) => {{
+        #[cfg(debug_assertions)]
+        let outcome = $crate::failpoint::fault($name);
+        #[cfg(not(debug_assertions))]
+        let outcome = std::io::Result::Ok(());
+        outcome
+    }};
+}
+
+/// What [`fault!`](crate::fault) gives.
+#[cfg(debug_assertions)]
+pub fn fault(name: &str) -> std::io::Result<()> {
+    use std::sync::LazyLock;
+    static FILE: LazyLock<Option<std::ffi::OsString>> =
+        LazyLock::new(|| std::env::var_os("WEIR_FAULTS"));
+    let Some(file) = &*FILE else { return Ok(()) };
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let fault = text.lines().find_map(|line| {
+        let (place, errno) = line.split_once(' ')?;
+        let here = place == name || place.strip_prefix('*').is_some_and(|end| name.ends_with(end));
+        if here { errno.parse().ok() } else { None }
+    });
+    fault.map_or(Ok(()), |errno| Err(std::io::Error::from_raw_os_error(errno)))
 }
 
 /// What [`failpoint!`](crate::failpoint) does.

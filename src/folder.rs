@@ -38,8 +38,11 @@ impl Folder {
                 return Err(e).with_context(|| format!("`{}`", lock_path.display()));
             }
         }
-        lock.set_len(0)?;
-        writeln!(lock, "{}", std::process::id())?;
+        // For people only: a full disk is no reason not to start.
+        let noted = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        if let Err(error) = noted {
+            tracing::warn!(%error, path = %lock_path.display(), "the process id is not noted");
+        }
         check_version(path)?;
         Ok(Self { _lock: lock })
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use weir_pipeline::fault;
+
 use crate::error::{Result, StoreError};
 
 /// Size and checksum of a finished file.
@@ -43,13 +45,14 @@ impl CrcFile {
     pub(crate) fn finish(self) -> Result<Written> {
         let failed = |e: std::io::Error| StoreError::io("cannot write", &self.path)(e);
         let file = self.inner.into_inner().map_err(|e| failed(e.into_error()))?;
-        file.sync_all().map_err(failed)?;
+        fault!("store.sync").and_then(|()| file.sync_all()).map_err(failed)?;
         Ok(self.written)
     }
 }
 
 impl Write for CrcFile {
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        fault!("store.write")?;
         let n = self.inner.write(buf)?;
         self.written.bytes += n as u64;
         self.written.crc = crc32c::crc32c_append(self.written.crc, &buf[..n]);

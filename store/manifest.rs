@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use record::WriterId;
 pub(crate) use record::{Listing, Record};
-use weir_pipeline::failpoint;
+use weir_pipeline::{failpoint, fault};
 
 use crate::disk::{make_folder, sync_folder};
 use crate::error::{Result, StoreError};
@@ -218,9 +218,10 @@ impl Manifest {
         let Some(log) = &mut self.log else { return Ok(()) };
         let failed = |e| StoreError::io("cannot write", &log.path)(e);
         failpoint!("manifest.writing");
-        log.file.write_all(bytes).map_err(failed)?;
+        fault!("manifest.write").and_then(|()| log.file.write_all(bytes)).map_err(failed)?;
         failpoint!("manifest.written");
-        log.file.sync_data().map_err(|e| StoreError::io("cannot sync", &log.path)(e))?;
+        let failed = |e| StoreError::io("cannot sync", &log.path)(e);
+        fault!("manifest.sync").and_then(|()| log.file.sync_data()).map_err(failed)?;
         log.len += bytes.len() as u64;
         failpoint!("manifest.synced");
         Ok(())

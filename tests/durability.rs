@@ -3,6 +3,7 @@
 mod backlog;
 mod crash;
 mod dead_sink;
+mod disk;
 mod load;
 mod overload;
 mod poison;

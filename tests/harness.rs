@@ -48,10 +48,21 @@ impl Server {
         weir_toml: Option<&str>,
         environment: &[(&str, &str)],
     ) -> Self {
+        let mut server = Self::prepare(pipelines, weir_toml, environment);
+        server.restart();
+        server
+    }
+
+    /// As [`Server::start_with`], but not started.
+    pub(crate) fn prepare(
+        pipelines: &[(&str, &str)],
+        weir_toml: Option<&str>,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let dir = TempDir::new().unwrap();
         fs::create_dir(dir.path().join("pipelines.d")).unwrap();
         let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-        let mut server =
+        let server =
             Self { dir, child: None, environment: environment.collect(), url: String::new() };
         for (name, text) in pipelines {
             server.write(name, text);
@@ -59,8 +70,12 @@ impl Server {
         if let Some(text) = weir_toml {
             fs::write(server.path().join("weir.toml"), text).unwrap();
         }
-        server.restart();
         server
+    }
+
+    /// Sets an environment variable for the starts from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Its folder: `pipelines.d/`, `weir.toml`, `data/`, `stdout`, `stderr`.

@@ -9,6 +9,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use weir_pipeline::fault;
+
 const MAGIC: &[u8; 8] = b"WEIRROUT";
 const VERSION: u32 = 1;
 const HEADER: usize = 12;
@@ -116,7 +118,10 @@ impl Log {
             return Err(io::Error::other("the log is waiting for a compaction"));
         }
         let frame = frame(record);
-        let written = self.file.write_all(&frame).and_then(|()| self.file.sync_data());
+        let written = fault!("router.write")
+            .and_then(|()| self.file.write_all(&frame))
+            .and_then(|()| fault!("router.sync"))
+            .and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => {
                 self.len += frame.len() as u64;

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::path::Path;
 
+use crate::fault;
+
 /// Where segments are written. Reading goes to the file system directly.
 pub(super) trait Disk: Send + Sync {
     /// An empty file, whatever stood there before.
@@ -31,6 +33,7 @@ pub(super) struct RealDisk;
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        fault!("journal.create")?;
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         Ok(Box::new(RealFile(file)))
     }
@@ -49,6 +52,7 @@ struct RealFile(File);
 
 impl DiskFile for RealFile {
     fn write(&mut self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        fault!("journal.write")?;
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
             match self.0.write_vectored(parts) {
@@ -61,6 +65,7 @@ impl DiskFile for RealFile {
         Ok(())
     }
     fn sync(&mut self) -> io::Result<()> {
+        fault!("journal.sync")?;
         self.0.sync_data()
     }
     fn cut(&mut self, len: u64) -> io::Result<()> {

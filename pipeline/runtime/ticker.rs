@@ -49,6 +49,8 @@ impl Ticker {
     pub(super) async fn run(&self, stop: CancellationToken) {
         let mut head = self.journal.head();
         let mut since_tick = IDLE;
+        // A disk that refuses is told once, not five times a second.
+        let mut failing = false;
         let mut pulse = tokio::time::interval(BUSY);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(pulse.tick()).await.is_some() {
@@ -59,8 +61,12 @@ impl Ticker {
                 continue;
             }
             match self.append(NewEntry::tick).await {
-                Ok(offset) => head = offset,
-                Err(error) => tracing::warn!(%error, "no tick"),
+                Ok(offset) => (head, failing) = (offset, false),
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "no tick; still trying");
+                    }
+                }
             }
             since_tick = Duration::ZERO;
         }

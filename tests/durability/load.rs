@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -61,6 +61,16 @@ impl Ledger {
         self.unknown.extend(other.unknown);
     }
 
+    /// As [`Ledger::check`], where rows may be missing.
+    pub(super) fn check_some(&self, what: &str, found: impl IntoIterator<Item = i64>) {
+        let found: Vec<i64> = found.into_iter().collect();
+        let there: BTreeSet<i64> = found.iter().map(|n| n - n.rem_euclid(ROWS)).collect();
+        let all = there.iter().flat_map(|first| *first..first + ROWS);
+        let some = Self { acknowledged: &self.acknowledged & &there, ..Self::default() };
+        let missing: BTreeSet<i64> = all.filter(|n| !found.contains(n)).collect();
+        some.check(what, found.into_iter().chain(missing));
+    }
+
     /// Compares with the numbers found in a table.
     pub(super) fn check(&self, what: &str, found: impl IntoIterator<Item = i64>) {
         let mut times: BTreeMap<i64, u32> = BTreeMap::new();
@@ -98,6 +108,9 @@ pub(super) enum OnFailure {
     Panic,
     /// It stops: the server was killed.
     Stop,
+    /// It goes on with the next request. Nothing of one that is refused may be kept, and the
+    /// answer says why and when to come again.
+    GoOn,
 }
 
 /// Where the server takes what.
@@ -153,6 +166,8 @@ impl Ledgers {
 /// Senders at work.
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
+    /// Requests that were answered 503.
+    pub(super) refused: Arc<AtomicUsize>,
     senders: Vec<JoinHandle<Ledgers>>,
 }
 
@@ -160,10 +175,10 @@ impl Load {
     /// Starts two senders of logs (OTLP, JSON), two of samples (remote write), one of spans and
     /// one of metric points (OTLP, JSON). Numbers go on from `next` over all loads of a test.
     pub(super) fn start(at: &Addresses, next: &Arc<AtomicI64>, failure: OnFailure) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, refused) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicUsize>::default());
         type Of = fn(&mut Ledgers) -> &mut Ledger;
         let sender = |url: String, send: fn(&str, i64) -> Reply, of: Of| {
-            let (stop, next) = (stop.clone(), next.clone());
+            let (stop, next, refused) = (stop.clone(), next.clone(), refused.clone());
             std::thread::spawn(move || {
                 let mut ledgers = Ledgers::default();
                 while !stop.load(Relaxed) {
@@ -171,6 +186,9 @@ impl Load {
                     let reply = send(&url, first);
                     if (200..300).contains(&reply.status) {
                         of(&mut ledgers).acknowledged.insert(first);
+                    } else if failure == OnFailure::GoOn {
+                        assert_refused(&reply);
+                        refused.fetch_add(1, Relaxed);
                     } else {
                         let text = format!("{}: {}", reply.status, reply.text());
                         assert!(failure == OnFailure::Stop, "not acknowledged: {text}");
@@ -191,7 +209,7 @@ impl Load {
         let points = format!("http://{}/v1/metrics", at.otlp);
         let points = sender(points, send_points, |l| &mut l.points);
         let senders = vec![logs(), logs(), samples(), samples(), spans, points];
-        Self { stop, senders }
+        Self { stop, refused, senders }
     }
 
     /// Ends it; gives what was acknowledged.
@@ -201,6 +219,15 @@ impl Load {
         self.senders.into_iter().for_each(|s| all.add(s.join().expect("a sender")));
         all
     }
+}
+
+/// A refusal as senders need it.
+pub(super) fn assert_refused(reply: &Reply) {
+    let text = reply.text();
+    assert_eq!(reply.status, 503, "{text}");
+    assert!(text.contains("journal") || text.contains("backlog"), "no reason: {text}");
+    let after = reply.headers.get("retry-after").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    assert!(after.is_some_and(|s| s > 0), "no Retry-After: {:?}", reply.headers);
 }
 
 /// Lines over one syslog connection that stays open: [`ROWS`] at a time, once a pause.
