@@ -23,6 +23,8 @@ use crate::graph::States;
 const KEPT: usize = 2;
 /// Folders that begin so hold checkpoints of another journal, see [`Checkpoints::set_aside`].
 const ASIDE: &str = "aside-";
+/// In front of the CRC32C (hex) of a plan, on the last line of its file.
+const PLAN_CRC: &str = "\ncrc32c ";
 /// What [`write_atomically`] writes before it renames.
 const UNFINISHED: &str = "tmp";
 
@@ -326,7 +328,10 @@ impl Checkpoints {
         if path.exists() {
             return Ok(());
         }
-        write_atomically(&path, &serde_json::to_vec_pretty(bundle)?)
+        let mut text = serde_json::to_vec_pretty(bundle)?;
+        let crc = crc32c::crc32c(&text);
+        writeln!(text, "{PLAN_CRC}{crc:08x}")?;
+        write_atomically(&path, &text)
     }
 
     /// The texts of the plan with `hash`.
@@ -334,7 +339,16 @@ impl Checkpoints {
     /// # Errors
     /// If they are not there or not readable.
     pub fn load_plan(&self, hash: &str) -> io::Result<Bundle> {
-        Ok(serde_json::from_slice(&fs::read(self.plans.join(format!("{hash}.json")))?)?)
+        let path = self.plans.join(format!("{hash}.json"));
+        let text = fs::read(&path)?;
+        if let Some(bundle) = read_plan(&text) {
+            return Ok(bundle);
+        }
+        // The name is free then: the next checkpoint with this plan writes it again.
+        let aside = path.with_extension("damaged");
+        fs::rename(&path, &aside)?;
+        let why = format!("plan `{}` is damaged", aside.display());
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
     /// Removes the plans that no hash of `keep` names.
@@ -379,6 +393,16 @@ impl Checkpoints {
         files.sort();
         Ok(files)
     }
+}
+
+/// The texts of a plan, if the file is whole. One without a checksum is from before there were any.
+fn read_plan(text: &[u8]) -> Option<Bundle> {
+    let end = text.len().saturating_sub(PLAN_CRC.len() + "01234567\n".len());
+    let (json, last) = text.split_at(end);
+    let crc = str::from_utf8(last).ok().and_then(|last| last.strip_prefix(PLAN_CRC));
+    let Some(crc) = crc else { return serde_json::from_slice(text).ok() };
+    let whole = u32::from_str_radix(crc.trim_end(), 16).ok()? == crc32c::crc32c(json);
+    if whole { serde_json::from_slice(json).ok() } else { None }
 }
 
 fn position_of(path: &Path) -> Option<u64> {

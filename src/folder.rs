@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use weir_pipeline::checkpoint::write_atomically;
 
 /// Version of the layout of the data folder. Files inside have versions of their own.
 const VERSION: u32 = 1;
@@ -53,8 +54,7 @@ fn check_version(path: &Path) -> Result<()> {
     let found = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            fs::write(&file, format!("{VERSION}\n"))?;
-            return Ok(());
+            return write_version(&file);
         }
         Err(e) => return Err(e).with_context(|| format!("`{}`", file.display())),
     };
@@ -66,8 +66,22 @@ fn check_version(path: &Path) -> Result<()> {
             path.display(),
             env!("CARGO_PKG_VERSION")
         ),
-        Err(_) => bail!("`{}` does not hold a version: `{}`", file.display(), found.trim()),
+        // Formats have versions of their own, which say so if they are newer.
+        Err(_) => {
+            let aside = path.join("VERSION.damaged");
+            fs::rename(&file, &aside)?;
+            tracing::error!(
+                path = %file.display(), aside = %aside.display(),
+                "the layout version of the data folder is damaged; going on with version {VERSION}"
+            );
+            write_version(&file)
+        }
     }
+}
+
+fn write_version(file: &Path) -> Result<()> {
+    write_atomically(file, format!("{VERSION}\n").as_bytes())
+        .with_context(|| format!("`{}`", file.display()))
 }
 
 #[cfg(test)]
@@ -85,5 +99,10 @@ mod tests {
         fs::write(dir.path().join("VERSION"), "7\n").unwrap();
         let version = Folder::open(dir.path()).unwrap_err().to_string();
         assert!(version.contains("version 7") && version.contains("version 1"), "{version}");
+        for torn in ["", "q\n"] {
+            fs::write(dir.path().join("VERSION"), torn).unwrap();
+            Folder::open(dir.path()).unwrap();
+            assert_eq!(fs::read_to_string(dir.path().join("VERSION")).unwrap(), "1\n");
+        }
     }
 }

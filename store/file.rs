@@ -5,12 +5,14 @@ mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arrow::datatypes::{Field, Schema};
 use serde::{Deserialize, Serialize};
 use weir_pipeline::signal::{META_JSON, META_ORIGIN};
 
 use crate::cache::Cache;
+use crate::disk::verify;
 use crate::entity_log::{ChunkMeta, EntitySet};
 use crate::error::Result;
 use crate::layout::{Layout, Runs, Slice};
@@ -151,6 +153,8 @@ pub struct FileEntry {
     pub(crate) set: Option<Arc<EntitySet>>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) id: u64,
+    /// Whether it was what it should be when this process read it first.
+    pub(crate) verified: AtomicBool,
 }
 
 impl FileEntry {
@@ -167,6 +171,18 @@ impl FileEntry {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Compares the whole file with its checksum, once.
+    ///
+    /// # Errors
+    /// As [`verify`].
+    pub(crate) fn verify(&self) -> Result<()> {
+        if !self.verified.load(Relaxed) {
+            verify(&self.path, self.meta.bytes, self.meta.crc)?;
+            self.verified.store(true, Relaxed);
+        }
+        Ok(())
     }
 
     /// The row column `name`.

@@ -2,6 +2,7 @@
 //! effect by one change of a manifest, or not at all.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use hashbrown::HashMap;
@@ -9,7 +10,7 @@ use hashbrown::HashSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::now;
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::merge::{MergeError, Outcome, compact_log, pick, run};
 use crate::store::Store;
 use crate::table::{Change, Table};
@@ -20,6 +21,10 @@ const MERGES_IN_A_ROW: usize = 8;
 /// Level-0 files of a table past which its merges go on until there are fewer: every query of the
 /// newest rows opens each of them.
 const LEVEL0_MANY: u64 = 64;
+
+/// Bytes of files that a round compares with their checksums, of each table: some 50 MB/s, until all
+/// files that were there at the start are known to be what they should be.
+const VERIFIED_BYTES: u64 = 512 << 20;
 
 /// Merges that may fail on reading a file before it is left out.
 const TRIES: u32 = 3;
@@ -118,6 +123,7 @@ impl Store {
         }
         step("drop entity logs", table.drop_logs(now.div_euclid(DAY_NS) as i32));
         step("write a snapshot of the manifest", table.snapshot_manifest());
+        step("verify files", verify_files(table, stop));
         step("sweep old files", table.sweep_old(SystemTime::now()));
         table.bury(self.options.grace);
     }
@@ -144,6 +150,25 @@ fn apply_retention(table: &Arc<Table>, now: i64) -> Result<()> {
         if table.change(&Change { remove, add: Vec::new() })? {
             weir_pipeline::failpoint!("retention.listed");
             tracing::info!(table = %table.name(), files, rows, "rows past retention dropped");
+        }
+    }
+    Ok(())
+}
+
+/// Verifies files that nobody has read yet; those that are damaged are set aside.
+fn verify_files(table: &Arc<Table>, stop: &CancellationToken) -> Result<()> {
+    let mut left = VERIFIED_BYTES;
+    for file in table.snapshot().files() {
+        if left == 0 || stop.is_cancelled() {
+            break;
+        }
+        if file.verified.load(Relaxed) {
+            continue;
+        }
+        left = left.saturating_sub(file.meta.bytes);
+        match file.verify() {
+            Err(StoreError::Damaged { why, .. }) => table.report_damage(file, &why)?,
+            verified => verified?,
         }
     }
     Ok(())

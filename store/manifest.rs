@@ -2,8 +2,8 @@
 //! and then a snapshot of all of it.
 //!
 //! Files are `log-N` and `snapshot-N`, N being the number of the first frame after. Opening reads
-//! the newest whole snapshot and the logs from there on. A bad frame at the end of the last log
-//! was never answered for: it is cut. A bad frame elsewhere is damage: the file is copied to
+//! the newest whole snapshot and the logs from there on. A frame at the end of the last log that is
+//! shorter than it should be was never answered for: it is cut. Any other bad frame is damage: the file is copied to
 //! `.damaged`, and frames after it are applied as long as they follow from what is known.
 
 mod frame;
@@ -108,6 +108,7 @@ impl Manifest {
         repairs: &mut Repairs,
     ) -> Result<()> {
         let bytes = std::fs::read(path).map_err(StoreError::io("cannot read", path))?;
+        let mut damaged = false;
         match frame::check_header(&bytes) {
             frame::Header::Good => {}
             frame::Header::Newer(found) => {
@@ -121,6 +122,7 @@ impl Manifest {
             }
             frame::Header::Bad => {
                 repairs.push(format!("`{}` has no header", path.display()));
+                damaged = true;
             }
         }
         if first > self.next {
@@ -133,11 +135,19 @@ impl Manifest {
             self.next = first;
         }
         let mut at = frame::HEADER;
-        let mut damaged = false;
         let mut good = at;
         while at < bytes.len() {
             let Some((sequence, records, len)) = frame::decode(&bytes[at..]) else {
-                let Some(found) = frame::find(&bytes, at + 1) else { break };
+                let Some(found) = frame::find(&bytes, at + 1) else {
+                    if end.is_none() && !frame::is_torn(&bytes[at..]) {
+                        repairs.push(format!(
+                            "the last change in `{}` is damaged and lost",
+                            path.display()
+                        ));
+                        damaged = true;
+                    }
+                    break;
+                };
                 repairs.push(format!(
                     "bytes {at} to {found} of `{}` are damaged: the changes there are lost",
                     path.display()

@@ -12,7 +12,7 @@ mod width;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -57,6 +57,8 @@ pub struct Table {
     graves: Graves,
     retention: RwLock<Option<Duration>>,
     damaged: Mutex<Vec<(Arc<str>, String)>>,
+    /// Whether its manifest was whole: what that does not name may be deleted.
+    whole: bool,
     counters: Counters,
 }
 
@@ -274,7 +276,8 @@ impl Table {
             }
         });
         let path = self.folders.files.join(&*meta.name);
-        Arc::new(FileEntry { meta, path, set, cache: self.cache.clone(), id: next_id() })
+        let verified = AtomicBool::new(false);
+        Arc::new(FileEntry { meta, path, set, cache: self.cache.clone(), id: next_id(), verified })
     }
 }
 

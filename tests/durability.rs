@@ -2,6 +2,7 @@
 
 mod backlog;
 mod crash;
+mod damage;
 mod dead_sink;
 mod disk;
 mod load;

@@ -104,6 +104,25 @@ impl Server {
         wait("/readyz", || (self.get("/readyz").status == 200).then_some(()));
     }
 
+    /// Starts the process, which may end instead; whether it is up.
+    pub(crate) fn try_restart(&mut self) -> bool {
+        let logged = self.spawn(None);
+        wait("Weir is up or gone", || {
+            let child = self.child.as_mut()?;
+            if child.try_wait().unwrap().is_some() {
+                self.child = None;
+                return Some(false);
+            }
+            self.url = self.says_up(logged)?;
+            (self.get("/readyz").status == 200).then_some(true)
+        })
+    }
+
+    /// Whether there is a process.
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Starts the process so that it dies at a fail point (`name:count`). Whether it is up before
     /// that; then the rest is up to what it is sent.
     pub(crate) fn start_to_die(&mut self, failpoint: &str) -> bool {

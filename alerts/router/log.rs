@@ -39,12 +39,6 @@ pub enum LogError {
         /// Its version.
         found: u32,
     },
-    /// It is no router log.
-    #[error("`{path}` is not a router log")]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
 }
 
 /// The open log.
@@ -75,10 +69,7 @@ impl Log {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(wrap)?;
         if bytes.len() < HEADER {
-            // Empty, or a header torn at creation.
-            if !header().starts_with(&bytes) {
-                return Err(LogError::Foreign { path });
-            }
+            // Empty, or a header torn at creation; of damage nothing is lost that was more.
             file.set_len(0).map_err(wrap)?;
             file.seek(SeekFrom::Start(0)).map_err(wrap)?;
             file.write_all(&header()).map_err(wrap)?;
@@ -86,12 +77,21 @@ impl Log {
             sync_dir(dir).map_err(wrap)?;
             bytes = header().to_vec();
         }
-        if &bytes[..8] != MAGIC {
-            return Err(LogError::Foreign { path });
-        }
-        let found = u32_at(&bytes, 8);
-        if found != VERSION {
-            return Err(LogError::Version { path, found });
+        if bytes[..HEADER] != header() {
+            let found = u32_at(&bytes, 8);
+            // A version is believed only with its checksum: later formats have one behind it.
+            if &bytes[..8] == MAGIC && u32_at(&bytes, HEADER) == crc32c::crc32c(&bytes[..HEADER]) {
+                return Err(LogError::Version { path, found });
+            }
+            let aside = keep_aside(&path, &bytes).map_err(wrap)?;
+            tracing::error!(
+                path = %path.display(), kept = %aside.display(),
+                "router log has a damaged header; going on with the records behind it"
+            );
+            bytes[..HEADER].copy_from_slice(&header());
+            file.seek(SeekFrom::Start(0)).map_err(wrap)?;
+            file.write_all(&header()).map_err(wrap)?;
+            file.sync_all().map_err(wrap)?;
         }
         let (records, end) = scan(&bytes);
         if end < bytes.len() {
@@ -286,13 +286,24 @@ mod tests {
     }
 
     #[test]
-    fn foreign_and_newer_files_are_refused() {
+    fn a_newer_format_is_refused_and_a_damaged_header_is_not_taken_for_one() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("log"), b"hello, this is a text").unwrap();
-        assert!(matches!(Log::open(dir.path()), Err(LogError::Foreign { .. })));
-        let mut newer = header();
+        let path = dir.path().join("log");
+        let mut newer = header().to_vec();
         newer[8] = 9;
-        std::fs::write(dir.path().join("log"), newer).unwrap();
+        newer.extend(crc32c::crc32c(&newer).to_le_bytes());
+        std::fs::write(&path, newer).unwrap();
         assert!(matches!(Log::open(dir.path()), Err(LogError::Version { found: 9, .. })));
+        std::fs::write(&path, b"hello, this is a text").unwrap();
+        assert!(Log::open(dir.path()).unwrap().1.is_empty());
+        Log::open(dir.path()).unwrap().0.append(b"one").unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..HEADER {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(Log::open(dir.path()).unwrap().1, [b"one".to_vec()], "at {at}");
+            assert_eq!(std::fs::read(&path).unwrap(), whole, "at {at}");
+        }
     }
 }

@@ -70,3 +70,26 @@ fn which_sinks_are_detached() {
     assert!(detached(&sample(3)), "its pipeline has an older part of it");
     assert!(!store.detached("shop", None).unwrap().is_empty());
 }
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_plan_is_noticed_and_the_plan_can_be_saved_again() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Checkpoints::open(data.path()).unwrap();
+    let files = [("a.toml".to_owned(), "source = \".x = 1\"".to_owned())].into();
+    let bundle = Bundle { files, ..Bundle::default() };
+    store.save_plan("abc", &bundle).unwrap();
+    let path = data.path().join("plans/abc.json");
+    let whole = fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut bad = whole.clone();
+        bad[at] ^= 0x10;
+        fs::write(&path, bad).unwrap();
+        let error = store.load_plan("abc").unwrap_err().to_string();
+        assert!(error.contains("abc.damaged"), "flip at {at}: {error}");
+        store.save_plan("abc", &bundle).unwrap();
+        assert_eq!(store.load_plan("abc").unwrap(), bundle);
+    }
+    // As it was written before there were checksums.
+    fs::write(&path, serde_json::to_vec_pretty(&bundle).unwrap()).unwrap();
+    assert_eq!(store.load_plan("abc").unwrap(), bundle);
+}

@@ -146,12 +146,19 @@ fn headers(
     }
     let written = std::fs::read_to_string(dir.join(ID_FILE)).ok();
     let written = written.and_then(|s| u128::from_str_radix(s.trim(), 16).ok());
+    let of = |f: &Found| f.header.journal.as_slice().try_into().map(u128::from_be_bytes).ok();
     let id = match written {
-        Some(id) => id,
-        None => {
-            let of = |f: &Found| f.header.journal.as_slice().try_into().map(u128::from_be_bytes);
-            let id = found.values().next_back().and_then(|f| of(f).ok());
+        Some(id) if found.is_empty() || found.values().any(|f| of(f) == Some(id)) => id,
+        // Where no segment has it, the file is damaged, and the headers have checksums.
+        written => {
+            let id = found.values().next_back().and_then(of);
             let id = id.unwrap_or_else(|| u128::from(random()) << 64 | u128::from(random()));
+            if written.is_some() {
+                let path = dir.join(ID_FILE);
+                let text = format!("`{}` is damaged, its segments have another id", path.display());
+                tracing::error!(damage = text, "going on with the id of the newest segment");
+                state.damage.push(text);
+            }
             write_id(dir, id)?;
             id
         }

@@ -17,6 +17,7 @@ use super::disk::DiskFile;
 use super::entry::{Entry, NewEntry};
 use super::frame::{self, Head};
 use super::queue::{Answer, BATCH_ENTRIES_MAX, QUEUED_BYTES, Queued, Work};
+use super::repeats::Claim;
 use super::segment::SPAN;
 use super::state::{SUFFIX, Segment, Shared, generation_note, random, segment_path};
 

@@ -33,7 +33,14 @@ pub(crate) fn check_header(bytes: &[u8]) -> Header {
     let version = bytes.get(8..HEADER).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
     match version {
         Some(v) if bytes.starts_with(FILE_MAGIC) && v <= VERSION => Header::Good,
-        Some(v) if bytes.starts_with(FILE_MAGIC) => Header::Newer(v),
+        // Believed only with its checksum, which later formats have behind it.
+        Some(v)
+            if bytes.starts_with(FILE_MAGIC)
+                && bytes.get(HEADER..HEADER + 4)
+                    == Some(&crc32c::crc32c(&bytes[..HEADER]).to_le_bytes()[..]) =>
+        {
+            Header::Newer(v)
+        }
         _ => Header::Bad,
     }
 }
@@ -91,6 +98,16 @@ fn records(payload: &[u8]) -> Option<Vec<Record>> {
         }
     }
     Some(out)
+}
+
+/// Whether a bad frame at the end of a log was never wholly written: it is shorter than it says.
+/// What has its length, or would be whole with another, was written and is damaged.
+pub(crate) fn is_torn(tail: &[u8]) -> bool {
+    let Some(payload) = tail.get(FRAME_HEADER..) else { return true };
+    let magic = tail.starts_with(FRAME_MAGIC);
+    let length = tail[4..8].try_into().map_or(0, u32::from_le_bytes) as usize;
+    let whole = serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok();
+    !whole && (!magic || payload.len() < length)
 }
 
 /// Where the next whole frame starts at or after `from`.

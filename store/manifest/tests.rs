@@ -211,10 +211,37 @@ fn a_damaged_snapshot_gives_way_to_the_one_before() {
 }
 
 #[test]
+fn a_flipped_bit_in_header_or_last_change_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut manifest, _) = Manifest::open(dir.path()).unwrap();
+    let mut ends = Vec::new();
+    for mark in 1..=2 {
+        commit(&mut manifest, mark);
+        ends.push(manifest.log.as_ref().unwrap().len as usize);
+    }
+    drop(manifest);
+    let whole = std::fs::read(only_log(dir.path())).unwrap();
+    for at in (0..frame::HEADER).chain(ends[0]..ends[1]) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        std::fs::write(dir.path().join(format!("log-{:020}", 0)), &bytes).unwrap();
+        let (manifest, repairs) = Manifest::open(dir.path()).unwrap();
+        let left = if at < frame::HEADER { 2 } else { 1 };
+        assert_eq!(names(&manifest).len(), left, "at {at}");
+        assert!(repairs.iter().any(|r| r.contains("damaged")), "at {at}: {repairs:?}");
+        drop(manifest);
+        let (manifest, repairs) = Manifest::open(dir.path()).unwrap();
+        assert_eq!((names(&manifest).len(), repairs.len()), (left, 0), "at {at}: {repairs:?}");
+    }
+}
+
+#[test]
 fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut bytes = frame::header();
     bytes[8] = 9;
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
     std::fs::write(dir.path().join(format!("log-{:020}", 0)), bytes).unwrap();
     let error = Manifest::open(dir.path()).unwrap_err();
     assert!(matches!(error, StoreError::Version { found: 9, known: 1, .. }), "{error}");

@@ -319,7 +319,14 @@ fn no_file_stays_at_level_0_for_ever() {
         change(&mut meta);
         let (path, cache) = (like.path.clone(), like.cache.clone());
         let id = crate::cache::next_id();
-        Arc::new(crate::FileEntry { meta: Arc::new(meta), path, set: like.set.clone(), cache, id })
+        Arc::new(crate::FileEntry {
+            meta: Arc::new(meta),
+            path,
+            set: like.set.clone(),
+            cache,
+            id,
+            verified: false.into(),
+        })
     };
     let none = hashbrown::HashSet::new();
     let pick = |files: &[Arc<crate::FileEntry>]| pick(files, &none, START);

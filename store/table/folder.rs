@@ -102,6 +102,7 @@ impl Table {
             graves: Graves::default(),
             retention: RwLock::new(retention),
             damaged: Mutex::new(damaged),
+            whole: repairs.is_empty(),
             counters: Counters::default(),
         });
         let mut state = table.state.lock();
@@ -111,13 +112,13 @@ impl Table {
         }
         state.files_changed();
         drop(state);
-        table.sweep_at_open(&listing, repairs.is_empty())?;
+        table.sweep_at_open(&listing)?;
         Ok(table)
     }
 
     /// Clears away files that nobody names. Where the manifest was damaged they may be all that
     /// is left of some rows, and are set aside instead.
-    fn sweep_at_open(&self, listing: &Listing, whole: bool) -> Result<()> {
+    fn sweep_at_open(&self, listing: &Listing) -> Result<()> {
         let newest: BTreeMap<String, u64> =
             listing.commits.iter().map(|(w, mark)| (staged_prefix(w), *mark)).collect();
         for (path, name) in list(&self.folders.files)? {
@@ -134,7 +135,7 @@ impl Table {
                     continue;
                 }
             }
-            self.clear(&path, whole)?;
+            self.clear(&path)?;
         }
         let own = listing.files.values().filter_map(|f| match &f.entities {
             Some(EntityPlace::Own(chunk)) => Some(&chunk.file),
@@ -150,14 +151,15 @@ impl Table {
             .collect();
         for (path, name) in list(&self.folders.entities)? {
             if !chunks.contains(name.as_str()) {
-                self.clear(&path, whole)?;
+                self.clear(&path)?;
             }
         }
         Ok(())
     }
 
-    fn clear(&self, path: &Path, delete: bool) -> Result<()> {
-        if delete {
+    /// Deletes a file that nobody names; after damage to the manifest it is set aside.
+    fn clear(&self, path: &Path) -> Result<()> {
+        if self.whole {
             return std::fs::remove_file(path).map_err(StoreError::io("cannot delete", path));
         }
         self.move_aside(path)
@@ -184,7 +186,7 @@ impl Table {
         let mut count = 0;
         for (path, name) in list(&self.folders.files)? {
             if name.starts_with(&prefix) && self.is_loose(&name) {
-                std::fs::remove_file(&path).map_err(StoreError::io("cannot delete", &path))?;
+                self.clear(&path)?;
                 count += 1;
             }
         }

@@ -92,6 +92,23 @@ async fn a_flipped_bit_in_a_header_costs_that_segment_only() {
 }
 
 #[tokio::test]
+async fn a_damaged_id_is_not_that_of_another_journal() {
+    let crashed = crashed().await;
+    let path = crashed.path().join("id");
+    let whole = std::fs::read(&path).unwrap();
+    let id = open_small(crashed.path()).id();
+    for (damaged, named) in [(&b"1234"[..], true), (b"not hex", false), (b"", false)] {
+        let crashed = copy(crashed.path());
+        let path = crashed.path().join("id");
+        std::fs::write(&path, damaged).unwrap();
+        let journal = open_small(crashed.path());
+        assert_eq!((journal.id(), journal.damage().len()), (id, usize::from(named)));
+        assert_eq!(read_all(&journal, 0).await.len(), 40);
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+    }
+}
+
+#[tokio::test]
 async fn lost_and_short_files_are_named_and_passed() {
     let crashed = crashed().await;
     let path = segments(crashed.path())[1].clone();

@@ -31,6 +31,11 @@ use crate::file::{ENTITY_COLUMN, FileEntry};
 /// Rows that are decoded at a time.
 pub(super) const BATCH_ROWS: usize = 8_192;
 
+/// Files up to this size are compared with their checksums before a query first reads them, which
+/// takes some milliseconds. Pages have none of their own: of a larger file a query reads what is
+/// there, until maintenance has verified it.
+const VERIFIED_BYTES_MAX: u64 = 32 << 20;
+
 /// Columns that are read together, and where the file has them.
 #[derive(Clone, Debug)]
 pub(super) struct Columns {
@@ -174,6 +179,9 @@ impl Prepared {
         let keep = keep(entry, shared, &by_entity, &chunks, lost)?;
         if let Keep::Nothing = keep {
             return Ok(None);
+        }
+        if entry.meta().bytes <= VERIFIED_BYTES_MAX {
+            entry.verify().map_err(unread)?;
         }
         let metadata = footer(entry, shared)?;
         if metadata.metadata().num_row_groups() != entry.meta().slices.len() {
