@@ -51,18 +51,6 @@ pub struct Tickets {
     units: OwnedSemaphorePermit,
 }
 
-impl Tickets {
-    /// Bytes that they are for, a little more than was asked for.
-    pub fn bytes(&self) -> usize {
-        self.units.num_permits() * UNIT
-    }
-
-    /// Puts more to them.
-    pub fn merge(&mut self, more: Self) {
-        self.units.merge(more.units);
-    }
-}
-
 impl Default for Gate {
     fn default() -> Self {
         Self::new(IN_FLIGHT_BYTES)
@@ -91,21 +79,22 @@ impl Gate {
         self.held.read().get(source).map_or(Ok(()), |held| Err(held.clone()))
     }
 
-    /// Tickets for so many bytes as received; `None` if others hold too many. One request always
-    /// fits, however large, if it is the only one.
-    pub fn tickets(&self, bytes: usize) -> Option<Tickets> {
-        let units = self.received.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
-        Some(Tickets { units })
+    /// Makes `tickets` enough for so many bytes as received; false if others hold too many. One
+    /// request always fits, however large, if it is the only one.
+    pub fn received(&self, tickets: &mut Option<Tickets>, bytes: usize) -> bool {
+        let held = tickets.as_ref().map_or(0, |t| t.units.num_permits());
+        let more = self.units(bytes).saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
+        let Ok(units) = self.received.clone().try_acquire_many_owned(more) else { return false };
+        match tickets {
+            Some(tickets) => tickets.units.merge(units),
+            None => *tickets = Some(Tickets { units }),
+        }
+        true
     }
 
-    /// [`Gate::tickets`] for bytes as decoded.
-    pub(crate) fn decoded(&self, bytes: usize) -> Option<Tickets> {
-        let units = self.decoded.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
-        Some(Tickets { units })
-    }
-
-    /// [`Gate::decoded`], waiting for them.
-    pub(crate) async fn decoded_patiently(&self, bytes: usize) -> Option<Tickets> {
+    /// Tickets for so many bytes as decoded, in the order of those who ask: a large request waits
+    /// for others to go, and none that comes later goes ahead of it.
+    pub(crate) async fn decoded(&self, bytes: usize) -> Option<Tickets> {
         let units = self.decoded.clone().acquire_many_owned(self.units(bytes)).await.ok()?;
         Some(Tickets { units })
     }
@@ -139,16 +128,22 @@ impl Gate {
 mod tests {
     use super::*;
 
-    #[test]
-    fn tickets_come_back_and_one_always_fits() {
+    #[tokio::test]
+    async fn tickets_come_back_and_one_always_fits() {
         let gate = Gate::new(10 * UNIT);
-        let first = gate.tickets(6 * UNIT);
+        let take = |bytes| {
+            let mut tickets = None;
+            gate.received(&mut tickets, bytes).then_some(tickets)
+        };
+        let first = take(6 * UNIT);
         assert!(first.is_some());
-        assert!(gate.tickets(5 * UNIT).is_none());
-        assert!(gate.tickets(4 * UNIT).is_some());
+        assert!(take(5 * UNIT).is_none());
+        assert!(take(4 * UNIT).is_some());
         drop(first);
-        let whole = gate.tickets(100 * UNIT);
-        assert!(whole.is_some(), "larger than all there is");
-        assert!(gate.decoded(100 * UNIT).is_some(), "and it can be decoded");
+        let mut whole = None;
+        for bytes in [UNIT, 9 * UNIT, 11 * UNIT, 100 * UNIT] {
+            assert!(gate.received(&mut whole, bytes), "larger than all there is: {bytes}");
+        }
+        assert!(gate.decoded(100 * UNIT).await.is_some(), "and it can be decoded");
     }
 }

@@ -200,6 +200,15 @@ impl Checkpoints {
             fs::rename(path, &aside)?;
             damage.push(format!("checkpoint `{}`: {why}", aside.display()));
         }
+        // Also if an earlier look has set them aside: lost is not the same as never there.
+        if checkpoint.is_none() && damage.is_empty() && dir.is_dir() {
+            for entry in fs::read_dir(dir)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|e| e == "damaged") {
+                    damage.push(format!("checkpoint `{}` is damaged", path.display()));
+                }
+            }
+        }
         Ok((checkpoint, damage))
     }
 

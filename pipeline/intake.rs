@@ -19,6 +19,8 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// When to try again after an error of the disk, or when others hold the memory there is.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a decoded request waits for others to go.
+const TICKETS: Duration = Duration::from_secs(5);
 /// First and longest pause of [`Intake::accept_patiently`] between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -189,9 +191,10 @@ impl Intake {
         }
         let bytes = payload.len() as u64;
         let decoded_bytes = batches.iter().map(|(_, b)| b.bytes()).sum();
+        let tickets = self.gate.decoded(decoded_bytes);
         let tickets = match give_up {
-            None => self.gate.decoded(decoded_bytes),
-            Some(_) => self.gate.decoded_patiently(decoded_bytes).await,
+            None => tokio::time::timeout(TICKETS, tickets).await.unwrap_or_default(),
+            Some(_) => tickets.await,
         };
         let Some(_tickets) = tickets else {
             let busy = Refused::from(AppendError::Busy { retry_after: AGAIN });

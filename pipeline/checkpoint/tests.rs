@@ -49,6 +49,12 @@ fn a_damaged_newest_falls_back_to_the_one_before() {
     let (all, damage) = store.load_all().unwrap();
     assert_eq!(all, [sample(6)]);
     assert_eq!(damage.len(), 1, "{damage:?}");
+    let left = store.files(&dir).unwrap().remove(0).1;
+    fs::write(&left, b"WEIRCKPT garbage").unwrap();
+    for look in ["the first", "a later"] {
+        let (none, damage) = store.load(&sample(0).consumer()).unwrap();
+        assert!(none.is_none() && !damage.is_empty(), "{look} look says that it is lost");
+    }
 }
 
 /// A sink is detached by its own checkpoint, unless a later one of its pipeline has it.

@@ -26,8 +26,26 @@ impl Runtime {
         all.map(|who| (who.clone(), running.get(who).cloned())).collect()
     }
 
+    /// Abandons the detached sinks that loops have dropped with their plans and nobody else has let
+    /// go. Gives what people should know.
+    pub(super) async fn abandon_dropped(&self) -> Vec<String> {
+        let all: Vec<_> = self.running.lock().values().cloned().collect();
+        let dropped: Vec<Consumer> =
+            all.iter().flat_map(|r| std::mem::take(&mut *r.dropped.lock())).collect();
+        let mut notes = Vec::new();
+        for who in dropped {
+            if self.shared.holds.position(&who).is_some() {
+                notes.push(self.abandon(&who).await);
+            }
+        }
+        notes
+    }
+
     /// Starts the detached sinks that do not run, and hands back those that have caught up.
     pub(super) async fn tend_detached(&self, known: &Known) {
+        for note in self.abandon_dropped().await {
+            tracing::warn!("{note}");
+        }
         for plan in known.plans.values() {
             let whole = self.running.lock().get(&Consumer::pipeline(&plan.name)).cloned();
             // At the mark of a change it may take them along.
@@ -83,7 +101,8 @@ impl Runtime {
                 }
                 self.insert(who.clone(), running);
             }
-            Err(why) => self.is_down(who, None, None, &why),
+            // With a plan, so that its backlog counts.
+            Err(why) => self.is_down(who, detached(present, sink).ok(), None, &why),
         }
     }
 

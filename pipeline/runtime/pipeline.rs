@@ -91,6 +91,9 @@ impl Changes {
 /// and what runs follow.
 pub(super) type Away = Arc<Mutex<BTreeSet<Arc<str>>>>;
 
+/// Detached sinks that a loop has dropped with its plan, for others to abandon.
+pub(super) type Dropped = Arc<Mutex<Vec<Consumer>>>;
+
 /// What others may see of a running pipeline.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Progress {
@@ -144,6 +147,7 @@ pub(super) struct Running {
     pub(super) asked: Mutex<Asked>,
     pub(super) changes: Arc<Changes>,
     pub(super) away: Away,
+    pub(super) dropped: Dropped,
     pub(super) progress: Arc<Mutex<Progress>>,
     pub(super) taps: Arc<Taps>,
     pub(super) cancel: CancellationToken,
@@ -236,6 +240,7 @@ pub(super) async fn start(
     let name = format!("pipeline-{}", plan.name);
     let changes = Arc::new(Changes::new());
     let away = Arc::new(Mutex::new(away));
+    let dropped = Dropped::default();
     let looped = Loop {
         reader: shared.journal.reader(position),
         skipped: shared.poison.skipped(&consumer),
@@ -247,6 +252,7 @@ pub(super) async fn start(
         graph,
         sinks,
         away: away.clone(),
+        dropped: dropped.clone(),
         adopted: None,
         tasks: tasks.clone(),
         position,
@@ -266,8 +272,19 @@ pub(super) async fn start(
     let ended = Arc::new(OnceLock::new());
     let thread = spawn(name, looped, shared, ended.clone())?;
     let thread = Mutex::new(Some(thread));
-    let running =
-        Running { plan: shown, asked, changes, away, progress, taps, cancel, thread, ended, tasks };
+    let running = Running {
+        plan: shown,
+        asked,
+        changes,
+        away,
+        dropped,
+        progress,
+        taps,
+        cancel,
+        thread,
+        ended,
+        tasks,
+    };
     Ok((running, notes))
 }
 

@@ -268,7 +268,9 @@ impl Runtime {
         let position = checkpoint.position;
         let after = self.shared.holds.take(&who, || position);
         notes.extend(gap(position, after));
-        let careful = self.shared.poison.starts(&who, position);
+        // A detached sink would keep the others waiting while it does not get on; what kills above it
+        // kills its pipeline too.
+        let careful = who.sink.is_none() && self.shared.poison.starts(&who, position);
         if careful {
             notes.push("it died twice without progress: it goes entry by entry".to_owned());
         }

@@ -82,6 +82,11 @@ impl SinkHandle {
         self.cancel.cancel();
     }
 
+    /// Whether its task has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        self.commands.is_closed()
+    }
+
     /// Waits until its task has ended.
     pub(super) async fn ended(&self) {
         self.commands.closed().await;

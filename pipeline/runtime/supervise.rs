@@ -112,9 +112,15 @@ impl Runtime {
                 }
                 Ended::Removed | Ended::Stopped => {}
                 Ended::Failed(why) => {
-                    self.shared.poison.failed(&who);
+                    let plan = running.plan.lock().clone();
+                    // One that failed before the mark of its renaming has its old name still.
+                    let was = Consumer { pipeline: plan.name.clone(), sink: who.sink.clone() };
+                    if was != who {
+                        self.shared.holds.release(&who);
+                    }
+                    self.shared.poison.failed(&was);
                     let committed = running.progress.lock().committed;
-                    self.is_down(&who, Some(running.plan.lock().clone()), Some(committed), &why);
+                    self.is_down(&was, Some(plan), Some(committed), &why);
                 }
             }
         }

@@ -57,6 +57,7 @@ impl Runtime {
         outcome: &mut Outcome,
     ) {
         self.clear().await;
+        outcome.events.extend(self.abandon_dropped().await);
         self.bring_back(&known.plans, outcome).await;
         let Differences { changing, fresh, postponed } = self.differences(&known.plans, outcome);
         let mark = if changing.is_empty() && fresh.is_empty() {
@@ -88,6 +89,7 @@ impl Runtime {
         if let Some((mark, verbs)) = mark {
             self.tell(mark, &verbs, outcome).await;
         }
+        outcome.events.extend(self.abandon_dropped().await);
         self.clear().await;
     }
 

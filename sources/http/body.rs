@@ -69,7 +69,6 @@ where
     }
     let mut body = pin!(body);
     let mut tickets: Option<Tickets> = None;
-    let mut held = 0;
     // One part is the usual case and is passed on without a copy.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -86,14 +85,9 @@ where
         if length > limit {
             return Err(BodyError::TooLarge(limit));
         }
-        if length > held {
-            // For what has come, not for what was announced: a slow sender holds up nobody.
-            let more = gate.tickets(length - held).ok_or(BodyError::Busy)?;
-            held += more.bytes();
-            match &mut tickets {
-                Some(tickets) => Tickets::merge(tickets, more),
-                None => tickets = Some(more),
-            }
+        // For what has come, not for what was announced: a slow sender holds up nobody.
+        if !gate.received(&mut tickets, length) {
+            return Err(BodyError::Busy);
         }
         if first.is_empty() && rest.is_empty() {
             first = part;

@@ -210,3 +210,31 @@ fn a_detached_sink_is_renamed_with_its_pipeline() {
     });
     wait("it is back", || detached(&server).is_empty().then_some(()));
 }
+
+/// One that is removed before anybody noticed that it is dead leaves nothing behind that would keep
+/// the journal.
+#[test]
+fn a_dying_sink_is_removed() {
+    let (endpoint, url) = Endpoint::serve();
+    endpoint.dead.store(true, Relaxed);
+    let table =
+        "[sinks.rows_table]\ntype = \"store\"\ninputs = [\"otlp.logs\"]\ntable = \"rows\"\n";
+    let both = format!(
+        "{table}[sinks.out]\ntype = \"http\"\ninputs = [\"otlp.logs\"]\nendpoint = \"{url}\"\n"
+    );
+    let server = Server::start(&[("sources", SOURCES), ("work", &both)], None);
+    let url = format!("http://{}/v1/logs", server.address("otlp"));
+    assert_eq!(send_logs(&url, 0).status, 200);
+    server.write("work", table);
+    server.reload();
+    wait("it is let go", || {
+        server
+            .stderr()
+            .contains("sink `out` of pipeline `work` was detached and is removed")
+            .then_some(())
+    });
+    let folder = server.path().join("data/checkpoints/p-work.out");
+    assert!(!folder.exists(), "{}", folder.display());
+    pass(&server);
+    assert_eq!(numbers(&server, "SELECT n FROM rows").len(), usize::try_from(ROWS).unwrap());
+}

@@ -1,7 +1,7 @@
 //! What happens at a mark. It cannot fail: what the disk refuses is tried again, and the pipeline
 //! goes no further meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,7 @@ impl Loop {
         self.send(to_sinks).await?;
         let all: Vec<Arc<str>> = self.sinks.keys().cloned().collect();
         while self.checkpoint_now(&all, true).await.is_err() {
+            self.all_there()?;
             tokio::time::sleep(AGAIN).await;
         }
         Ok(())
@@ -75,8 +76,9 @@ impl Loop {
         let (states, staged) = loop {
             match self.checkpoint_now(&leaving, false).await {
                 Ok(saved) => break saved,
-                Err(_) => tokio::time::sleep(AGAIN).await,
+                Err(_) => self.all_there()?,
             }
+            tokio::time::sleep(AGAIN).await;
         };
         failpoint!("reload.saved");
         let telemetry = self.shared.graph_telemetry(&self.consumer);
@@ -84,8 +86,10 @@ impl Loop {
         graph.set_now(self.tick.time);
         let notes = graph.restore(&plan, &states);
         let mut sinks = HashMap::new();
-        let mut away = self.away.lock().clone();
-        away.retain(|id| plan.nodes.iter().any(|n| n.id == *id));
+        let (away, dropped): (BTreeSet<_>, BTreeSet<_>) =
+            self.away.lock().iter().cloned().partition(|id| plan.nodes.iter().any(|n| n.id == *id));
+        let dropped = dropped.iter().map(|id| Consumer::detached(&self.consumer.pipeline, id));
+        self.dropped.lock().extend(dropped);
         for node in plan.nodes.iter().filter(|n| !away.contains(&n.id)) {
             let sink = match self.sinks.get(&node.id).filter(|_| !leaving.contains(&node.id)) {
                 Some(sink) => Some(sink.clone()),
@@ -129,6 +133,14 @@ impl Loop {
         self.plan = plan;
         self.progress.lock().generation += 1;
         Ok(notes)
+    }
+
+    /// That no sink has ended, which trying again would not mend.
+    fn all_there(&self) -> Result<(), End> {
+        match self.sinks.iter().find(|(_, sink)| sink.is_gone()) {
+            Some((id, _)) => Err(self.gone(id)),
+            None => Ok(()),
+        }
     }
 
     /// Starts a sink that is new in `plan`; tries until it does.

@@ -13,7 +13,7 @@ use super::super::Shared;
 use super::super::sink::{Given, Gone, SinkHandle};
 use super::raw;
 use super::save::Saved;
-use super::{Away, Changes, Progress};
+use super::{Away, Changes, Dropped, Progress};
 use crate::batch::Batch;
 use crate::checkpoint::Consumer;
 use crate::component::{Staged, Tick};
@@ -43,6 +43,7 @@ pub(super) struct Loop {
     pub(super) sinks: HashMap<Arc<str>, SinkHandle>,
     /// Sinks of the plan that are detached.
     pub(super) away: Away,
+    pub(super) dropped: Dropped,
     /// A sink on its way back, with what it carries.
     pub(super) adopted: Option<(String, Staged)>,
     /// The tasks of all sinks and checkpoints there ever were.
@@ -158,6 +159,8 @@ impl Loop {
             return self.rows(entry, joining).await;
         }
         self.push(joining).await?;
+        // A death of the checkpoint under way is not that of this entry.
+        self.finish_checkpoint().await;
         let shared = self.shared.clone();
         let turn = shared.poison.turn(&self.consumer, entry.offset).await;
         self.rows(entry, joining).await?;
