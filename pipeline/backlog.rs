@@ -48,6 +48,17 @@ impl Backlog {
     }
 }
 
+impl fmt::Display for Backlog {
+    /// All of it, in a form that stays: hashes of plans contain it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let policy = match self.policy {
+            Policy::Refuse => "refuse",
+            Policy::Skip => "skip",
+        };
+        write!(f, "{} {policy} {}", self.limit, config::Duration(self.max_lag))
+    }
+}
+
 /// A part of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -68,7 +79,7 @@ impl Limit {
 }
 
 /// What happens past the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum Policy {

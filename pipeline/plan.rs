@@ -133,6 +133,11 @@ pub struct NodePlan {
     pub header: Span,
 }
 
+/// Ids of the sources that nodes read.
+pub(crate) fn sources_read(nodes: &[NodePlan]) -> BTreeSet<Arc<str>> {
+    nodes.iter().flat_map(|n| &n.inputs).filter_map(InputPlan::source).cloned().collect()
+}
+
 /// What a node does.
 #[derive(Clone, Debug)]
 pub enum Work {
@@ -196,6 +201,14 @@ impl InputPlan {
     /// Whether it is an output of the source `id`.
     pub fn is_source(&self, id: &str) -> bool {
         matches!(self, Self::Source { source, .. } if **source == *id)
+    }
+
+    /// The source that it is an output of.
+    fn source(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Source { source, .. } => Some(source),
+            Self::Node { .. } => None,
+        }
     }
 
     /// The earlier node that it is an output of.

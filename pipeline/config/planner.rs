@@ -19,7 +19,9 @@ use crate::backlog::Backlog;
 use crate::component::{Components, Kind, OperatorKind, OutputPlan};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::edge::{ERROR_COLUMNS, ERRORS, Edge};
-use crate::plan::{InputPlan, NodePlan, OnError, PipelinePlan, SourceDefinition, Work};
+use crate::plan::{
+    InputPlan, NodePlan, OnError, PipelinePlan, SourceDefinition, Work, sources_read,
+};
 use crate::signal::Signal;
 
 /// Mistakes within one expression, template or program, whatever stands beside it.
@@ -493,15 +495,7 @@ impl<'a> Planner<'a> {
         let unread = (0..nodes.len())
             .filter(|i| !matches!(nodes[*i].work, Work::Sink(_)) && !read.contains(i))
             .map(errors);
-        let sources: BTreeSet<Arc<str>> = nodes
-            .iter()
-            .flat_map(|n| &n.inputs)
-            .filter_map(|i| match i {
-                InputPlan::Source { source, .. } => Some(source.clone()),
-                InputPlan::Node { .. } => None,
-            })
-            .collect();
-        let of_sources = sources
+        let of_sources = sources_read(nodes)
             .into_iter()
             .map(|source| InputPlan::Source { source, output: ERRORS.into() })
             .filter(|input| !nodes.iter().any(|n| n.inputs.contains(input)));
@@ -572,21 +566,16 @@ impl<'a> Planner<'a> {
     ) -> PipelinePlan {
         let mut bundle = self.bundle.clone();
         let mut hash = Sha256::new();
-        let mut read: BTreeSet<&str> = BTreeSet::new();
         for node in &nodes {
-            let backlog = format!("{:?}", node.backlog);
+            let backlog = node.backlog.to_string();
             let was = node.was.as_deref().unwrap_or_default();
             for text in [&*node.id, was, &backlog, &node.resolved] {
                 hash.update((text.len() as u64).to_le_bytes());
                 hash.update(text);
             }
-            read.extend(node.inputs.iter().filter_map(|i| match i {
-                InputPlan::Source { source, .. } => Some(&**source),
-                InputPlan::Node { .. } => None,
-            }));
         }
-        for source in read {
-            let definition = sources.get(source).and_then(|s| s.definition.as_ref());
+        for source in sources_read(&nodes) {
+            let definition = sources.get(&*source).and_then(|s| s.definition.as_ref());
             let Some(definition) = definition else { continue };
             for text in [&*definition.id, &definition.resolved] {
                 hash.update((text.len() as u64).to_le_bytes());
@@ -594,7 +583,7 @@ impl<'a> Planner<'a> {
             }
             bundle.merge(&definition.bundle);
         }
-        hash.update(format!("{:?}", self.file.backlog));
+        hash.update(self.file.backlog.to_string());
         let content = hex(&hash.finalize());
         let hash = Sha256::new().chain_update(&content).chain_update(&self.file.name);
         PipelinePlan {

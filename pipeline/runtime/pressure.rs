@@ -8,7 +8,7 @@ use super::{Progress, Runtime, pipeline};
 use crate::admission::Held;
 use crate::backlog::{Backlog, Policy};
 use crate::checkpoint::Consumer;
-use crate::plan::{InputPlan, PipelinePlan};
+use crate::plan::{PipelinePlan, sources_read};
 
 /// How often it is looked.
 const ROUND: Duration = Duration::from_millis(250);
@@ -89,7 +89,7 @@ impl Runtime {
                 limits.insert(c.who.clone(), c.limit);
             }
             let Some(held) = c.refusal() else { continue };
-            for source in sources(&c.plan) {
+            for source in sources_read(&c.plan.nodes) {
                 refused.entry(source).or_insert_with(|| held.clone());
             }
         }
@@ -172,16 +172,6 @@ fn announce(all: &[Consuming], announced: &mut BTreeSet<Consumer>) {
             );
         }
     }
-}
-
-fn sources(plan: &PipelinePlan) -> BTreeSet<Arc<str>> {
-    let inputs = plan.nodes.iter().flat_map(|n| &n.inputs);
-    inputs
-        .filter_map(|i| match i {
-            InputPlan::Source { source, .. } => Some(source.clone()),
-            InputPlan::Node { .. } => None,
-        })
-        .collect()
 }
 
 fn mib(bytes: u64) -> String {

@@ -1,6 +1,6 @@
 //! An entry that kills the process is found and skipped, and everything else is there.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::load::{Ledger, ROWS, SOURCES, send_logs};
 use super::{numbers, pass};
@@ -8,6 +8,14 @@ use crate::harness::{Server, request, wait};
 
 /// The process dies at payloads that contain this.
 const POISON: &str = "nightshade";
+
+/// Whether every pipeline has read all that there is.
+fn caught_up(server: &Server) -> bool {
+    let status = server.get("/api/v1/status");
+    let pipelines = (status.status == 200).then(|| status.json()["pipelines"].clone());
+    let behind = |p: &Value| p["lag_ns"] != 0;
+    pipelines.is_some_and(|all| !all.as_array().unwrap().iter().any(behind))
+}
 
 #[test]
 fn an_entry_that_kills_is_skipped() {
@@ -33,27 +41,17 @@ fn an_entry_that_kills_is_skipped() {
     request("POST", &to(&server), &headers, body.to_string().into_bytes());
     wait("it dies", || server.died().then_some(()));
     let mut deaths = 1;
-    let up = wait("it stays up", || {
-        if server.start_to_die("none:1") {
-            let behind = |p: &serde_json::Value| p["lag_ns"] != 0;
-            let caught_up = || {
-                let status = server.get("/api/v1/status");
-                let all = (status.status == 200).then(|| status.json()["pipelines"].clone())?;
-                (!all.as_array()?.iter().any(behind)).then_some(())
-            };
-            for _ in 0..100 {
-                if caught_up().is_some() {
-                    return Some(deaths);
-                }
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
-        }
-        wait("it dies again", || server.died().then_some(()));
-        deaths += 1;
-        None
+    let deaths = wait("it stays up", || {
+        server.start_to_die("none:1");
+        let ready = wait("it has caught up, or is gone", || {
+            let died = server.died();
+            (died || caught_up(&server)).then_some(!died)
+        });
+        deaths += i32::from(!ready);
+        ready.then_some(deaths)
     });
     // Two to go entry by entry; three at the entry, for each of the pipelines.
-    assert!((4..=10).contains(&up), "{up} deaths");
+    assert!((4..=10).contains(&deaths), "{deaths} deaths");
     assert_eq!(send_logs(&to(&server), 2 * ROWS).status, 200);
     ledger.acknowledge(2 * ROWS);
     let raw = "SELECT body FROM weir_errors WHERE \"weir.error\" LIKE 'it killed%'";
