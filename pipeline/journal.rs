@@ -128,7 +128,8 @@ impl Drop for Handle {
 
 impl Journal {
     /// Opens or creates the journal in `dir`. Offsets go on above what `floor` gives for the
-    /// journal's id (positions that others have kept) and above everything found on disk. A torn end is cut, damage is set aside ([`Journal::damage`]).
+    /// journal's id (positions that others have kept) and above everything found on disk. A torn
+    /// end is cut, damage is set aside ([`Journal::damage`]).
     ///
     /// # Errors
     /// A segment of an unknown format version; a folder that cannot be read or written.

@@ -3,8 +3,9 @@
 //!
 //! Files are `log-N` and `snapshot-N`, N being the number of the first frame after. Opening reads
 //! the newest whole snapshot and the logs from there on. A frame at the end of the last log that is
-//! shorter than it should be was never answered for: it is cut. Any other bad frame is damage: the file is copied to
-//! `.damaged`, and frames after it are applied as long as they follow from what is known.
+//! shorter than it should be was never answered for: it is cut. Any other bad frame is damage: the
+//! file is copied to `.damaged`, and frames after it are applied as long as they follow from what
+//! is known.
 
 mod frame;
 mod record;
