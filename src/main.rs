@@ -23,6 +23,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Returns memory of threads that are idle, which the system's allocator keeps: the budget of
+/// `server.memory` is one of resident memory.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // Before anything can open a connection: lettre, slack-morphism and reqwest would otherwise
     // each look for a provider of their own and panic.
