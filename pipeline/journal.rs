@@ -60,6 +60,8 @@ pub struct JournalOptions {
     /// How long entries stay though every pipeline is past them. Gives way when the journal
     /// has come to three quarters of `max_bytes`.
     pub retain: Duration,
+    /// Entries kept in memory for readers that keep up, bytes of payload and decoded rows.
+    pub memory_bytes: usize,
 }
 
 /// Where an entry is.

@@ -19,6 +19,7 @@ pub mod http_client;
 pub mod intake;
 pub mod journal;
 pub mod listen;
+pub mod memory;
 pub mod plan;
 pub mod runtime;
 pub mod signal;

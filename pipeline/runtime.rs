@@ -49,6 +49,7 @@ use crate::checkpoint::{Checkpoints, Consumer};
 use crate::component::{Components, Services};
 use crate::config::Environment;
 use crate::journal::Journal;
+use crate::memory::{Parts, Rows};
 use crate::plan::PipelinePlan;
 use crate::tap::TapReader;
 use crate::telemetry::Telemetry;
@@ -73,8 +74,10 @@ pub struct Options {
     pub journal: Journal,
     /// The checkpoints.
     pub checkpoints: Checkpoints,
-    /// What the process may take, bytes.
-    pub memory: u64,
+    /// What the process may take.
+    pub memory: Parts,
+    /// Where rows in memory are counted.
+    pub rows: Arc<Rows>,
 }
 
 /// What every pipeline shares.
@@ -87,6 +90,7 @@ pub(crate) struct Shared {
     holds: Holds,
     poison: Poison,
     gate: Arc<Gate>,
+    rows: Arc<Rows>,
     /// Told when the loop of a pipeline ended.
     ended: Notify,
 }
@@ -175,8 +179,6 @@ pub struct NodeStatus {
     pub place: String,
 }
 
-/// Share of memory for what is on its way into the journal.
-const IN_FLIGHT_SHARE: u64 = 8;
 /// Of the time for a stop, the part that a reload under way may take to end.
 const RELOAD_SHARE: u32 = 8;
 /// How long the journal may take to close.
@@ -202,10 +204,10 @@ impl Runtime {
             journal,
             checkpoints,
             memory,
+            rows,
         } = options;
         let decoders = Arc::new(Decoders::new(journal.clone(), components));
-        let share = usize::try_from(memory / IN_FLIGHT_SHARE).unwrap_or(usize::MAX);
-        let gate = Arc::new(Gate::new(share));
+        let gate = Arc::new(Gate::new(memory.requests));
         let shared = Arc::new(Shared {
             journal: journal.clone(),
             checkpoints,
@@ -214,6 +216,7 @@ impl Runtime {
             decoders: decoders.clone(),
             holds: Holds::new(journal.clone()),
             gate: gate.clone(),
+            rows,
             poison: Poison::open(&data, journal.oldest())?,
             ended: Notify::new(),
         });

@@ -18,8 +18,8 @@
 //! Table names are lower-case letters, digits, `_` and `.`, a letter first, at most 95 bytes.
 //!
 //! Limits: while merges do not keep up with new files, each batch waits a moment
-//! (`weir_table_pauses_total`). While the disk refuses, up to 512 MiB of rows wait in memory; then
-//! the pipeline waits.
+//! (`weir_table_pauses_total`). While the disk refuses, rows wait in memory up to their part of
+//! `server.memory`; then the pipeline waits.
 
 use std::sync::Arc;
 

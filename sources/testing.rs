@@ -79,7 +79,8 @@ impl Running {
     /// With a journal of at most `journal_bytes`.
     pub(crate) fn start_with(kind: &'static SourceKind, toml: &str, journal_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = JournalOptions { max_bytes: journal_bytes, retain: PATIENCE };
+        let options =
+            JournalOptions { max_bytes: journal_bytes, retain: PATIENCE, memory_bytes: 64 << 20 };
         let journal = Journal::open(&dir.path().join("journal"), options, |_| 0).unwrap();
         let metrics = Arc::new(ComponentMetrics::default());
         let listeners = Arc::new(Listeners::default());

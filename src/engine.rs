@@ -9,6 +9,7 @@ use weir_pipeline::config::ServerConfig;
 use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::{Journal, JournalOptions};
+use weir_pipeline::memory::{Parts, resident};
 use weir_pipeline::runtime::{
     DetachedStatus, FileOutcome, Outcome, PipelineStatus, Progress, Runtime,
 };
@@ -270,7 +271,11 @@ fn component_problems(labels: &ComponentLabels, reading: &ComponentReading) -> V
 
 /// The journal's part of the server file.
 pub(crate) fn journal_options(config: &ServerConfig) -> JournalOptions {
-    JournalOptions { max_bytes: config.journal_max_bytes.0, retain: config.journal_retain.0 }
+    JournalOptions {
+        max_bytes: config.journal_max_bytes.0,
+        retain: config.journal_retain.0,
+        memory_bytes: Parts::of(config.memory.0).journal,
+    }
 }
 
 /// Retention by table name.
@@ -436,6 +441,10 @@ impl Engine for Server {
             runtime.observe();
             let ok = f64::from(u8::from(self.reloaded(runtime.outcome()).ok));
             self.telemetry.gauge("weir_config_ok", "Whether every file is live", ok);
+        }
+        if let Some(bytes) = resident() {
+            let about = "Resident memory of the process";
+            self.telemetry.gauge("process_resident_memory_bytes", about, bytes as f64);
         }
         self.telemetry.render()
     }

@@ -18,6 +18,7 @@ use weir_pipeline::component::Services;
 use weir_pipeline::config::{Environment, Flags};
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::Journal;
+use weir_pipeline::memory::{Parts, Rows};
 use weir_pipeline::runtime::{Options, Runtime};
 use weir_pipeline::telemetry::Telemetry;
 use weir_pipeline::tls::ServerTls;
@@ -37,10 +38,6 @@ const STOP: Duration = Duration::from_secs(8);
 const DRAIN: Duration = Duration::from_secs(1);
 /// How often the server file is looked at.
 const SERVER_FILE_POLL: Duration = Duration::from_secs(2);
-/// Shares of `server.memory`: an eighth for caches of the store, half for queries. Another eighth is
-/// for requests on their way.
-const CACHE_SHARE: u64 = 8;
-const QUERY_SHARE: u64 = 2;
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Local) -> Result<ExitCode> {
@@ -107,17 +104,21 @@ async fn serve(args: &Local) -> Result<ExitCode> {
     let url = format!("{scheme}://{address}");
 
     let checkpoints = Checkpoints::open(&config.data)?;
-    let memory = config.memory.0;
+    let memory = Parts::of(config.memory.0);
+    let rows = Rows::new(memory.rows);
     let options = StoreOptions {
         retention: retention(&config),
-        cache_bytes: usize::try_from(memory / CACHE_SHARE)?,
+        cache_bytes: memory.caches / 2,
+        upkeep_bytes: memory.upkeep,
+        rows: rows.clone(),
         ..StoreOptions::default()
     };
     let store = Store::open(&config.data.join("tables"), options)?;
     let spill = config.data.join("spill");
     // What an earlier process left there is nobody's.
     let _ = std::fs::remove_dir_all(&spill);
-    let queries = QueryOptions::new(usize::try_from(memory / QUERY_SHARE)?, spill);
+    let queries =
+        QueryOptions { cache_bytes: memory.caches / 2, ..QueryOptions::new(memory.queries, spill) };
     let queries = Queries::new(store.clone(), queries)?;
     let saved = checkpoints.highest_position()?;
     let committed = |id| store.newest_commit(id).map_or(0, |commit| commit.mark);
@@ -173,6 +174,7 @@ async fn serve(args: &Local) -> Result<ExitCode> {
         journal,
         checkpoints,
         memory,
+        rows,
     })
     .await?;
     if server.runtime.set(runtime.clone()).is_err() {

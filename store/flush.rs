@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::datatypes::TimestampNanosecondType;
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 use weir_pipeline::batch::{Batch, Keys};
 use weir_pipeline::entity::{Entity, EntityTable};
 use weir_pipeline::signal::Signal;
@@ -20,7 +21,7 @@ use crate::entity_log::{ChunkMeta, EntityLog, sort_key};
 use crate::error::{Result, StoreError};
 use crate::file::{EntityPlace, FileMeta, FileSpec, rest_kind, write_file};
 use crate::layout::Layout;
-use crate::merge::{FILE_RAW_BYTES_MAX, FILE_ROWS_MAX};
+use crate::merge::Limits;
 use crate::normalise::TIMESTAMP;
 use crate::order::{RowKey, arrange};
 
@@ -42,6 +43,10 @@ pub(crate) struct Place<'a> {
     pub(crate) files: &'a Path,
     /// Starts the names of files.
     pub(crate) prefix: &'a str,
+    /// What a file holds at most, unless one batch is larger.
+    pub(crate) limits: Limits,
+    /// Held while a file is made: one at a time takes memory.
+    pub(crate) turn: &'a Mutex<()>,
     /// Day of the entity log, and the log.
     pub(crate) log: (i32, &'a EntityLog),
     /// Adds a chunk of new entities to the manifest.
@@ -57,21 +62,23 @@ pub(crate) fn flush(
 ) -> Result<()> {
     let mut rest = batches;
     while !rest.is_empty() {
-        let (count, bytes) = one_file(rest);
+        let (count, bytes) = one_file(rest, place.limits);
         let (now, later) = rest.split_at(count);
+        let turn = place.turn.lock();
         files.extend(flush_one(now, bytes, place)?);
+        drop(turn);
         rest = later;
     }
     sync_folder(place.files)
 }
 
 /// How many of `batches` make a file that merges take with others, at least one; their size.
-fn one_file(batches: &[Batch]) -> (usize, usize) {
+fn one_file(batches: &[Batch], limits: Limits) -> (usize, usize) {
     let (mut rows, mut bytes) = (0, 0);
     for (i, batch) in batches.iter().enumerate() {
         let more = raw_bytes(batch.rows());
         rows += batch.num_rows() as u64;
-        if i > 0 && (rows > FILE_ROWS_MAX || (bytes + more) as u64 > FILE_RAW_BYTES_MAX) {
+        if i > 0 && !limits.admit(rows, (bytes + more) as u64) {
             return (i, bytes);
         }
         bytes += more;

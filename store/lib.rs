@@ -36,4 +36,4 @@ pub use snapshot::{HotRun, TableColumn, TableSchema, TableSnapshot};
 pub use store::{Commit, DEFAULT_TENANT, NAME_BYTES_MAX, Store, StoreOptions, check_name};
 pub use table::{LATE_SUFFIX, Table, TableStats};
 pub use types::{ColumnType, hex_bytes, to_surface};
-pub use writer::{AHEAD_MAX, Appended, CARRY_BYTES, Staged, TableWriter, UNSTAGED_BYTES_MAX};
+pub use writer::{AHEAD_MAX, Appended, CARRY_BYTES, Staged, TableWriter};

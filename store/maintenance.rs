@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::disk::now;
 use crate::error::{Result, StoreError};
-use crate::merge::{MergeError, Outcome, compact_log, pick, run};
+use crate::merge::{Limits, MergeError, Outcome, compact_log, pick, run};
 use crate::store::Store;
 use crate::table::{Change, Table};
 
@@ -109,7 +109,7 @@ impl Store {
         let mut merges = 0;
         while merges < MERGES_IN_A_ROW || table.files_level0() > LEVEL0_MANY {
             merges += 1;
-            match merge_once(table, now, failed) {
+            match merge_once(table, self.limits(), now, failed) {
                 Ok(true) if !stop.is_cancelled() => {}
                 Ok(_) => break,
                 Err(e) => {
@@ -175,9 +175,10 @@ fn verify_files(table: &Arc<Table>, stop: &CancellationToken) -> Result<()> {
 }
 
 /// Does the next merge, if there is one; whether to look for another.
-fn merge_once(table: &Arc<Table>, now: i64, failed: &mut Failed) -> Result<bool> {
+fn merge_once(table: &Arc<Table>, limits: Limits, now: i64, failed: &mut Failed) -> Result<bool> {
     let snapshot = table.snapshot();
-    let Some(job) = pick(snapshot.files(), &failed.left_out, now) else { return Ok(false) };
+    let picked = pick(snapshot.files(), &failed.left_out, limits, now);
+    let Some(job) = picked else { return Ok(false) };
     let min_time = snapshot.min_time(now);
     drop(snapshot);
     let started = std::time::Instant::now();

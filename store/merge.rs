@@ -19,17 +19,40 @@ pub(crate) use run::{MergeError, Outcome, run};
 const FAN_IN: usize = 8;
 /// Files that one merge takes at most.
 const INPUTS_MAX: usize = 32;
-/// Rows that one merge takes at most: with it, keys and order take some 160 MiB.
+/// Rows that one merge takes at most, whatever the memory.
 const ROWS_MAX: u64 = 4 << 20;
-/// Decoded bytes that one merge takes at most. One column of them is in memory at a time, and
-/// the compressed output.
-const RAW_BYTES_MAX: u64 = 256 << 20;
-/// Rows and decoded bytes of a file past which it is not merged with others: any two files below
-/// can be.
-pub(crate) const FILE_ROWS_MAX: u64 = ROWS_MAX / 2;
-pub(crate) const FILE_RAW_BYTES_MAX: u64 = RAW_BYTES_MAX / 2;
+/// Memory that keys, order, times and ids of a row take while it is merged, bytes.
+const ROW_BYTES: u64 = 48;
 /// Windows that one merge splits into; rows of further ones share a file.
 const WINDOWS_MAX: usize = 8;
+
+/// What one merge takes at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Rows.
+    pub(crate) rows: u64,
+    /// Decoded bytes. One column of them is in memory at a time, and the compressed output.
+    pub(crate) raw_bytes: u64,
+}
+
+impl Limits {
+    /// For `memory` bytes.
+    pub(crate) fn of(memory: usize) -> Self {
+        let memory = memory as u64;
+        Self { rows: (memory / ROW_BYTES).clamp(2, ROWS_MAX), raw_bytes: memory }
+    }
+
+    /// Rows and decoded bytes of a file past which it is not merged with others: any two files
+    /// below can be.
+    pub(crate) fn file(self) -> Self {
+        Self { rows: self.rows / 2, raw_bytes: self.raw_bytes / 2 }
+    }
+
+    /// Whether a file of so many rows and decoded bytes keeps to them.
+    pub(crate) fn admit(self, rows: u64, raw_bytes: u64) -> bool {
+        rows <= self.rows && raw_bytes <= self.raw_bytes
+    }
+}
 
 const HOUR_NS: i64 = 3_600_000_000_000;
 const DAY_NS: i64 = 24 * HOUR_NS;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use weir_pipeline::batch::TENANT;
+use weir_pipeline::memory::Rows;
 
 use crate::cache::{CACHE_BYTES, Cache};
 use crate::disk::make_folder;
 use crate::error::{Result, StoreError};
 use crate::manifest::WriterId;
+use crate::merge::Limits;
 use crate::table::{LATE_SUFFIX, Table};
 use crate::writer::TableWriter;
 
@@ -22,6 +24,10 @@ pub struct StoreOptions {
     pub retention: BTreeMap<String, Duration>,
     /// Bytes that caches of runs and entities hold.
     pub cache_bytes: usize,
+    /// Bytes that a merge takes, and half as many a flush.
+    pub upkeep_bytes: usize,
+    /// Where rows in memory are counted.
+    pub rows: Arc<Rows>,
     /// How long files stay after nothing lists or reads them.
     pub grace: Duration,
     /// How often maintenance looks for work.
@@ -33,6 +39,8 @@ impl Default for StoreOptions {
         Self {
             retention: BTreeMap::new(),
             cache_bytes: CACHE_BYTES,
+            upkeep_bytes: 256 << 20,
+            rows: Arc::default(),
             grace: Duration::from_secs(60),
             maintenance_every: Duration::from_secs(10),
         }
@@ -62,6 +70,8 @@ pub struct Store {
     cache: Arc<Cache>,
     tables: Mutex<BTreeMap<Key, Arc<Table>>>,
     retention: Mutex<BTreeMap<String, Duration>>,
+    /// Held by the flush that has its turn.
+    pub(crate) flushing: Mutex<()>,
 }
 
 impl Store {
@@ -77,6 +87,7 @@ impl Store {
             cache: Arc::new(Cache::new(options.cache_bytes)),
             tables: Mutex::default(),
             retention: Mutex::new(options.retention.clone()),
+            flushing: Mutex::default(),
             options,
         });
         for tenant in folders(dir)? {
@@ -85,6 +96,11 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    /// What merges take.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits::of(self.options.upkeep_bytes)
     }
 
     /// The tables of a tenant, by name.

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use weir_pipeline::batch::Batch;
+use weir_pipeline::memory::Account;
 
 use crate::cache::{Cache, next_id};
 use crate::entity_log::{ChunkFile, EntityLog, EntitySet};
@@ -208,11 +209,18 @@ impl Table {
     }
 
     /// The rows of a writer become visible. `lane` tells instances of writers apart.
-    pub(crate) fn append_hot(&self, lane: u64, batch: Batch, min_time: i64, max_time: i64) {
+    pub(crate) fn append_hot(
+        &self,
+        lane: u64,
+        account: &Arc<Account>,
+        batch: Batch,
+        min_time: i64,
+        max_time: i64,
+    ) {
         self.counters.rows.fetch_add(batch.num_rows() as u64, Relaxed);
         let past_limit = self.state.lock().past_limit(&batch);
         let batch = within_limit(batch, &past_limit);
-        self.state.lock().append(lane, batch, min_time, max_time);
+        self.state.lock().append(lane, account, batch, min_time, max_time);
     }
 
     /// What a writer has appended and not staged.

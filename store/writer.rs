@@ -17,6 +17,7 @@ use std::time::Duration;
 use arrow::array::BooleanArray;
 use serde::{Deserialize, Serialize};
 use weir_pipeline::batch::Batch;
+use weir_pipeline::memory::Account;
 
 use crate::cache::next_id;
 use crate::error::{Result, StoreError};
@@ -29,10 +30,6 @@ use crate::table::{LATE_SUFFIX, StagedFile, Table};
 
 /// Rows of less than this stay in the checkpoint instead of becoming a file.
 pub const CARRY_BYTES: usize = 1 << 20;
-
-/// Unstaged rows of a writer past which it writes files between two marks. Staging failed then,
-/// or is long overdue: a checkpoint is due after half of it.
-pub const UNSTAGED_BYTES_MAX: usize = 512 << 20;
 
 /// Rows stamped further ahead of their receipt go to the table of late rows.
 pub const AHEAD_MAX: Duration = Duration::from_secs(3600);
@@ -92,7 +89,7 @@ impl Lane {
     }
 
     /// Shows the rows that the table does not hold; how many.
-    fn append(&mut self, mut normal: Normal) -> Result<u64> {
+    fn append(&mut self, account: &Arc<Account>, mut normal: Normal) -> Result<u64> {
         if let Some(mark) = self.replayed
             && normal.batch.runs().iter().any(|run| run.offset <= mark)
         {
@@ -106,15 +103,22 @@ impl Lane {
         }
         let rows = normal.batch.num_rows() as u64;
         self.unstaged += raw_bytes(normal.batch.rows());
-        self.table.append_hot(self.id, normal.batch, normal.min_time, normal.max_time);
+        let Normal { batch, min_time, max_time } = normal;
+        self.table.append_hot(self.id, account, batch, min_time, max_time);
         Ok(rows)
     }
 
     /// Writes hot rows that are in no file to files, named after `mark`.
-    fn flush(&mut self, writer: &WriterId, mark: u64, runs: Vec<(u64, Batch)>) -> Result<()> {
+    fn flush(
+        &mut self,
+        store: &Store,
+        writer: &WriterId,
+        mark: u64,
+        runs: Vec<(u64, Batch)>,
+    ) -> Result<()> {
         let (ids, batches): (Vec<u64>, Vec<Batch>) = runs.into_iter().unzip();
         if !batches.is_empty() {
-            self.flushed.extend(flush_all(writer, &self.table, mark, &batches)?);
+            self.flushed.extend(flush_all(store, writer, &self.table, mark, &batches)?);
             self.table.mark_flushed(self.id, &ids);
         }
         self.unstaged = 0;
@@ -140,6 +144,8 @@ pub struct TableWriter {
     store: Arc<Store>,
     tenant: Arc<str>,
     id: WriterId,
+    /// Where rows in memory are counted.
+    account: Arc<Account>,
     main: Lane,
     late: Option<Lane>,
     /// `restore` was called: what is appended may be a replay.
@@ -157,7 +163,8 @@ impl Drop for TableWriter {
 impl TableWriter {
     pub(crate) fn new(store: Arc<Store>, table: Arc<Table>, id: WriterId) -> Self {
         let (tenant, main) = (table.tenant().clone(), Lane::new(table));
-        Self { store, tenant, id, main, late: None, restored: false }
+        let account = store.options.rows.account(&id.pipeline);
+        Self { store, tenant, id, account, main, late: None, restored: false }
     }
 
     /// The table.
@@ -173,22 +180,24 @@ impl TableWriter {
     pub fn append(&mut self, batch: &Batch) -> Result<Appended> {
         let Some(normal) = normalise(batch)? else { return Ok(Appended::default()) };
         if self.main.table.has_any_time() {
-            return Ok(Appended { rows: self.main.append(normal)?, late: 0 });
+            return Ok(Appended { rows: self.main.append(&self.account, normal)?, late: 0 });
         }
         let (stay, late) = split_late(normal, self.main.table.retention(), AHEAD_MAX)?;
         let mut appended = Appended::default();
         if let Some(late) = late {
-            appended.late = self.late_lane()?.append(late)?;
+            let account = self.account.clone();
+            appended.late = self.late_lane()?.append(&account, late)?;
         }
         if let Some(stay) = stay {
-            appended.rows = self.main.append(stay)?;
+            appended.rows = self.main.append(&self.account, stay)?;
         }
         Ok(appended)
     }
 
-    /// Whether so many rows are in no file that [`TableWriter::relieve`] comes before the next.
+    /// Whether so many rows are in no file that [`TableWriter::relieve`] comes before the next:
+    /// marks are long overdue.
     pub fn is_full(&self) -> bool {
-        self.unstaged() >= UNSTAGED_BYTES_MAX
+        self.unstaged() >= self.account.limit()
     }
 
     fn unstaged(&self) -> usize {
@@ -205,7 +214,7 @@ impl TableWriter {
             // A name like that of the mark to come: after every mark so far.
             let entries = runs.iter().flat_map(|(_, b)| b.runs().iter().map(|r| r.offset));
             let newest = entries.max().unwrap_or_default();
-            lane.flush(&self.id, newest, runs)?;
+            lane.flush(&self.store, &self.id, newest, runs)?;
         }
         Ok(())
     }
@@ -240,7 +249,7 @@ impl TableWriter {
             let bytes: usize = runs.iter().map(|(_, b)| raw_bytes(b.rows())).sum();
             // Rows may not be carried beside a file of the same mark, which holds all up to it.
             if last || bytes >= CARRY_BYTES || !lane.flushed.is_empty() {
-                lane.flush(&self.id, mark, runs)?;
+                lane.flush(&self.store, &self.id, mark, runs)?;
                 weir_pipeline::failpoint!("stage.flushed");
                 lane.cover(mark);
             } else if !runs.is_empty() {
@@ -308,12 +317,13 @@ impl TableWriter {
         if let Some(late) = &mut self.late {
             late.note_replayed(&self.id);
         }
+        let account = self.account.clone();
         for (table, batches) in carry::decode(carry)? {
             let is_late = table.ends_with(LATE_SUFFIX) && !self.main.table.is_late();
             let lane = if is_late { self.late_lane()? } else { &mut self.main };
             for batch in batches {
                 if let Some(normal) = normalise(&batch)? {
-                    lane.append(normal)?;
+                    lane.append(&account, normal)?;
                 }
             }
         }
@@ -329,6 +339,7 @@ fn commit_lane(lane: &mut Lane, id: &WriterId, mark: u64, files: &[StagedFile]) 
 
 /// Writes batches to files; those of one layout together.
 fn flush_all(
+    store: &Store,
     writer: &WriterId,
     table: &Arc<Table>,
     mark: u64,
@@ -341,6 +352,8 @@ fn flush_all(
     let mut place = Place {
         files: &table.folders().files,
         prefix: &prefix,
+        limits: store.limits().file(),
+        turn: &store.flushing,
         log: (day, &log),
         commit_chunk: &mut |chunk| table.commit_chunk(day, chunk),
     };

@@ -18,8 +18,10 @@ use super::frame::{Head, Names};
 use super::segment::{Chunk, Walker};
 use super::state::{Shared, segment_path};
 
-/// Entries handed out at once from memory.
+/// Entries handed out at once from memory, and their bytes with decoded rows: who takes them holds
+/// them until it is through, also those that memory has let go of.
 const ENTRIES_MAX: usize = 1024;
+const ENTRIES_BYTES: usize = 4 << 20;
 
 /// Entries between a position and the oldest one left are gone. Found behind the [`io::Error`]
 /// of [`Reader::next`] by [`Trimmed::of`].
@@ -117,8 +119,13 @@ impl Reader {
             return Memory::Behind;
         }
         let start = state.memory.partition_point(|(e, _)| e.offset <= self.after);
-        let entries: Vec<_> =
-            state.memory.range(start..).take(ENTRIES_MAX).map(|(e, _)| e.clone()).collect();
+        let mut left = ENTRIES_BYTES;
+        let next = state.memory.range(start..).take(ENTRIES_MAX).take_while(|(_, bytes)| {
+            let fits = left > 0;
+            left = left.saturating_sub(*bytes);
+            fits
+        });
+        let entries: Vec<_> = next.map(|(e, _)| e.clone()).collect();
         drop(state);
         match entries.last() {
             None => Memory::AtHead,

@@ -27,9 +27,7 @@ pub(super) struct Tuning {
     /// A segment is closed past this many bytes. 64 MiB: trimming frees a small part of the
     /// limit at a time, and an hour of heavy traffic stays below a thousand files.
     pub(super) segment_bytes: u64,
-    /// Entries kept in memory for readers that keep up, in bytes of payload and decoded rows.
-    pub(super) memory_bytes: usize,
-    /// And in number.
+    /// Entries kept in memory for readers that keep up, in number.
     pub(super) memory_entries: usize,
     /// What may wait to be written, in bytes of payload and head.
     pub(super) queue_bytes: usize,
@@ -41,7 +39,6 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
-            memory_bytes: 64 << 20,
             memory_entries: 16 << 10,
             queue_bytes: 64 << 20,
             disk: Arc::new(RealDisk),
@@ -270,10 +267,15 @@ impl State {
     }
 
     /// Keeps a durable entry for readers that keep up; `bytes` is its size in memory.
-    pub(super) fn remember(&mut self, entry: Arc<Entry>, bytes: usize, tuning: &Tuning) {
+    pub(super) fn remember(
+        &mut self,
+        entry: Arc<Entry>,
+        bytes: usize,
+        (entries_max, bytes_max): (usize, usize),
+    ) {
         self.memory_bytes += bytes;
         self.memory.push_back((entry, bytes));
-        while self.memory.len() > tuning.memory_entries || self.memory_bytes > tuning.memory_bytes {
+        while self.memory.len() > entries_max || self.memory_bytes > bytes_max {
             let Some((old, bytes)) = self.memory.pop_front() else { break };
             self.memory_bytes = self.memory_bytes.saturating_sub(bytes);
             self.memory_from = old.offset;

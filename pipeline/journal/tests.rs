@@ -16,7 +16,7 @@ use super::*;
 
 /// Plenty of room, nothing retained.
 fn options() -> JournalOptions {
-    JournalOptions { max_bytes: 1 << 30, retain: Duration::ZERO }
+    JournalOptions { max_bytes: 1 << 30, retain: Duration::ZERO, memory_bytes: 64 << 20 }
 }
 
 /// Small segments and next to no memory, so that every path is taken with few entries.

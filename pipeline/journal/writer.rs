@@ -256,6 +256,7 @@ impl Writer {
             }
         }
         let newest = entries.last().map(|(entry, _)| entry.offset);
+        let kept = (self.shared.tuning.memory_entries, self.shared.options.lock().memory_bytes);
         {
             let mut state = self.shared.state.lock();
             let state = &mut *state;
@@ -271,7 +272,7 @@ impl Writer {
             }
             for (entry, bytes) in entries {
                 state.catalog.entry(&entry.head);
-                state.remember(entry, bytes, &self.shared.tuning);
+                state.remember(entry, bytes, kept);
             }
             if let Some(newest) = newest {
                 // Under the lock: whoever sees this head finds its entry.

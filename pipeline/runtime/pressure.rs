@@ -14,9 +14,6 @@ use crate::plan::{PipelinePlan, sources_read};
 const ROUND: Duration = Duration::from_millis(250);
 /// What a sender is told to wait: checkpoints come every 5 s when it is tight.
 const RETRY: Duration = Duration::from_secs(5);
-/// What memory holds for readers that keep up, bytes: who is behind by less is not overloaded, but
-/// was away.
-const IN_MEMORY: u64 = 64 << 20;
 
 /// A consumer and what it holds.
 struct Consuming {
@@ -28,6 +25,9 @@ struct Consuming {
     /// Bytes of journal that it has not read, and how long ago they came, nanoseconds.
     unread: u64,
     lag_ns: i64,
+    /// What memory holds for readers that keep up, bytes: who is behind by less is not
+    /// overloaded, but was away.
+    in_memory: u64,
     /// Whether it runs and saves, and so lets go of the rest soon.
     saves: bool,
 }
@@ -48,7 +48,7 @@ pub(super) async fn run(runtime: Arc<Runtime>) {
 impl Runtime {
     fn consuming(&self) -> Vec<Consuming> {
         let journal = &self.shared.journal;
-        let (head, max) = (journal.head(), journal.options().max_bytes);
+        let (head, options) = (journal.head(), journal.options());
         let held = self.shared.holds.all();
         let mut all = Vec::new();
         for (who, position) in held {
@@ -64,9 +64,10 @@ impl Runtime {
             let consuming = Consuming {
                 saves: who.sink.is_none() && progress.as_ref().is_some_and(|p| !failing(p)),
                 held: journal.bytes_behind(position),
-                limit: plan.backlog.limit.of(max),
+                limit: plan.backlog.limit.of(options.max_bytes),
                 unread: journal.bytes_behind(read),
                 lag_ns: progress.map_or(0, |p| pipeline::lag(&p, head)),
+                in_memory: options.memory_bytes as u64,
                 who,
                 plan,
             };
@@ -107,6 +108,12 @@ impl Runtime {
             let about = "What it may be at most";
             telemetry.gauge(&name("weir_backlog_limit_bytes"), about, c.limit as f64);
         }
+        for (pipeline, bytes) in self.shared.rows.held() {
+            let series =
+                format!("weir_memory_rows_bytes{{pipeline=\"{}\"}}", super::escape(&pipeline));
+            let about = "Rows in memory that no committed file holds yet";
+            telemetry.gauge(&series, about, bytes as f64);
+        }
     }
 }
 
@@ -126,7 +133,7 @@ impl Consuming {
             });
         }
         let late = self.lag_ns > i64::try_from(max_lag.as_nanos()).unwrap_or(i64::MAX);
-        if self.who.sink.is_none() && late && self.unread > IN_MEMORY {
+        if self.who.sink.is_none() && late && self.unread > self.in_memory {
             let seconds = self.lag_ns / 1_000_000_000;
             let why = format!("{name} cannot keep up: it is {seconds} s behind");
             return Some(Held {

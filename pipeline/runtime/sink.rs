@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -12,8 +12,10 @@ use crate::component::{Sink, SinkError, Staged};
 use crate::intake::now;
 use crate::telemetry::ComponentMetrics;
 
-/// Batches that wait in front of a sink; then its pipeline waits.
+/// Batches that wait in front of a sink, and their KiB; then its pipeline waits. One batch always
+/// fits, however large.
 const QUEUE_BATCHES: usize = 32;
+const QUEUE_KIB: usize = 16 << 10;
 /// Pauses between tries of a sink that fails, from first to longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
@@ -27,7 +29,11 @@ pub(super) enum Given {
 }
 
 enum Command {
-    Give(Given),
+    Give {
+        given: Given,
+        /// Held until it is taken.
+        room: Option<OwnedSemaphorePermit>,
+    },
     /// Answered when all that was given before is taken.
     Settle {
         reply: oneshot::Sender<()>,
@@ -49,6 +55,7 @@ enum Command {
 #[derive(Clone)]
 pub(super) struct SinkHandle {
     commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
     metrics: Arc<ComponentMetrics>,
     cancel: CancellationToken,
 }
@@ -69,7 +76,7 @@ impl SinkHandle {
         let cancel = CancellationToken::new();
         let end = cancel.clone();
         tasks.spawn(async move { end.run_until_cancelled(task.run(queue)).await });
-        Self { commands, metrics, cancel }
+        Self { commands, room: Arc::new(Semaphore::new(QUEUE_KIB)), metrics, cancel }
     }
 
     /// Notes that everything up to `position` is committed.
@@ -94,7 +101,14 @@ impl SinkHandle {
 
     /// Hands over a batch or a tick; waits while the queue is full.
     pub(super) async fn give(&self, given: Given) -> Result<(), Gone> {
-        self.commands.send(Command::Give(given)).await.map_err(|_| Gone)?;
+        let room = match &given {
+            Given::Batch(batch) => {
+                let kib = u32::try_from((batch.bytes() >> 10).min(QUEUE_KIB)).unwrap_or(0);
+                Some(self.room.clone().acquire_many_owned(kib).await.map_err(|_| Gone)?)
+            }
+            Given::Tick(_) => None,
+        };
+        self.commands.send(Command::Give { given, room }).await.map_err(|_| Gone)?;
         self.metrics.queue((QUEUE_BATCHES - self.commands.capacity()) as u64);
         Ok(())
     }
@@ -135,8 +149,13 @@ impl Task {
         while let Some(command) = queue.recv().await {
             self.metrics.queue(queue.len() as u64);
             match command {
-                Command::Give(Given::Batch(batch)) => self.write(batch).await,
-                Command::Give(Given::Tick(offset)) => self.tick(offset).await,
+                Command::Give { given, room } => {
+                    match given {
+                        Given::Batch(batch) => self.write(batch).await,
+                        Given::Tick(offset) => self.tick(offset).await,
+                    }
+                    drop(room);
+                }
                 Command::Settle { reply } => drop(reply.send(())),
                 Command::Stage { mark, last, reply } => {
                     let staged = self.sink.stage(mark, last).await;

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use weir_pipeline::signal::COLUMNS_MAX;
 
-use super::{
-    DAY_NS, FAN_IN, FILE_RAW_BYTES_MAX, FILE_ROWS_MAX, HOUR_NS, INPUTS_MAX, RAW_BYTES_MAX, ROWS_MAX,
-};
+use super::{DAY_NS, FAN_IN, HOUR_NS, INPUTS_MAX, Limits};
 use crate::file::FileEntry;
 use crate::layout::Layout;
 
@@ -38,14 +36,19 @@ struct Group {
 }
 
 /// The next merge at `now` (UTC nanoseconds), without the files named in `not`.
-pub(crate) fn pick(files: &[Arc<FileEntry>], not: &HashSet<Arc<str>>, now: i64) -> Option<Job> {
+pub(crate) fn pick(
+    files: &[Arc<FileEntry>],
+    not: &HashSet<Arc<str>>,
+    limits: Limits,
+    now: i64,
+) -> Option<Job> {
     let mut groups: BTreeMap<Group, Vec<&Arc<FileEntry>>> = BTreeMap::new();
     for file in files {
         let meta = &file.meta;
         if meta.level >= 3 || not.contains(&meta.name) {
             continue;
         }
-        if meta.rows <= FILE_ROWS_MAX && meta.raw_bytes <= FILE_RAW_BYTES_MAX {
+        if limits.file().admit(meta.rows, meta.raw_bytes) {
             groups.entry(group(file)).or_default().push(file);
         } else if meta.level == 0 {
             // Too large for company, but it may span hours: it goes up alone.
@@ -60,7 +63,7 @@ pub(crate) fn pick(files: &[Arc<FileEntry>], not: &HashSet<Arc<str>>, now: i64) 
         members
             .sort_by(|a, b| (a.meta.received, &a.meta.name).cmp(&(b.meta.received, &b.meta.name)));
         // Where the oldest cannot be with the next, its columns being too many, others may.
-        let mut starts = (0..members.len()).map(|start| within_budget(&members[start..]));
+        let mut starts = (0..members.len()).map(|start| within_budget(&members[start..], limits));
         let inputs = starts.find(|inputs| inputs.len() >= 2);
         // At level 0 nothing may stay for ever.
         let alone = || (group.level == 0).then(|| vec![members[0].clone()]);
@@ -129,7 +132,7 @@ fn fan_in(group: Group, files: &[Arc<FileEntry>], now: i64) -> usize {
     if closed && !merged { 2 } else { FAN_IN }
 }
 
-fn within_budget(members: &[&Arc<FileEntry>]) -> Vec<Arc<FileEntry>> {
+fn within_budget(members: &[&Arc<FileEntry>], limits: Limits) -> Vec<Arc<FileEntry>> {
     let (mut rows, mut raw) = (0, 0);
     let mut columns: BTreeSet<Arc<str>> = BTreeSet::new();
     let mut inputs = Vec::new();
@@ -138,8 +141,7 @@ fn within_budget(members: &[&Arc<FileEntry>]) -> Vec<Arc<FileEntry>> {
         raw += file.meta.raw_bytes;
         columns.extend(file.meta.columns.iter().map(|c| c.name.clone()));
         if inputs.len() == INPUTS_MAX
-            || rows > ROWS_MAX
-            || raw > RAW_BYTES_MAX
+            || !limits.admit(rows, raw)
             || columns.len() > COLUMNS_UNION_MAX
         {
             break;

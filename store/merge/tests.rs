@@ -329,7 +329,7 @@ fn no_file_stays_at_level_0_for_ever() {
         })
     };
     let none = hashbrown::HashSet::new();
-    let pick = |files: &[Arc<crate::FileEntry>]| pick(files, &none, START);
+    let pick = |files: &[Arc<crate::FileEntry>]| pick(files, &none, Limits::of(256 << 20), START);
     // One that is too large for company goes up alone, and then stays.
     let large = file(0, &|meta| meta.rows = ROWS_MAX);
     let job = pick(&[large]).unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use weir_pipeline::batch::Batch;
 use weir_pipeline::entity::{Entity, Value};
+use weir_pipeline::memory::{Account, Charge};
 use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, META_JSON, META_ORIGIN, Signal};
 
 use crate::cache::next_id;
@@ -24,6 +25,7 @@ pub(super) struct HotSlot {
     /// The mark whose files hold these rows; `u64::MAX` while they are in files that no mark
     /// covers yet.
     pub(super) staged: Option<u64>,
+    pub(super) charge: Charge,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +44,14 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn append(&mut self, lane: u64, batch: Batch, min_time: i64, max_time: i64) {
+    pub(super) fn append(
+        &mut self,
+        lane: u64,
+        account: &Arc<Account>,
+        batch: Batch,
+        min_time: i64,
+        max_time: i64,
+    ) {
         self.note_columns(&batch);
         self.version += 1;
         if self.signal.is_none() {
@@ -56,6 +65,7 @@ impl State {
             && slot.run.batch.num_rows() + rows <= JOIN_ROWS
             && let Some(joined) = Batch::join(&[slot.run.batch.clone(), batch.clone()])
         {
+            slot.charge.resize(joined.bytes());
             slot.run = Arc::new(HotRun {
                 id: next_id(),
                 batch: joined,
@@ -64,8 +74,9 @@ impl State {
             });
             return;
         }
+        let charge = account.charge(batch.bytes());
         let run = Arc::new(HotRun { id: next_id(), batch, min_time, max_time });
-        self.hot.push(HotSlot { run, lane, staged: None });
+        self.hot.push(HotSlot { run, lane, staged: None, charge });
     }
 
     /// Hot rows went: forget what only they had, now and then, and where names are many always,

@@ -1,7 +1,7 @@
 use super::*;
 
 fn limited(dir: &Path, max_bytes: u64, retain: Duration) -> Journal {
-    Journal::open(dir, JournalOptions { max_bytes, retain }, |_| 0).unwrap()
+    Journal::open(dir, JournalOptions { max_bytes, retain, ..options() }, |_| 0).unwrap()
 }
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn a_full_journal_refuses_data_takes_ticks_and_recovers() {
     journal.append(data(&fat)).await.unwrap();
     // A larger limit helps as well, at once.
     while journal.append(data(&fat)).await.is_ok() {}
-    journal.set_options(JournalOptions { max_bytes: 200_000, retain: Duration::ZERO });
+    journal.set_options(JournalOptions { max_bytes: 200_000, ..options() });
     journal.append(data(&fat)).await.unwrap();
     let on_disk: u64 =
         segments(dir.path()).iter().map(|p| std::fs::metadata(p).unwrap().len()).sum();
@@ -79,7 +79,7 @@ async fn too_much_waiting_is_busy_not_memory() {
 async fn trimming_removes_whole_old_segments_below_keep_from_only() {
     let dir = tempfile::tempdir().unwrap();
     let retain = Duration::from_nanos(100);
-    let options = JournalOptions { max_bytes: 1 << 30, retain };
+    let options = JournalOptions { retain, ..options() };
     let journal = Journal::open_with(dir.path(), options, |_| 0, small()).unwrap();
     for i in 0..200 {
         let mut entry = data("payload");

@@ -46,8 +46,8 @@ async fn readers_that_keep_up_share_the_decoded_rows_laggards_get_the_payload() 
 #[tokio::test]
 async fn memory_is_bounded_by_bytes_of_rows_too() {
     let dir = tempfile::tempdir().unwrap();
-    let tuning = Tuning { memory_bytes: 4_000, ..Tuning::default() };
-    let journal = Journal::open_with(dir.path(), options(), |_| 0, tuning).unwrap();
+    let options = JournalOptions { memory_bytes: 4_000, ..options() };
+    let journal = Journal::open(dir.path(), options, |_| 0).unwrap();
     for _ in 0..100 {
         let mut entry = data("x");
         entry.decoded = Some(vec![("logs", batch())]);

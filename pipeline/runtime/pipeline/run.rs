@@ -118,30 +118,32 @@ impl Loop {
                 }
             };
             pause = READ_AGAIN.0;
-            if let Err(end) = self.take(&entries).await {
+            if let Err(end) = self.take(entries).await {
                 return end;
             }
         }
     }
 
-    async fn take(&mut self, entries: &[Arc<Entry>]) -> Result<(), End> {
+    /// Lets go of each entry, and of the rows that it was decoded to, once it is through.
+    async fn take(&mut self, entries: Vec<Arc<Entry>>) -> Result<(), End> {
         let mut joining = Joining::default();
+        let last = entries.last().map(|e| (e.offset, e.head.received));
         for entry in entries {
             match entry.head.kind {
-                EntryKind::Data => self.data(entry, &mut joining).await?,
+                EntryKind::Data => self.data(&entry, &mut joining).await?,
                 EntryKind::Tick | EntryKind::Mark => {
                     self.push(&mut joining).await?;
                     self.position = entry.offset;
-                    self.time(entry).await?;
+                    self.time(&entry).await?;
                 }
             }
             self.position = entry.offset;
         }
         self.push(&mut joining).await?;
-        if let Some(last) = entries.last() {
+        if let Some((offset, received)) = last {
             let mut progress = self.progress.lock();
-            progress.position = last.offset;
-            progress.received = last.head.received;
+            progress.position = offset;
+            progress.received = received;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -16,12 +17,17 @@ use crate::component::{SinkError, Staged};
 use crate::failpoint;
 use crate::graph::States;
 use crate::intake::now;
+use crate::memory::Pressure;
 use crate::plan::PipelinePlan;
 
 /// A checkpoint is due after this much running time, nanoseconds.
 const EVERY_NS: i64 = 30_000_000_000;
 /// ... or after this many bytes of decoded rows.
 const EVERY_BYTES: u64 = 256 << 20;
+/// Where rows in memory are many, checkpoints come at most this often, nanoseconds.
+const PRESSED_NS: i64 = 1_000_000_000;
+/// Pause between two checkpoints that have to succeed before more is read.
+const AGAIN: Duration = Duration::from_secs(1);
 /// After a checkpoint that failed the next try waits this long, nanoseconds of running time; so
 /// long also between checkpoints while the journal is filling up, so that it can be trimmed.
 const SOON_NS: i64 = 5_000_000_000;
@@ -58,10 +64,28 @@ impl Loop {
         };
         let filling = self.shared.journal.is_filling() || (backlog > 0 && held > backlog / 2);
         let filling = filling && elapsed >= due - EVERY_NS + SOON_NS;
-        elapsed >= due || filling || self.bytes_since >= EVERY_BYTES
+        let pressed = self.pressure() > Pressure::None && elapsed >= due - EVERY_NS + PRESSED_NS;
+        elapsed >= due || filling || pressed || self.bytes_since >= EVERY_BYTES
+    }
+
+    fn pressure(&self) -> Pressure {
+        self.shared.rows.pressure(&self.plan.name)
+    }
+
+    /// Saves before it reads on, where rows in memory are as many as may be. As long as that fails
+    /// (the disk refuses), what comes stays in the journal.
+    async fn make_room(&mut self) {
+        while self.pressure() == Pressure::Wait {
+            self.finish_checkpoint().await;
+            if self.pressure() < Pressure::Wait || self.checkpoint_now(&[], false).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     pub(super) async fn checkpoint_if_due(&mut self) -> Result<(), End> {
+        self.make_room().await;
         if let Some(task) = &self.checkpointing {
             if !task.is_finished() {
                 return Ok(());

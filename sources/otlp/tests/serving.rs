@@ -46,7 +46,11 @@ fn plan(toml: &str) -> Arc<dyn SourcePlan> {
 impl Running {
     fn start(toml: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = JournalOptions { max_bytes: 1 << 30, retain: Duration::from_secs(60) };
+        let options = JournalOptions {
+            max_bytes: 1 << 30,
+            retain: Duration::from_secs(60),
+            memory_bytes: 64 << 20,
+        };
         let journal = Journal::open(dir.path(), options, |_| 0).unwrap();
         let metrics = Arc::new(ComponentMetrics::default());
         let listeners = Arc::new(Listeners::default());

@@ -1,0 +1,214 @@
+//! What `server.memory` is divided into, and the rows that count against their part of it.
+//!
+//! Rows that are processed stay in memory until a committed file holds them. They are counted per
+//! pipeline, against one limit for all: from half of it on those that hold most save early, and at
+//! the limit they save before they read on. What waits then waits in the journal, on disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+/// Smallest part, so that the largest batch still gets through however small the whole is.
+const PART_BYTES_MIN: u64 = 4 << 20;
+/// Rows in memory, where nothing else is said, bytes.
+const ROWS_BYTES: usize = 256 << 20;
+
+/// The parts of `server.memory`, bytes. A sixteenth of them is nobody's: code and stacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// What queries gather; past it they spill to disk. 4/16.
+    pub queries: usize,
+    /// What the store keeps of files. 2/16.
+    pub caches: usize,
+    /// Requests on their way, as received, and as much again as decoded. 1/16 each.
+    pub requests: usize,
+    /// Entries of the journal for pipelines that keep up. 1/16.
+    pub journal: usize,
+    /// Rows in no committed file; for a moment there may be half as many more. 4/16.
+    pub rows: usize,
+    /// One flush or merge at a time. 2/16.
+    pub upkeep: usize,
+}
+
+impl Parts {
+    /// Divides `memory` bytes.
+    pub fn of(memory: u64) -> Self {
+        let part = |sixteenths: u64| {
+            let bytes = (memory / 16 * sixteenths).max(PART_BYTES_MIN);
+            usize::try_from(bytes).unwrap_or(usize::MAX)
+        };
+        Self {
+            queries: part(4),
+            caches: part(2),
+            requests: part(1),
+            journal: part(1),
+            rows: part(4),
+            upkeep: part(2),
+        }
+    }
+}
+
+/// Rows in memory that no committed file holds, of all pipelines.
+#[derive(Debug)]
+pub struct Rows {
+    limit: usize,
+    total: AtomicUsize,
+    accounts: Mutex<BTreeMap<Arc<str>, Arc<Account>>>,
+}
+
+/// The rows of one pipeline.
+#[derive(Debug)]
+pub struct Account {
+    rows: Arc<Rows>,
+    bytes: AtomicUsize,
+}
+
+/// Rows that are in memory. Dropping it takes them off the account.
+#[derive(Debug)]
+pub struct Charge {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+/// What a pipeline has to do for the rows that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// Nothing.
+    None,
+    /// Save soon.
+    Save,
+    /// Save before it reads on.
+    Wait,
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self { limit: ROWS_BYTES, total: AtomicUsize::new(0), accounts: Mutex::default() }
+    }
+}
+
+impl Rows {
+    /// Lets rows of `limit` bytes be in memory.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, ..Self::default() })
+    }
+
+    /// How many bytes of rows may be in memory.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The account of a pipeline.
+    pub fn account(self: &Arc<Self>, pipeline: &Arc<str>) -> Arc<Account> {
+        let mut accounts = self.accounts.lock();
+        if let Some(account) = accounts.get(pipeline) {
+            return account.clone();
+        }
+        // Of pipelines that are gone.
+        accounts.retain(|_, a| Arc::strong_count(a) > 1);
+        let account = Arc::new(Account { rows: self.clone(), bytes: AtomicUsize::new(0) });
+        accounts.insert(pipeline.clone(), account.clone());
+        account
+    }
+
+    /// Bytes of rows in memory, by pipeline.
+    pub fn held(&self) -> Vec<(Arc<str>, usize)> {
+        let accounts = self.accounts.lock();
+        accounts.iter().map(|(name, a)| (name.clone(), a.bytes.load(Relaxed))).collect()
+    }
+
+    /// What `pipeline` has to do. One that holds less than an even share never has to.
+    pub fn pressure(&self, pipeline: &str) -> Pressure {
+        let total = self.total.load(Relaxed);
+        if total < self.limit / 2 {
+            return Pressure::None;
+        }
+        let accounts = self.accounts.lock();
+        let held = |a: &Account| a.bytes.load(Relaxed);
+        let holders = accounts.values().filter(|a| held(a) > 0).count().max(1);
+        let own = accounts.get(pipeline).map_or(0, |a| held(a));
+        if own < self.limit / 2 / holders {
+            Pressure::None
+        } else if total < self.limit {
+            Pressure::Save
+        } else {
+            Pressure::Wait
+        }
+    }
+}
+
+impl Account {
+    /// Counts rows of `bytes` bytes.
+    pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        let mut charge = Charge { account: self.clone(), bytes: 0 };
+        charge.resize(bytes);
+        charge
+    }
+
+    /// How many bytes of rows all pipelines may have in memory.
+    pub fn limit(&self) -> usize {
+        self.rows.limit
+    }
+}
+
+impl Charge {
+    /// The rows take so many bytes now.
+    pub fn resize(&mut self, bytes: usize) {
+        for counter in [&self.account.bytes, &self.account.rows.total] {
+            if bytes >= self.bytes {
+                counter.fetch_add(bytes - self.bytes, Relaxed);
+            } else {
+                counter.fetch_sub(self.bytes - bytes, Relaxed);
+            }
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.resize(0);
+    }
+}
+
+/// Resident memory of this process, bytes; `None` where the system does not tell.
+pub fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_are_not_more_than_the_whole() {
+        let whole = 1 << 30;
+        let Parts { queries, caches, requests, journal, rows, upkeep } = Parts::of(whole);
+        let all = queries + caches + 2 * requests + journal + rows + upkeep;
+        assert_eq!(all as u64, whole / 16 * 15);
+        assert_eq!(Parts::of(0).rows as u64, PART_BYTES_MIN);
+    }
+
+    #[test]
+    fn who_holds_most_saves_and_then_waits() {
+        let rows = Rows::new(1_000);
+        let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
+        let (of_a, of_b) = (rows.account(&a), rows.account(&b));
+        let mut most = of_a.charge(499);
+        assert_eq!(rows.pressure(&a), Pressure::None);
+        let _little = of_b.charge(200);
+        assert_eq!((rows.pressure(&a), rows.pressure(&b)), (Pressure::Save, Pressure::None));
+        most.resize(800);
+        assert_eq!((rows.pressure(&a), rows.pressure(&b)), (Pressure::Wait, Pressure::None));
+        assert_eq!(rows.pressure("c"), Pressure::None, "it holds nothing");
+        drop(most);
+        assert_eq!(rows.held(), [(a, 0), (b, 200)]);
+        drop(of_a);
+        drop(rows.account(&"c".into()));
+        assert_eq!(rows.held().len(), 2, "who is gone and holds nothing is forgotten");
+    }
+}
