@@ -1,6 +1,7 @@
 # make run    build (release, no link-time optimisation) and start Weir here
 # make test   formatting, lints, every test; installs what is missing on Debian
 # make crash  ten minutes of deaths under load, WEIR_CRASH_SECONDS=N for as long; figures at the end
+# make overload  ten minutes of more load than it can carry; memory and answers in figures
 # make bench  ingest through journal, window and store: samples per second, CPU per million
 # make dist   the binary that is shipped (thin link-time optimisation)
 # make docs   write docs/reference/ anew from the component tables
@@ -18,7 +19,7 @@ VENV := $(TARGET)/venv
 export WEIR_PYTHON ?= $(VENV)/bin/python
 OTEL := opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc opentelemetry-exporter-otlp-proto-http
 
-.PHONY: help run test crash bench dist docs tools compiler
+.PHONY: help run test crash overload bench dist docs tools compiler
 
 help:
 	@grep '^# make' Makefile | cut -c3-
@@ -41,6 +42,12 @@ test: compiler tools
 crash: compiler
 	export WEIR_CRASH_SECONDS="$${WEIR_CRASH_SECONDS:-600}" WEIR_CRASH_SEED="$${WEIR_CRASH_SEED:-$$RANDOM}"
 	cargo test -p weir --test main deaths_under_load -- --nocapture
+
+# The release binary under the tests' own senders.
+overload: compiler
+	cargo build --release --bin weir
+	export WEIR_TEST_BINARY="$(TARGET)/release/weir" WEIR_OVERLOAD_SECONDS="$${WEIR_OVERLOAD_SECONDS:-600}"
+	cargo test -p weir --test main what_is_refused_is_told -- --nocapture
 
 bench: compiler
 	cargo bench -p weir --bench ingest

@@ -3,6 +3,7 @@
 mod http;
 mod programs;
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -152,7 +153,7 @@ impl Server {
         };
         let (stdout, stderr) = (log("stdout"), log("stderr"));
         let logged = usize::try_from(stderr.metadata().unwrap().len()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        let mut command = Command::new(binary());
         command
             .arg("run")
             .args(["--listen", "127.0.0.1:0", "--pipelines"])
@@ -190,6 +191,13 @@ impl Server {
     /// Process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("Weir does not run").id()
+    }
+
+    /// Its resident memory, bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
     }
 
     /// Fails if the process has ended.
@@ -307,7 +315,7 @@ impl Server {
 
     /// Runs another command of the binary; gives its exit code and all it printed.
     pub(crate) fn weir(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let command = Command::new(env!("CARGO_BIN_EXE_weir"))
+        let command = Command::new(binary())
             .args(arguments)
             .env("WEIR_URL", &self.url)
             .env("NO_COLOR", "1")
@@ -330,6 +338,11 @@ impl Drop for Server {
             eprintln!("--- stderr of Weir ---\n{}", self.stderr());
         }
     }
+}
+
+/// What is tested: the binary of this build, unless `WEIR_TEST_BINARY` names another for figures.
+fn binary() -> OsString {
+    std::env::var_os("WEIR_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_weir").into())
 }
 
 /// Looks until there is something; fails after [`DEADLINE`].

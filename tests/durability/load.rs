@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -59,6 +60,18 @@ impl Ledger {
     pub(super) fn add(&mut self, other: Self) {
         self.acknowledged.extend(other.acknowledged);
         self.unknown.extend(other.unknown);
+    }
+
+    /// What it says of the numbers in `range`, which holds whole requests.
+    pub(super) fn part(&self, range: Range<i64>) -> Self {
+        let of = |all: &BTreeSet<i64>| all.range(range.clone()).copied().collect();
+        Self { acknowledged: of(&self.acknowledged), unknown: of(&self.unknown) }
+    }
+
+    /// The first number behind all that were sent.
+    pub(super) fn end(&self) -> i64 {
+        let last = self.acknowledged.last().max(self.unknown.last());
+        last.map_or(0, |first| first + ROWS)
     }
 
     /// As [`Ledger::check`], where rows may be missing.
@@ -304,7 +317,7 @@ fn send_points(url: &str, first: i64) -> Reply {
 }
 
 /// Sends the samples `first..first + ROWS`, each its number, as remote write.
-fn send_samples(url: &str, first: i64) -> Reply {
+pub(super) fn send_samples(url: &str, first: i64) -> Reply {
     let samples: Vec<_> = (first..first + ROWS).map(|n| (n % ROWS, n as f64)).collect();
     let body = crate::durability::remote_write::body("load", "series", &samples);
     request("POST", url, &crate::durability::remote_write::HEADERS, body)
