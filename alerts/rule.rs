@@ -63,7 +63,7 @@ use weir_pipeline::signal::Signal;
 
 use crate::template::Template;
 use crate::transition::{self, STREAM, columns, to_batch};
-use machine::{Machine, Mode, Settings};
+use machine::{Machine, Mode, RESOLVE_AFTER, Settings};
 use rows::{details, rows_mask};
 
 /// The row for the engine.
@@ -259,6 +259,12 @@ impl OperatorPlan for Plan {
     /// Always the same: a changed rule takes over the state, so that what was opened is closed.
     fn state_shape(&self) -> Option<String> {
         Some("alert 1".to_owned())
+    }
+
+    fn reach(&self) -> i64 {
+        let Settings { hold, keep, resolve_after, .. } = &*self.settings;
+        let absent = resolve_after.unwrap_or(RESOLVE_AFTER);
+        hold.saturating_add(*keep).saturating_add(absent)
     }
 
     fn build(&self) -> Box<dyn Operator> {

@@ -69,6 +69,10 @@ impl OperatorPlan for FilterPlan {
         None
     }
 
+    fn reach(&self) -> i64 {
+        0
+    }
+
     fn build(&self) -> Box<dyn Operator> {
         Box::new(Filter { keep: self.keep.clone() })
     }

@@ -90,6 +90,10 @@ impl OperatorPlan for StalenessPlan {
         Some("staleness 1".into())
     }
 
+    fn reach(&self) -> i64 {
+        self.after
+    }
+
     fn build(&self) -> Box<dyn Operator> {
         Box::new(state::Staleness::new(self.after, self.series_max))
     }

@@ -102,6 +102,10 @@ impl OperatorPlan for Vrl {
         None
     }
 
+    fn reach(&self) -> i64 {
+        0
+    }
+
     fn build(&self) -> Box<dyn Operator> {
         Box::new(Running { program: self.program.clone(), entities: Entities::default() })
     }

@@ -230,6 +230,11 @@ impl OperatorPlan for WindowPlan {
         Some(format!("window 1: every {every} over {over} by {groups:?} of {values:?}"))
     }
 
+    fn reach(&self) -> i64 {
+        let Shape { over, lateness, idle, .. } = &*self.0;
+        over.saturating_add(*lateness).saturating_add(idle.unwrap_or(0))
+    }
+
     fn build(&self) -> Box<dyn Operator> {
         Box::new(operator::Window::new(self.0.clone()))
     }

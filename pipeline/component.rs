@@ -233,6 +233,9 @@ pub trait OperatorPlan: Debug + Send + Sync {
     /// What must be equal for the state of one plan to be taken over by another; `None` if it
     /// keeps no state.
     fn state_shape(&self) -> Option<String>;
+    /// How far back in time that lies which decides what it gives now, nanoseconds: 0 if it keeps
+    /// no state. How long a replay runs before its first row counts follows from it.
+    fn reach(&self) -> i64;
     /// A fresh one, without state.
     fn build(&self) -> Box<dyn Operator>;
 }
@@ -355,6 +358,11 @@ pub trait SinkPlan: Debug + Send + Sync {
     /// # Errors
     /// If a service that it needs is missing.
     fn build(&self, context: SinkContext) -> Result<Box<dyn Sink>, SinkError>;
+
+    /// The table that it writes to, if that is what it does: people know its rows by this name.
+    fn table(&self) -> Option<&str> {
+        None
+    }
 
     /// What happens, if its section says nothing else, when it lags further behind than it may:
     /// what goes to the outside is skipped, Weir's own tables and alerts must miss nothing.

@@ -264,6 +264,15 @@ impl Journal {
         0
     }
 
+    /// An offset such that every entry up to it was received before `time`, UTC nanoseconds: the
+    /// last one of the oldest segments of which that is known without reading them. Who looks for
+    /// `time` starts there.
+    pub fn surely_before(&self, time: i64) -> u64 {
+        let state = self.shared().state.lock();
+        let old = state.segments.iter().take_while(|s| s.received < time);
+        old.map(|s| s.last).fold(state.trimmed, u64::max)
+    }
+
     /// Whether data is refused because `max_bytes` is reached.
     pub fn is_full(&self) -> bool {
         self.bytes() >= self.options().max_bytes

@@ -76,6 +76,10 @@ fn plan(section: &Section, _scope: &Scope) -> Result<Box<dyn SinkPlan>, Diagnost
 }
 
 impl SinkPlan for StorePlan {
+    fn table(&self) -> Option<&str> {
+        Some(&self.table)
+    }
+
     fn past_backlog(&self) -> Policy {
         Policy::Refuse
     }

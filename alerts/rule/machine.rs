@@ -20,7 +20,7 @@ use saved::Orphan;
 
 const SECOND: i64 = 1_000_000_000;
 /// `resolve_after` where there is no window to take it from.
-const RESOLVE_AFTER: i64 = 300 * SECOND;
+pub(super) const RESOLVE_AFTER: i64 = 300 * SECOND;
 /// How far the watermark may lie further behind the clock than it usually does, besides
 /// `resolve_after`, before the source counts as late.
 const LATE_AFTER: i64 = 300 * SECOND;

@@ -263,3 +263,24 @@ async fn ticks_and_marks_say_what_they_are() {
     assert_eq!(got, [(Some(stamp), None), (Some(later), reload), (None, None)]);
     assert_eq!((journal.last_stamp(), journal.last_tick()), (Some(later), Some(8)));
 }
+
+#[tokio::test]
+async fn who_looks_for_a_time_starts_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open_small(dir.path());
+    // The clock goes back once.
+    let times: Vec<i64> = (1..50).chain(30..100).collect();
+    for time in &times {
+        let entry = NewEntry { received: *time, ..data(&"x".repeat(100)) };
+        journal.append(entry).await.unwrap();
+    }
+    assert!(segments(dir.path()).len() > 5);
+    assert_eq!(journal.surely_before(0), 0);
+    for time in 1..101 {
+        let first = times.iter().position(|t| *t >= time).unwrap_or(times.len());
+        assert!(journal.surely_before(time) <= first as u64, "{time}");
+    }
+    assert!(journal.surely_before(90) > 80, "{}", journal.surely_before(90));
+    journal.trim(60);
+    assert_eq!(journal.surely_before(0), journal.oldest() - 1);
+}

@@ -85,7 +85,7 @@ impl Runtime {
     async fn before(&self, time: i64) -> u64 {
         let journal = &self.shared.journal;
         let head = journal.head();
-        let mut after = journal.oldest() - 1;
+        let mut after = journal.surely_before(time);
         let mut reader = journal.reader(after);
         while after < head {
             let Ok(entries) = reader.next().await else { break };

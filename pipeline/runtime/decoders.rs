@@ -47,6 +47,15 @@ impl Decoders {
     /// # Errors
     /// If its decoder cannot be made again or refuses what it once took; says which.
     pub(super) fn batches(&self, entry: &Entry) -> Result<Batches, String> {
+        let rows = self.rows(entry)?;
+        Ok(entry.batches.get_or_init(|| rows).clone())
+    }
+
+    /// As [`Decoders::batches`], but leaves no trace in `entry`, which others may read too.
+    ///
+    /// # Errors
+    /// As [`Decoders::batches`].
+    pub(super) fn rows(&self, entry: &Entry) -> Result<Batches, String> {
         if let Some(batches) = entry.batches.get() {
             return Ok(batches.clone());
         }
@@ -57,8 +66,8 @@ impl Decoders {
         let rows = decode_guarded(&*decoder, &about, &head.payload, &entities)
             .and_then(|decoded| batches(&head.source, head.received, decoded))
             .map_err(|e| format!("entry {} of source `{}`: {e}", entry.offset, head.source))?;
-        let rows = rows.into_iter().map(|(o, b)| (o, b.with_offset(entry.offset))).collect();
-        Ok(entry.batches.get_or_init(|| Arc::new(rows)).clone())
+        let rows = rows.into_iter().map(|(o, b)| (o, b.with_offset(entry.offset)));
+        Ok(Arc::new(rows.collect()))
     }
 
     fn decoder(&self, source: &Arc<str>, generation: u32) -> Result<Arc<dyn Decoder>, String> {

@@ -159,6 +159,9 @@ impl OperatorPlan for OperatorFake {
     fn state_shape(&self) -> Option<String> {
         None
     }
+    fn reach(&self) -> i64 {
+        0
+    }
     fn build(&self) -> Box<dyn Operator> {
         unreachable!("never runs")
     }

@@ -25,6 +25,9 @@ impl OperatorPlan for Shaped {
     fn state_shape(&self) -> Option<String> {
         self.0.map(str::to_owned)
     }
+    fn reach(&self) -> i64 {
+        0
+    }
     fn build(&self) -> Box<dyn Operator> {
         unreachable!("decisions build nothing")
     }
