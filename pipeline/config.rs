@@ -24,10 +24,12 @@ pub use cases::TEST_EPOCH;
 pub use check::VERBATIM_KEYS;
 pub(crate) use check::one_of;
 pub use environment::Environment;
+pub(crate) use file::ERRORS_ID;
 pub use file::pipeline_files;
 pub use load::{
-    FileState, FileStatus, LastGood, Loaded, load, plan_from_bundle, source_from_bundle,
+    FileState, FileStatus, LastGood, Loaded, bundle_of, load, plan_from_bundle, source_from_bundle,
 };
+pub(crate) use load::{moved, name_of, plan_beside};
 pub use reference::{pipeline_schema, reference, reference_page};
 pub use section::{Input, Scope, Section, Spanned, Text};
 pub use server::{Explained, Flags, ServerConfig, TableConfig};

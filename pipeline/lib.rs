@@ -21,6 +21,7 @@ pub mod journal;
 pub mod listen;
 pub mod memory;
 pub mod plan;
+pub mod replay;
 pub mod runtime;
 pub mod signal;
 pub mod tap;

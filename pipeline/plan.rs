@@ -39,7 +39,7 @@ pub struct SourceDefinition {
 }
 
 /// A pipeline as planned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PipelinePlan {
     /// `name` in its file, else the file name without `.toml`.
     pub name: Arc<str>,

@@ -14,6 +14,7 @@ mod poison;
 mod pressure;
 mod recovery;
 mod reload;
+mod replay;
 mod sink;
 mod sources;
 mod supervise;
@@ -40,6 +41,7 @@ use self::pipeline::{Asked, Change, Running};
 pub use self::plan::{Change as PlannedChange, PipelineChange, Planned};
 use self::poison::Poison;
 pub use self::reload::{FileOutcome, Outcome};
+pub use self::replay::{ReplayError, Replaying};
 use self::sources::Sources;
 pub use self::sources::{SourceChange, SourceStatus};
 use self::supervise::Down;
@@ -119,6 +121,8 @@ pub struct Runtime {
     reloading: tokio::sync::Mutex<reload::Known>,
     outcome: tokio::sync::watch::Sender<Outcome>,
     next_mark: AtomicU64,
+    /// A place for each replay.
+    replays: Arc<tokio::sync::Semaphore>,
     ready: AtomicBool,
     stop: CancellationToken,
 }
@@ -231,6 +235,7 @@ impl Runtime {
             outcome: tokio::sync::watch::Sender::default(),
             // Marks of earlier runs are still in the journal: an id must never match one of them.
             next_mark: AtomicU64::new(crate::intake::now().unsigned_abs()),
+            replays: replay::places(),
             ready: AtomicBool::new(false),
             stop: CancellationToken::new(),
         });

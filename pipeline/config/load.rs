@@ -23,6 +23,11 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceText, Span};
 use crate::edge::ERRORS;
 use crate::plan::{PipelinePlan, Plan, SourceDefinition};
 
+mod edited;
+
+pub use self::edited::bundle_of;
+pub(crate) use self::edited::{moved, name_of, plan_beside};
+
 /// The last good version of every file, by path as shown; what a reload hands to the next one.
 pub type LastGood = BTreeMap<String, Bundle>;
 
@@ -64,6 +69,8 @@ pub enum FileState {
 /// A version of a file, ready to be planned.
 struct Version {
     text: Arc<SourceText>,
+    /// What its pipeline is called whatever it says itself.
+    name: Option<String>,
     environment: Environment,
     given: Option<Arc<BTreeMap<String, String>>>,
 }
@@ -73,6 +80,7 @@ impl Version {
         let text = bundle.files.get(path)?.clone();
         Some(Self {
             text: Arc::new(SourceText { path: path.into(), text }),
+            name: None,
             environment: Environment::Fixed(bundle.environment.clone()),
             given: Some(Arc::new(bundle.files.clone())),
         })
@@ -99,6 +107,16 @@ struct Doubled {
     /// Its id, if it is a source.
     source: Option<String>,
     places: [(String, Span); 2],
+}
+
+impl Doubled {
+    /// What to say of it at its place `at`.
+    fn said(&self, at: &Span, other: &Span) -> Diagnostic {
+        Diagnostic::error(self.code, format!("{} is defined twice", self.what))
+            .at(at)
+            .related(other, "it is defined here too")
+            .hint(self.hint)
+    }
 }
 
 /// Plans the pipeline files of `folder`.
@@ -173,7 +191,7 @@ fn read_version(
         Diagnostics::from(Diagnostic::error("W002", format!("file `{key}` cannot be read: {why}")))
     })?;
     let text = Arc::new(SourceText { path, text });
-    Ok(Version { text, environment: environment.clone(), given: None })
+    Ok(Version { text, name: None, environment: environment.clone(), given: None })
 }
 
 struct Loader<'a> {
@@ -269,10 +287,7 @@ impl Loader<'_> {
             let [first, second] = &double.places;
             let (old, new) =
                 if had(&second.0) && !had(&first.0) { (second, first) } else { (first, second) };
-            let twice = Diagnostic::error(double.code, format!("{} is defined twice", double.what))
-                .at(&new.1)
-                .related(&old.1, "it is defined here too")
-                .hint(double.hint);
+            let twice = double.said(&new.1, &old.1);
             attempt.wrong.entry(new.0.clone()).or_default().push(twice);
             failing.insert(new.0.clone());
         }
@@ -321,7 +336,10 @@ fn attempt(versions: &BTreeMap<&str, &Version>, components: &Components) -> Atte
     let mut result = Attempt::default();
     let mut files: Vec<(&str, &Version, PipelineFile)> = Vec::new();
     for (path, version) in versions {
-        let (file, wrong) = file::read(version.text.clone(), &version.environment);
+        let (mut file, wrong) = file::read(version.text.clone(), &version.environment);
+        if let Some(name) = &version.name {
+            file.name.clone_from(name);
+        }
         result.wrong.insert((*path).to_owned(), wrong);
         files.push((path, version, file));
     }

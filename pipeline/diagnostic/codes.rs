@@ -35,6 +35,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("W042", "a source is removed that is still read"),
     ("W043", "the last good version of a file cannot run any more"),
     ("W044", "what was kept of a plan does not hold it"),
+    ("W045", "a file that shall be replayed has no pipeline"),
     // Tests, the server, VRL.
     ("W050", "a `[[tests]]` entry is not well formed"),
     ("W060", "an address can be reached from outside without protection"),

@@ -2,7 +2,7 @@
 
 mod change;
 mod detach;
-mod raw;
+pub(super) mod raw;
 mod run;
 mod save;
 

@@ -12,12 +12,19 @@ use crate::edge::{ERROR_COLUMNS, ERRORS};
 use crate::journal::Entry;
 use crate::signal::Signal;
 
+/// Why an entry that kills is set aside.
+pub(in crate::runtime) const SKIPPED: &str = "it killed the pipeline and is skipped";
+
 /// One row: when it was received, the payload (`body`; base64 with `weir.encoding` if it is no
 /// text), how it came, and why it was not used.
 ///
 /// # Errors
 /// None but defects.
-pub(super) fn batch(pipeline: &str, entry: &Entry, why: &str) -> Result<Batch, ArrowError> {
+pub(in crate::runtime) fn batch(
+    pipeline: &str,
+    entry: &Entry,
+    why: &str,
+) -> Result<Batch, ArrowError> {
     let head = &entry.head;
     let (body, encoding) = match std::str::from_utf8(&head.payload) {
         Ok(text) => (text.to_owned(), "text"),

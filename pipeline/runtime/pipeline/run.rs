@@ -154,8 +154,7 @@ impl Loop {
             return Ok(());
         }
         if self.skipped.contains(&entry.offset) {
-            let why = "it killed the pipeline and is skipped";
-            return self.set_aside(entry, why, joining).await;
+            return self.set_aside(entry, raw::SKIPPED, joining).await;
         }
         if entry.offset > self.careful_to {
             return self.rows(entry, joining).await;
