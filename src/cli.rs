@@ -29,6 +29,8 @@ enum Command {
     Status(Remote),
     /// Say what a reload would do now, node by node; changes nothing
     Plan(Remote),
+    /// Run retained journal through an edited file; show what differs from what runs
+    Replay(Replay),
     /// Make the server read its files now, and print the outcome
     Reload(Remote),
     /// Ask the server a question in SQL
@@ -117,6 +119,42 @@ pub(crate) enum Format {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+    /// Begin here: a time (`2026-01-31T12:00:00Z`, `-15m`), an entry as `weir status` numbers
+    /// them, or `oldest`
+    #[arg(long, value_name = "TIME|POSITION", allow_hyphen_values = true)]
+    pub(crate) from: String,
+    /// End before this time, or with this entry (default: the newest entry)
+    #[arg(long, value_name = "TIME|POSITION", allow_hyphen_values = true)]
+    pub(crate) to: Option<String>,
+    /// The edited pipeline file (default: the files of the server as they stand now)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pipeline: Option<PathBuf>,
+    /// The pipeline: the one that FILE stands for, if it is called otherwise, or the only one
+    /// that shall be replayed
+    #[arg(long, value_name = "PIPELINE")]
+    pub(crate) name: Option<String>,
+    /// Begin so long before `--from`, so that windows and alerts fill (default: as long as the
+    /// pipelines reach back, from 5m to 1h)
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) warm_up: Option<String>,
+    /// Show so many rows and alerts of each kind
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) samples: usize,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = ReplayFormat::Text)]
+    pub(crate) format: ReplayFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ReplayFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Tap {
     #[command(flatten)]
     pub(crate) remote: Remote,
@@ -164,6 +202,7 @@ impl Cli {
             Command::Config(args) => crate::config::run(&args),
             Command::Status(args) => crate::status::run(&args),
             Command::Plan(args) => crate::plan::run(&args),
+            Command::Replay(args) => crate::replay::run(&args),
             Command::Reload(args) => crate::reload::run(&args),
             Command::Sql(args) => crate::sql::run(&args),
             Command::Tap(args) => crate::tap::run(&args),

@@ -43,7 +43,10 @@ pub(crate) enum Failure {
 impl Failure {
     /// Prints it; gives the exit code that says so to scripts.
     pub(crate) fn exit(&self) -> ExitCode {
-        eprintln!("error: {self}");
+        let text = self.to_string();
+        // What is wrong with a file says what it is itself.
+        let head = if text.starts_with("error[") { "" } else { "error: " };
+        eprintln!("{head}{text}");
         match self {
             Self::Unreachable(_) => ExitCode::from(UNREACHABLE),
             Self::Refused { .. } | Self::Usage(_) => ExitCode::from(DEGRADED),
@@ -139,6 +142,31 @@ impl Client {
             serde_json::from_slice(&body).map_err(|e| {
                 Failure::Unreachable(format!("the answer is no JSON, is this Weir? {e}"))
             })
+        })
+    }
+
+    /// Sends a request and hands in each line of the answer, JSON, as it comes.
+    pub(crate) fn lines(
+        &self,
+        request: RequestBuilder,
+        mut take: impl FnMut(Value),
+    ) -> Result<(), Failure> {
+        self.runtime.block_on(async {
+            let mut response = send(request).await?;
+            let mut held: Vec<u8> = Vec::new();
+            loop {
+                let chunk = response.chunk().await.map_err(|e| {
+                    Failure::Unreachable(format!("the answer broke off: {}", causes(&e)))
+                })?;
+                let Some(chunk) = chunk else { return Ok(()) };
+                held.extend_from_slice(&chunk);
+                while let Some(end) = held.iter().position(|b| *b == b'\n') {
+                    let line: Vec<u8> = held.drain(..=end).collect();
+                    take(serde_json::from_slice(&line).map_err(|e| {
+                        Failure::Unreachable(format!("the answer is no JSON, is this Weir? {e}"))
+                    })?);
+                }
+            }
         })
     }
 

@@ -10,14 +10,15 @@ use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::{Journal, JournalOptions};
 use weir_pipeline::memory::{Parts, resident};
+use weir_pipeline::replay::Request;
 use weir_pipeline::runtime::{
-    DetachedStatus, FileOutcome, Outcome, PipelineStatus, Progress, Runtime,
+    DetachedStatus, FileOutcome, Outcome, PipelineStatus, Progress, ReplayError, Runtime,
 };
 use weir_pipeline::telemetry::{ComponentLabels, ComponentReading, Telemetry, Way};
 use weir_store::Store;
 use weir_web::{
     ComponentReport, DetachedReport, Engine, EngineError, FileReport, NodeReport, PipelineReport,
-    ReloadReport, SourceReport, Status, Tap,
+    ReloadReport, Replay, SourceReport, Status, Tap,
 };
 
 use crate::server_file::{ServerFile, Settings};
@@ -303,6 +304,15 @@ fn reload_report(outcome: Outcome) -> ReloadReport {
     }
 }
 
+fn replay_error(error: ReplayError) -> EngineError {
+    match error {
+        ReplayError::Invalid(why) => EngineError::Invalid(why),
+        ReplayError::NotFound(why) => EngineError::NotFound(why),
+        ReplayError::Busy(why) => EngineError::TooMany(why),
+        ReplayError::Failed(why) => EngineError::Failed(why),
+    }
+}
+
 /// What it holds of the journal, if that is much, and what it has skipped.
 fn backlog_problems(who: &str, progress: &Progress) -> Vec<String> {
     let (behind, limit) = (progress.behind_bytes, progress.backlog_bytes);
@@ -392,6 +402,21 @@ impl Engine for Server {
             let sources = runtime.sources();
             report.ok &= !sources.iter().flat_map(|s| &s.listens).any(|a| is_closed(a));
             Ok(report)
+        })
+    }
+
+    fn replay(&self, request: Request) -> BoxFuture<'_, Result<Replay, EngineError>> {
+        Box::pin(async move {
+            let replaying = self.runtime()?.replay(request).await.map_err(replay_error)?;
+            let progress = replaying.progress.clone();
+            let report = async move {
+                let mut replaying = replaying;
+                match (&mut replaying.report).await {
+                    Ok(report) => report.map_err(replay_error),
+                    Err(_) => Err(EngineError::Failed("the replay met a bug".to_owned())),
+                }
+            };
+            Ok(Replay { progress, report: Box::pin(report) })
         })
     }
 

@@ -12,6 +12,7 @@ mod folder;
 mod notify;
 mod plan;
 mod reload;
+mod replay;
 mod run;
 mod server_file;
 mod sql;

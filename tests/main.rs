@@ -12,3 +12,4 @@ mod determinism;
 mod durability;
 mod harness;
 mod plan;
+mod replay;

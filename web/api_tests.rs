@@ -11,9 +11,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_pipeline::config::Secret;
+use weir_pipeline::replay::{
+    OutputReport, PipelineReport as ReplayedPipeline, Progress, Report, Request, RowSample,
+    RowSamples,
+};
 use weir_store::query::{Queries, QueryOptions};
 use weir_store::{Store, StoreOptions};
 
@@ -24,8 +28,19 @@ use super::*;
 /// What runs in these tests: one pipeline with hostile names, and taps that the test feeds.
 #[derive(Default)]
 struct Fake {
+    /// Told when a replay is given up.
+    ended: Arc<Notify>,
     taps: Mutex<Vec<(mpsc::Sender<RecordBatch>, Arc<AtomicU64>)>>,
     starting: bool,
+}
+
+/// Says so when it is dropped.
+struct Ended(Arc<Notify>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl Engine for Fake {
@@ -66,6 +81,39 @@ impl Engine for Fake {
 
     fn reload(&self) -> BoxFuture<'_, Result<ReloadReport, EngineError>> {
         async { Ok(ReloadReport { number: 7, ok: true, ..ReloadReport::default() }) }.boxed()
+    }
+
+    fn replay(&self, request: Request) -> BoxFuture<'_, Result<Replay, EngineError>> {
+        async move {
+            if request.from == "8" {
+                let ended = Ended(self.ended.clone());
+                let report = async move {
+                    let _ended = ended;
+                    std::future::pending().await
+                };
+                let (_, progress) = watch::channel(Progress::default());
+                return Ok(Replay { progress, report: report.boxed() });
+            }
+            if request.from != "7" {
+                return Err(EngineError::Invalid(format!("no such place: {}", request.from)));
+            }
+            let (progress, receiver) = watch::channel(Progress::default());
+            progress.send_replace(Progress { position: 8, time: 9, done: 0.5 });
+            let report = async move {
+                let sample = |text: &str| {
+                    let row = serde_json::json!({ "body": text, "api_key": "s3cret" });
+                    RowSample { position: 8, row: row.as_object().cloned().unwrap() }
+                };
+                let samples =
+                    RowSamples { gone: vec![sample("password=s3cret")], ..Default::default() };
+                let output = OutputReport { gone: 1, samples, ..OutputReport::default() };
+                let pipeline = ReplayedPipeline { outputs: vec![output], ..Default::default() };
+                drop(progress);
+                Ok(Report { pipelines: vec![pipeline], ..Report::default() })
+            };
+            Ok(Replay { progress: receiver, report: report.boxed() })
+        }
+        .boxed()
     }
 
     fn plan(&self) -> BoxFuture<'_, Result<serde_json::Value, EngineError>> {
@@ -360,4 +408,48 @@ async fn pages_for_people_and_machines() {
     let s = server(starting, Vec::new(), |_| {}).await;
     let ready = s.get("/readyz").await;
     assert_eq!((ready.status, ready.body.as_str()), (503, "recovering\n"));
+}
+
+#[tokio::test]
+async fn a_replay_is_answered_at_once_or_line_by_line() {
+    let s = plain().await;
+    let json = "application/json";
+    let ask = async |body: &str, accept: &str| {
+        request(&s.address, "POST", "/api/v1/replay", &[("accept", accept)], body).await
+    };
+    let whole = ask(r#"{"from": 7}"#, json).await;
+    assert_eq!(whole.status, 200, "{}", whole.body);
+    let report: serde_json::Value = serde_json::from_str(&whole.body).unwrap();
+    let row = &report["pipelines"][0]["outputs"][0]["samples"]["gone"][0]["row"];
+    assert_eq!(*row, serde_json::json!({ "body": "password=***", "api_key": "***" }));
+    let lines = ask(r#"{"from": "7"}"#, "application/x-ndjson").await;
+    let last: serde_json::Value = serde_json::from_str(lines.body.lines().last().unwrap()).unwrap();
+    assert_eq!(last["report"], report);
+    for (body, says) in [
+        ("", "body is not"),
+        ("{}", "missing field `from`"),
+        (r#"{"from": "7", "form": 1}"#, "unknown field `form`"),
+        (r#"{"from": true}"#, "expected a time as text, or a position"),
+        (r#"{"from": "x"}"#, "no such place: x"),
+    ] {
+        let refused = ask(body, json).await;
+        assert_eq!(refused.status, 400, "{body}: {}", refused.body);
+        assert!(refused.body.contains(says), "{body}: {}", refused.body);
+    }
+}
+
+#[tokio::test]
+async fn a_replay_ends_with_its_client() {
+    let s = plain().await;
+    for accept in ["application/json", "application/x-ndjson"] {
+        let headers = [("accept", accept)];
+        let mut open =
+            stream(&s.address, "POST", "/api/v1/replay", &headers, r#"{"from": 8}"#).await;
+        if accept.contains("ndjson") {
+            open.head().await;
+        }
+        drop(open);
+        let ended = tokio::time::timeout(Duration::from_secs(60), s.engine.ended.notified());
+        assert!(ended.await.is_ok(), "{accept}");
+    }
 }

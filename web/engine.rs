@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU64;
 use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use weir_pipeline::replay::{Progress, Report, Request};
 use weir_pipeline::telemetry::ComponentReading;
 
 /// What runs, as the API sees it.
@@ -26,6 +27,8 @@ pub trait Engine: Send + Sync {
     /// Brings what runs in line with the files. A file with a mistake is no error: the report
     /// says so.
     fn reload(&self) -> BoxFuture<'_, Result<ReloadReport, EngineError>>;
+    /// Runs retained journal through other plans beside those that are live.
+    fn replay(&self, request: Request) -> BoxFuture<'_, Result<Replay, EngineError>>;
     /// What a reload would do now, as JSON; changes nothing.
     fn plan(&self) -> BoxFuture<'_, Result<serde_json::Value, EngineError>>;
     /// `Err` says what is not up yet.
@@ -45,9 +48,15 @@ pub enum EngineError {
     /// There is nothing of that name; says which names there are.
     #[error("{0}")]
     NotFound(String),
+    /// It cannot be asked for like this.
+    #[error("{0}")]
+    Invalid(String),
     /// Too much of it is under way.
     #[error("{0}")]
     Busy(String),
+    /// As many of it as may are under way: one of them has to end.
+    #[error("{0}")]
+    TooMany(String),
     /// It failed.
     #[error("{0}")]
     Failed(String),
@@ -59,6 +68,14 @@ pub struct Tap {
     pub batches: mpsc::Receiver<RecordBatch>,
     /// Rows left out so far because the reader was slow.
     pub missed: Arc<AtomicU64>,
+}
+
+/// A replay under way. It ends when `report` is dropped.
+pub struct Replay {
+    /// How far it has come.
+    pub progress: watch::Receiver<Progress>,
+    /// What comes of it.
+    pub report: BoxFuture<'static, Result<Report, EngineError>>,
 }
 
 /// Everything that `weir status` shows.

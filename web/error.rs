@@ -69,6 +69,8 @@ impl From<EngineError> for ApiError {
     fn from(e: EngineError) -> Self {
         let (status, code) = match &e {
             EngineError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            EngineError::Invalid(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            EngineError::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many"),
             EngineError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             EngineError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
         };
@@ -80,7 +82,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = Json(json!({ "error": self.body() }));
         let mut response = (self.status, body).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        let again = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
+        if again.contains(&self.status) {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         if self.status == StatusCode::UNAUTHORIZED {

@@ -9,6 +9,7 @@
 //! | `GET /api/v1/pipelines/{name}/tap/{id}` | rows of an edge as they flow, NDJSON |
 //! | `GET /api/v1/alerts` | alert states and notifications |
 //! | `GET /api/v1/plan` | what a reload would do now, node by node |
+//! | `POST /api/v1/replay` | what an edited file would have made of retained journal, see [`replay`] |
 //! | `POST /api/v1/reload` | reloads the files, answers with the outcome |
 //! | `POST /api/v1/notify/{receiver}` | sends a test page |
 //! | `GET /metrics`, `/healthz`, `/readyz` | for machines |
@@ -23,6 +24,7 @@ mod api_tests;
 mod engine;
 mod error;
 mod page;
+pub mod replay;
 mod serve;
 pub mod sql;
 mod tap;
@@ -42,7 +44,7 @@ use weir_store::query::Queries;
 pub use access::Access;
 pub use engine::{
     ComponentReport, DetachedReport, Engine, EngineError, FileReport, JournalReport, NodeReport,
-    PipelineReport, ReloadReport, SourceReport, Status, Tap,
+    PipelineReport, ReloadReport, Replay, SourceReport, Status, Tap,
 };
 pub use error::ApiError;
 pub use serve::{ServeOptions, serve};
@@ -78,6 +80,10 @@ pub fn router(web: Web) -> Router {
         .route("/api/v1/pipelines/{name}/tap/{id}", get(tap::rows))
         .route("/api/v1/alerts", get(alerts))
         .route("/api/v1/plan", get(plan))
+        .route(
+            "/api/v1/replay",
+            post(replay::answer).layer(DefaultBodyLimit::max(replay::BODY_BYTES_MAX)),
+        )
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/notify/{receiver}", post(notify))
         .route_layer(middleware::from_fn_with_state(web.clone(), access::token));

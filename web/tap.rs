@@ -26,7 +26,7 @@ use crate::value::row_json;
 /// A forgotten tap ends after this long.
 const LIFE_MAX: Duration = Duration::from_secs(3_600);
 /// What stands in place of a secret.
-const MASK: &str = "***";
+pub(crate) const MASK: &str = "***";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,7 +86,7 @@ impl Reading {
 }
 
 /// Whether a column of that name holds secrets.
-fn secret_name(name: &str) -> bool {
+pub(crate) fn secret_name(name: &str) -> bool {
     const WORDS: [&str; 8] = [
         "token",
         "password",
@@ -107,7 +107,7 @@ static SECRETS: LazyLock<Option<[Regex; 2]>> = LazyLock::new(|| {
     Some([Regex::new(named).ok()?, Regex::new(r"(?i)\b((?:bearer|basic)\s+)[^\s\x22',;}]+").ok()?])
 });
 
-fn mask_text(text: &str) -> String {
+pub(crate) fn mask_text(text: &str) -> String {
     let Some([named, scheme]) = &*SECRETS else { return MASK.to_owned() };
     // The scheme first: it stands between `authorization:` and what is secret.
     let text = scheme.replace_all(text, "${1}***");
