@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use weir_alerts::{Router, RouterError};
-use weir_pipeline::config::ServerConfig;
+use weir_pipeline::config::{ServerConfig, emptied};
 use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::{Journal, JournalOptions};
@@ -48,7 +48,7 @@ impl Server {
     /// Reads the server file again and applies what can change while running; whether it could.
     /// What people should know is logged, and stands in the status until it is mended.
     pub(crate) async fn apply(&self) -> bool {
-        let settings = match self.file.read() {
+        let settings = match self.read_file() {
             Ok(settings) => settings,
             Err(wrong) => {
                 self.refuse_file(&wrong);
@@ -84,6 +84,17 @@ impl Server {
         ok
     }
 
+    /// Reads the server file. One that has just been emptied is being saved.
+    fn read_file(&self) -> Result<Settings, Diagnostics> {
+        let settings = self.file.read()?;
+        let said_something = !self.config.lock().text.text.trim().is_empty();
+        let is_empty = settings.config.text.text.trim().is_empty() && self.file.path.exists();
+        if is_empty && said_something {
+            return Err(emptied(&self.file.path.display().to_string()).into());
+        }
+        Ok(settings)
+    }
+
     /// The server file is broken: what it said last goes on.
     pub(crate) fn refuse_file(&self, wrong: &Diagnostics) {
         let errors: Vec<String> = wrong.0.iter().map(ToString::to_string).collect();
@@ -111,7 +122,7 @@ impl Server {
 
     /// What a reload would make of the server file.
     fn foresee(&self) -> FileState {
-        match self.file.read() {
+        match self.read_file() {
             Ok(settings) => {
                 let notes = notes(&settings, &self.config.lock());
                 FileState { errors: Vec::new(), notes }

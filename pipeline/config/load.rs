@@ -16,7 +16,7 @@ use super::check::redact;
 use super::environment::Environment;
 use super::file::{self, Group, PipelineFile};
 use super::planner::{Planned, Planner, SourceInfo, hex};
-use super::section::read_text;
+use super::section::{emptied, read_text};
 use super::tree::{self, Value};
 use crate::component::Components;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceText, Span};
@@ -190,6 +190,9 @@ fn read_version(
     let text = read_text(&path).map_err(|why| {
         Diagnostics::from(Diagnostic::error("W002", format!("file `{key}` cannot be read: {why}")))
     })?;
+    if text.trim().is_empty() {
+        return Err(emptied(key).into());
+    }
     let text = Arc::new(SourceText { path, text });
     Ok(Version { text, name: None, environment: environment.clone(), given: None })
 }

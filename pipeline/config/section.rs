@@ -310,6 +310,9 @@ impl Scope {
         let text = text.map_err(|why| {
             Diagnostic::error("W002", format!("file `{shown}` cannot be read: {why}")).at(span)
         })?;
+        if text.trim().is_empty() {
+            return Err(emptied(&shown).at(span).into());
+        }
         let file = Arc::new(SourceText { path, text });
         self.files.borrow_mut().push(file.clone());
         Ok(file)
@@ -319,6 +322,13 @@ impl Scope {
     pub fn take_files(&self) -> Vec<Arc<SourceText>> {
         self.files.take()
     }
+}
+
+/// A file without any text. Who saves in place empties the file first, and is no different then from
+/// who wants nothing of it any more: that has to be said in another way.
+pub fn emptied(file: &str) -> Diagnostic {
+    let hint = "delete it if nothing of it shall run any more, or leave a comment in it";
+    Diagnostic::error("W004", format!("file `{file}` is empty")).hint(hint)
 }
 
 /// The text of a file, or why there is none.

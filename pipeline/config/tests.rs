@@ -250,6 +250,27 @@ fn a_broken_file_keeps_its_last_good_version() {
     ");
 }
 
+/// Who saves a file in place empties it first.
+#[test]
+fn an_empty_file_keeps_its_last_good_version() {
+    let mut folder = shop();
+    folder.load();
+    for file in ["shop.toml", "clean.sql"] {
+        let folder = &mut folder;
+        let before = std::fs::read_to_string(folder.dir.path().join(file)).unwrap();
+        folder.write(file, "\n");
+        let outcome = folder.outcome();
+        assert!(outcome.starts_with("W004\n"), "{file}: {outcome}");
+        assert!(outcome.contains("pipelines.d/shop.toml Kept"), "{file}: {outcome}");
+        assert!(outcome.contains("pipeline the_shop: clean"), "{file}: {outcome}");
+        folder.write(file, &before);
+    }
+    folder.write("shop.toml", "# nothing");
+    let outcome = folder.outcome();
+    assert!(outcome.contains("pipelines.d/shop.toml Live"), "{outcome}");
+    assert!(!outcome.contains("pipeline the_shop"), "{outcome}");
+}
+
 #[test]
 fn a_broken_file_without_a_good_version_is_left_out() {
     let mut folder = shop();
@@ -281,7 +302,7 @@ fn what_needs_the_broken_file_waits_with_it() {
 fn a_source_that_is_read_cannot_be_removed() {
     let mut folder = shop();
     folder.load();
-    folder.write("otlp.toml", "");
+    folder.write("otlp.toml", "# nothing");
     insta::assert_snapshot!(folder.show(), @r#"
     error[W042]: source `otlp` is removed, but `pipelines.d/shop.toml` reads it
       --> pipelines.d/shop.toml:22:11

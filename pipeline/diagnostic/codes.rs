@@ -6,6 +6,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("W001", "the file is not TOML"),
     ("W002", "a file or folder cannot be read"),
     ("W003", "a pipeline file has no such key or table at its top"),
+    ("W004", "a file is empty"),
     // Keys and values.
     ("W010", "no component has this type"),
     ("W011", "`type` is missing"),
