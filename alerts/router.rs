@@ -16,7 +16,7 @@ mod status;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -39,18 +39,28 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Longest sleep: a wall clock that jumps is noticed after it.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// A clock that gained more than this on the time that passed was set; less is the slewing of a
+/// time service.
+const STEP_MIN: i64 = 5_000_000_000;
+
 /// Where the router reads the time.
 pub trait Clock: Send + Sync + 'static {
-    /// UTC nanoseconds.
+    /// UTC nanoseconds; anybody can set it.
     fn now(&self) -> i64;
+    /// Nanoseconds since some point of this run; nobody can set it.
+    fn running(&self) -> i64;
 }
 
 /// The clock of the machine.
-pub struct WallClock;
+pub struct WallClock(Instant);
 
 impl Clock for WallClock {
     fn now(&self) -> i64 {
         weir_pipeline::intake::now()
+    }
+
+    fn running(&self) -> i64 {
+        i64::try_from(self.0.elapsed().as_nanos()).unwrap_or(i64::MAX)
     }
 }
 
@@ -62,6 +72,8 @@ pub struct RouterOptions {
     pub external_url: String,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// When Weir ran last, UTC nanoseconds, if that is known.
+    pub ran: Option<i64>,
     /// What makes the attempts; `None` for the real ones.
     pub transport: Option<Arc<dyn Transport>>,
 }
@@ -69,7 +81,8 @@ pub struct RouterOptions {
 impl RouterOptions {
     /// The real ones.
     pub fn new(dir: PathBuf, external_url: String) -> Self {
-        Self { dir, external_url, clock: Arc::new(WallClock), transport: None }
+        let clock = Arc::new(WallClock(Instant::now()));
+        Self { dir, external_url, clock, ran: None, transport: None }
     }
 }
 
@@ -137,8 +150,11 @@ impl FromIterator<(String, String)> for Wanted {
 pub(crate) struct Inner {
     pub(crate) core: Core,
     log: Log,
-    /// What the clock said last.
-    seen: i64,
+    clock: Arc<dyn Clock>,
+    /// What the clock said last: now, running.
+    seen: (i64, i64),
+    /// How far timers were moved in all.
+    pub(crate) moved: i64,
 }
 
 impl Inner {
@@ -146,18 +162,27 @@ impl Inner {
         let (log, records) = Log::open(&options.dir)?;
         let mut core = Core::new(config.clone(), options.external_url.clone());
         let fresh = records.is_empty();
+        let mut last = i64::MIN;
         for (index, bytes) in records.iter().enumerate() {
             let record = serde_json::from_slice(bytes)
                 .map_err(|source| RouterError::Record { index, source })?;
             core.apply(record);
+            last = core.state.now;
         }
-        let now = options.clock.now();
-        let mut inner = Self { core, log, seen: now };
-        inner.follow(now);
+        let clock = options.clock.clone();
+        let seen = (clock.now(), clock.running());
+        let mut inner = Self { core, log, clock, seen, moved: 0 };
+        let now = inner.follow();
         if fresh {
             inner.compact().map_err(|e| RouterError::Write(e.to_string()))?;
         } else {
             inner.force(Record::Open { now });
+            // While Weir was down nobody looked whether what fired still does: no repetition is due
+            // for it.
+            let down = options.ran.map_or(0, |ran| now.saturating_sub(ran.max(last)));
+            if down > STEP_MIN {
+                inner.move_timers(now, down);
+            }
             if inner.core.config != config {
                 inner.force(Record::Config { now, config });
             }
@@ -196,15 +221,28 @@ impl Inner {
         }
     }
 
-    /// Notices a clock that went back: timers would stand still for as long. Gives by how much.
-    pub(crate) fn follow(&mut self, now: i64) -> i64 {
-        let by = self.seen.max(self.core.state.now).saturating_sub(now).max(0);
-        self.seen = now;
-        if by > 0 {
-            tracing::warn!(seconds = by / 1_000_000_000, "the clock went back, timers follow");
-            self.force(Record::SetBack { now, by });
+    /// The time. Timers follow a clock that was set, so that none stands still or goes off early.
+    pub(crate) fn follow(&mut self) -> i64 {
+        let (now, running) = (self.clock.now(), self.clock.running());
+        let (before, ran) = (self.seen.0, running.saturating_sub(self.seen.1));
+        let back = before.max(self.core.state.now).saturating_sub(now);
+        let ahead = now.saturating_sub(before).saturating_sub(ran);
+        self.seen = (now, running);
+        if back > 0 {
+            self.move_timers(now, -back);
+        } else if ahead > STEP_MIN {
+            self.move_timers(now, ahead);
         }
-        by
+        now
+    }
+
+    fn move_timers(&mut self, now: i64, by: i64) {
+        tracing::warn!(
+            seconds = by / 1_000_000_000,
+            "the clock was set or Weir was down, timers follow"
+        );
+        self.moved = self.moved.saturating_add(by);
+        self.force(Record::SetBack { now, by: by.saturating_neg() });
     }
 
     pub(crate) fn tick(&mut self, now: i64) {
@@ -323,9 +361,10 @@ impl Router {
         pipeline: &str,
         transitions: Vec<Transition>,
     ) -> Result<usize, RouterError> {
-        let (now, pipeline) = (self.clock.now(), pipeline.to_owned());
-        let taken =
-            self.with(move |inner| inner.submit(now, journal, &pipeline, transitions)).await?;
+        let pipeline = pipeline.to_owned();
+        let submit =
+            move |inner: &mut Inner, now| inner.submit(now, journal, &pipeline, transitions);
+        let taken = self.with(submit).await?;
         self.wake.notify_one();
         taken
     }
@@ -336,8 +375,7 @@ impl Router {
     /// # Errors
     /// If the log cannot be written: the old configuration stays in force.
     pub async fn reconfigure(&self, config: RouterConfig) -> Result<(), RouterError> {
-        let now = self.clock.now();
-        let result = self.with(move |inner| inner.reconfigure(now, config)).await?;
+        let result = self.with(move |inner, now| inner.reconfigure(now, config)).await?;
         self.wake.notify_one();
         result
     }
@@ -355,9 +393,10 @@ impl Router {
         pipeline: &str,
         held: Held,
     ) -> Result<bool, RouterError> {
-        let (now, pipeline) = (self.clock.now(), pipeline.to_owned());
-        let changed =
-            self.with(move |inner| inner.reconcile(now, journal, &pipeline, held)).await?;
+        let pipeline = pipeline.to_owned();
+        let reconcile =
+            move |inner: &mut Inner, now| inner.reconcile(now, journal, &pipeline, held);
+        let changed = self.with(reconcile).await?;
         self.wake.notify_one();
         changed
     }
@@ -369,22 +408,24 @@ impl Router {
     /// # Errors
     /// If the log cannot be written: nothing has ended.
     pub async fn retain(&self, wanted: Wanted) -> Result<usize, RouterError> {
-        let now = self.clock.now();
-        let ended = self.with(move |inner| inner.retain(now, wanted)).await?;
+        let ended = self.with(move |inner, now| inner.retain(now, wanted)).await?;
         self.wake.notify_one();
         ended
     }
 
-    /// Runs `work` off the asynchronous threads. It runs to its end even if the caller goes away:
-    /// log and state never part.
+    /// Runs `work` at the time that it is, off the asynchronous threads. It runs to its end even if
+    /// the caller goes away: log and state never part.
     async fn with<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Inner) -> T + Send + 'static,
+        work: impl FnOnce(&mut Inner, i64) -> T + Send + 'static,
     ) -> Result<T, RouterError> {
         let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || work(&mut inner.lock()))
-            .await
-            .map_err(|e| RouterError::Write(e.to_string()))
+        let work = move || {
+            let mut inner = inner.lock();
+            let now = inner.follow();
+            work(&mut inner, now)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| RouterError::Write(e.to_string()))
     }
 
     /// Looks at groups when their turn comes and makes the attempts, until `stop`. Attempts under
@@ -392,8 +433,7 @@ impl Router {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut attempts = Attempts::default();
         loop {
-            let now = self.clock.now();
-            let sleep = match self.step(now, &mut attempts).await {
+            let sleep = match self.step(&mut attempts).await {
                 Ok(next) => Duration::from_nanos((next - self.clock.now()).max(0).cast_unsigned()),
                 Err(error) => {
                     tracing::error!(%error, "router");
@@ -418,11 +458,11 @@ impl Router {
     }
 
     /// Gives groups their turn, begins what is due; when to look again.
-    async fn step(self: &Arc<Self>, now: i64, attempts: &mut Attempts) -> Result<i64, RouterError> {
+    async fn step(self: &Arc<Self>, attempts: &mut Attempts) -> Result<i64, RouterError> {
         let mut load = attempts.load.clone();
         let (due, next, load) = self
-            .with(move |inner| {
-                load.set_back(inner.follow(now));
+            .with(move |inner, now| {
+                load.follow(inner.moved);
                 inner.tick(now);
                 let (due, next) = load.admit(now, &inner.core.state.deliveries);
                 (due, next.min(inner.core.next_flush().unwrap_or(i64::MAX)), load)
@@ -449,7 +489,6 @@ impl Router {
     async fn ended(&self, attempts: &mut Attempts, ended: Ended) {
         let Ok((number, result)) = ended else { return };
         let target = attempts.load.numbers.remove(&number).unwrap_or_default();
-        let now = self.clock.now();
         let outcome = match result {
             Ok(()) => {
                 tracing::debug!(target, "notified");
@@ -459,7 +498,7 @@ impl Router {
                 tracing::warn!(target, error = e.message, "could not notify, trying again");
                 let after = e.after.map(|d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2));
                 if let Some(after) = after {
-                    attempts.load.paused.insert(target, now.saturating_add(after));
+                    attempts.load.paused.insert(target, self.clock.now().saturating_add(after));
                 }
                 Outcome::Failed { error: e.message, after, doubt: e.doubt, left: e.left }
             }
@@ -468,7 +507,7 @@ impl Router {
                 Outcome::Refused { error: e.message }
             }
         };
-        if let Err(error) = self.with(move |inner| inner.done(now, number, outcome)).await {
+        if let Err(error) = self.with(move |inner, now| inner.done(now, number, outcome)).await {
             tracing::error!(%error, "router");
         }
     }

@@ -130,7 +130,8 @@ async fn serve(args: &Local) -> Result<ExitCode> {
     if let Err(ahead) = store.check_head(journal.id(), journal.head()) {
         tracing::error!("{ahead}");
     }
-    let router = RouterOptions::new(config.data.join("router"), url.clone());
+    let mut router = RouterOptions::new(config.data.join("router"), url.clone());
+    router.ran = journal.last_tick();
     let router = Router::open(router, router_config)?;
     let telemetry = Arc::new(Telemetry::default());
     let server = Arc::new(Server {

@@ -28,12 +28,15 @@ pub(super) struct Load {
     pub(super) numbers: BTreeMap<u64, String>,
     /// Targets that asked to wait, and until when.
     pub(super) paused: HashMap<String, i64>,
+    /// How far all timers were moved when this was last looked at.
+    pub(super) moved: i64,
 }
 
 impl Load {
-    /// The clock went back by `by`.
-    pub(super) fn set_back(&mut self, by: i64) {
-        self.paused.values_mut().for_each(|until| *until = until.saturating_sub(by));
+    /// Timers were moved this far in all, because the clock was set.
+    pub(super) fn follow(&mut self, moved: i64) {
+        let by = moved.saturating_sub(std::mem::replace(&mut self.moved, moved));
+        self.paused.values_mut().for_each(|until| *until = until.saturating_add(by));
     }
 
     /// The attempts to begin now, which count as under way from here on, and when others are due.

@@ -79,7 +79,7 @@ pub(crate) enum Record {
     Held { now: i64, journal: u128, pipeline: String, held: Held },
     /// A pipeline with late transitions has come to this time.
     Came { now: i64, pipeline: String, time: i64 },
-    /// The clock went back.
+    /// The clock was set back by `by`; or ahead, or Weir was down, where that is below zero.
     SetBack { now: i64, by: i64 },
     /// Only these rules are wanted: what others opened is over.
     Retain { now: i64, wanted: Wanted },
@@ -144,7 +144,7 @@ impl Core {
                 self.reconcile(now, journal, &pipeline, held);
             }
             Record::Came { now, pipeline, time } => self.came(now, &pipeline, time),
-            Record::SetBack { by, .. } => self.state.set_back(by),
+            Record::SetBack { by, .. } => self.state.move_timers(by.saturating_neg()),
             Record::Tick { now } => self.tick(now),
             Record::Done { now, delivery, outcome } => self.done(now, delivery, outcome),
             Record::Retain { now, wanted } => self.retain(now, &wanted),

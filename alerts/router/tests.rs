@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use weir_pipeline::config::Section;
 
@@ -68,6 +69,7 @@ type Sent = (i64, String, &'static str, String, String);
 
 struct World {
     dir: tempfile::TempDir,
+    clock: Arc<Hands>,
     inner: Option<Inner>,
     config: RouterConfig,
     now: i64,
@@ -78,19 +80,26 @@ struct World {
     ids: Vec<String>,
 }
 
-struct Fixed(i64);
+/// Now, and running.
+#[derive(Default)]
+struct Hands(AtomicI64, AtomicI64);
 
-impl Clock for Fixed {
+impl Clock for Hands {
     fn now(&self) -> i64 {
-        self.0
+        self.0.load(Relaxed)
+    }
+
+    fn running(&self) -> i64 {
+        self.1.load(Relaxed)
     }
 }
 
-fn options(dir: &std::path::Path, now: i64) -> RouterOptions {
+fn options(dir: &std::path::Path, clock: &Arc<Hands>, ran: Option<i64>) -> RouterOptions {
     RouterOptions {
         dir: dir.to_owned(),
         external_url: "http://weir.example".into(),
-        clock: Arc::new(Fixed(now)),
+        clock: clock.clone(),
+        ran,
         transport: None,
     }
 }
@@ -102,9 +111,12 @@ fn failed(doubt: bool) -> Outcome {
 impl World {
     fn new(config: RouterConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let inner = Inner::open(&options(dir.path(), T0), config.clone()).unwrap();
+        let clock = Arc::new(Hands::default());
+        clock.0.store(T0, Relaxed);
+        let inner = Inner::open(&options(dir.path(), &clock, None), config.clone()).unwrap();
         Self {
             dir,
+            clock,
             inner: Some(inner),
             config,
             now: T0,
@@ -121,9 +133,29 @@ impl World {
 
     /// As if killed and started again.
     fn restart(&mut self) {
+        self.restart_ran(None);
+    }
+
+    fn restart_ran(&mut self, ran: Option<i64>) {
         self.inner = None;
-        let inner = Inner::open(&options(self.dir.path(), self.now), self.config.clone()).unwrap();
-        self.inner = Some(inner);
+        self.clock.0.store(self.now, Relaxed);
+        let options = options(self.dir.path(), &self.clock, ran);
+        self.inner = Some(Inner::open(&options, self.config.clone()).unwrap());
+    }
+
+    /// The clock shows `now`; what it moved ahead by has passed.
+    fn follow(&mut self) {
+        let before = self.clock.0.swap(self.now, Relaxed);
+        self.clock.1.fetch_add((self.now - before).max(0), Relaxed);
+        self.inner().follow();
+    }
+
+    /// Somebody sets the clock ahead.
+    fn set_ahead(&mut self, seconds: i64) {
+        self.follow();
+        self.now += seconds * S;
+        self.clock.0.store(self.now, Relaxed);
+        self.inner().follow();
     }
 
     fn reload(&mut self, config: RouterConfig) {
@@ -142,7 +174,7 @@ impl World {
         let to = T0 + to * S;
         loop {
             let now = self.now;
-            self.inner().follow(now);
+            self.follow();
             self.inner().tick(now);
             while self.attempt() {}
             let core = &self.inner().core;
@@ -621,8 +653,44 @@ fn a_clock_that_goes_back_stops_no_timer() {
     let at: Vec<i64> = w.attempts.iter().map(|a| a.0).collect();
     assert_eq!(at, [3630, 3631, 3633, 3637, 3645, 3661, 3693, 60]);
     let mut load = Load { paused: HashMap::from([("t".into(), 90)]), ..Load::default() };
-    load.set_back(60);
+    load.follow(-60);
+    load.follow(-60);
     assert_eq!(load.paused["t"], 30);
+}
+
+#[test]
+fn a_clock_set_ahead_and_hours_of_downtime_make_nothing_early() {
+    let hours = 5 * 3600;
+    for down in [false, true] {
+        let mut w = World::new(usual());
+        w.submit(vec![fires(0, &a("1"), 1)]);
+        w.until(60);
+        w.expect(&[(30, "ops", "first", "1", "")]);
+        w.submit(vec![fires(60, &[("alertname", "B"), ("i", "2")], 2)]);
+        if down {
+            let ran = w.now;
+            w.now += hours * S;
+            w.restart_ran(Some(ran));
+        } else {
+            w.set_ahead(hours);
+        }
+        // Neither repeated, nor told before `group_wait` is over.
+        w.until(hours + 89);
+        w.expect(&[]);
+        w.until(hours + 90);
+        w.expect(&[(hours + 90, "ops", "first", "2", "")]);
+        w.until(hours + 4 * 3600);
+        w.expect(&[]);
+        w.until(hours + 4 * 3600 + 330);
+        let due = hours + 4 * 3600;
+        w.expect(&[(due + 30, "ops", "repeat", "1", ""), (due + 90, "ops", "repeat", "2", "")]);
+    }
+    // Small steps are those of a time service.
+    let mut w = World::new(usual());
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    w.set_ahead(4);
+    w.until(30);
+    w.expect(&[(30, "ops", "first", "1", "")]);
 }
 
 #[test]
@@ -906,7 +974,7 @@ fn alerts_show_who_was_told() {
     w.until(30);
     let dir = tempfile::tempdir().unwrap();
     let transport: Arc<dyn Transport> = Arc::new(Silent);
-    let mut options = options(dir.path(), w.now);
+    let mut options = options(dir.path(), &w.clock, None);
     options.transport = Some(transport);
     let router = Router::open(options, usual()).unwrap();
     router.inner.lock().core = w.inner().core.clone();
@@ -970,7 +1038,8 @@ async fn the_running_router_delivers_retries_and_stops() {
     let open = || RouterOptions {
         dir: dir.path().to_owned(),
         external_url: String::new(),
-        clock: Arc::new(WallClock),
+        ran: None,
+        clock: Arc::new(WallClock(Instant::now())),
         transport: Some(shaky.clone()),
     };
     let config = config(
@@ -980,7 +1049,7 @@ async fn the_running_router_delivers_retries_and_stops() {
     let router = Router::open(open(), config.clone()).unwrap();
     let stop = CancellationToken::new();
     let task = tokio::spawn(router.clone().run(stop.clone()));
-    let now = WallClock.now();
+    let now = weir_pipeline::intake::now();
     let mut alert = fires(0, &a("1"), 1);
     (alert.time, alert.starts_at) = (now, now);
     assert_eq!(router.submit(1, "shop", vec![alert.clone()]).await.unwrap(), 1);

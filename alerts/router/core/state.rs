@@ -179,9 +179,9 @@ impl State {
         }
     }
 
-    /// The clock was set back by `by`: what was to happen at a time happens as much earlier.
-    pub(super) fn set_back(&mut self, by: i64) {
-        let shift = |time: &mut i64| *time = time.saturating_sub(by);
+    /// The clock was set by `by`: what was to happen at a time happens as much later.
+    pub(super) fn move_timers(&mut self, by: i64) {
+        let shift = |time: &mut i64| *time = time.saturating_add(by);
         for group in self.groups.values_mut() {
             shift(&mut group.next_flush);
             for sent in group.sent.values_mut() {
