@@ -19,8 +19,9 @@
 //! What holds depends on what flows. Behind a `window` (and other streams of that kind) the rows
 //! of one time decide: the condition holds if it is true for any of them, and does not if it is
 //! for none. For metrics each series counts: the condition holds while the newest sample, by its
-//! own time, of any series makes it true. Logs and spans are events: a row that does not match says nothing, the
-//! condition holds until none has matched for `resolve_after`.
+//! own time, of any series makes it true. Logs and spans are events: a row that does not match says
+//! nothing, the condition holds until none has matched for `resolve_after`. A time ahead of that of
+//! receipt counts as that.
 //!
 //! `resolve_after`: without a (matching) row for that long an instance resolves with reason
 //! `absent`, counted only once the watermark has passed it. Default: two window lengths, 5 minutes

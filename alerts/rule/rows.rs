@@ -76,13 +76,17 @@ impl Alert {
             let time = times
                 .as_ref()
                 .and_then(|t| t.is_valid(i).then(|| t.as_primitive::<Int64Type>().value(i)));
+            let time = time.unwrap_or(run.received);
+            // A sender whose clock is ahead: by its word all that it says once that is mended would
+            // be old, and nothing would end.
+            let time = if mode == Mode::Steps { time } else { time.min(run.received) };
             self.machine.row(Row {
                 index: i,
                 mode,
                 key,
                 truth: *truth,
                 series,
-                time: time.unwrap_or(run.received),
+                time,
                 received: run.received,
                 offset: run.offset,
             });

@@ -625,6 +625,24 @@ fn a_clock_set_back_makes_nothing_old() {
     w.expect(&["700 resolved {job=b} b down absent"]);
 }
 
+/// A sender whose clock is far ahead, and is mended.
+#[test]
+fn a_row_from_the_future_is_one_of_now() {
+    let toml = "when = \"value = 0\"\nby = [\"job\"]\nsummary = \"{{ job }} down\"";
+    let mut w = World::new(Edge::open(Signal::Metrics), toml);
+    let far = 4_000_000_000;
+    w.metrics(When(10, far), &[("up", "a", 0.0), ("up", "b", 0.0)]);
+    w.until(11);
+    w.metrics(20, &[("up", "a", 1.0)]);
+    w.expect(&[
+        "10 firing {job=a} a down",
+        "10 firing {job=b} b down",
+        "20 resolved {job=a} a down",
+    ]);
+    w.until(320);
+    w.expect(&["310 resolved {job=b} b down absent"]);
+}
+
 #[test]
 fn windows_that_wait_long_freeze_no_rule() {
     // every = 1m, lateness = 10m: always further behind than twice a window and five minutes.
