@@ -29,7 +29,8 @@
 //!
 //! `emit_empty = true` gives a row (with `count` 0) for each group without rows that had some
 //! within `idle` (default 1 h) before the end of the window. After a pause these come at about a
-//! million a tick.
+//! million a tick. Windows that reach into a time in which Weir was down, or by which the clock was
+//! set ahead, have none: nobody looked.
 //!
 //! Limits: `max_groups` (default 100,000) groups per window, 10,000 open windows, `over` at most
 //! 1,000 times `every`. Rows beyond, which then count in no window at all, and rows without
@@ -42,6 +43,7 @@ mod operator;
 mod state;
 #[cfg(test)]
 mod tests;
+mod unseen;
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@ use weir_pipeline::signal::timestamp;
 use super::closed::Closed;
 use super::keys::{self, Grouper, Key};
 use super::state::{Input, Open};
+use super::unseen::Unseen;
 use super::{END, START, Shape, TIMESTAMP};
 use crate::codec::{get, get_u64, put};
 use crate::filter::only;
@@ -30,8 +31,8 @@ const AHEAD_MAX: i64 = 600_000_000_000;
 /// meanwhile are emitted over as many ticks as that takes. 100,000 groups make 10 windows a tick.
 const EMPTY_ROWS_PER_TICK: i64 = 1_000_000;
 
-/// Version of the state.
-const VERSION: u8 = 2;
+/// Version of the state; that of version 2 has no [`Unseen`].
+const VERSION: u8 = 3;
 
 /// The type of a group column where planning knows it: what keys cannot hold becomes text.
 pub(super) fn group_type(expression: &Expression) -> Option<DataType> {
@@ -53,6 +54,7 @@ pub(super) struct Window {
     open: BTreeMap<i64, Open>,
     /// Groups and the end of the last window in which they had rows, for `emit_empty`.
     seen: BTreeMap<Key, i64>,
+    unseen: Unseen,
 }
 
 /// The rows of one batch that go to one window.
@@ -92,6 +94,7 @@ impl Window {
             closed: Closed::default(),
             open: BTreeMap::new(),
             seen: BTreeMap::new(),
+            unseen: Unseen::default(),
         }
     }
 
@@ -281,7 +284,7 @@ impl Window {
                 None => Open::new(calls),
             };
             if let Some(idle) = self.shape.idle {
-                self.remember(&mut window, end, idle);
+                self.remember(&mut window, start, end, idle);
             }
             if !window.keys.is_empty() {
                 self.closed.emit(start);
@@ -305,13 +308,16 @@ impl Window {
     }
 
     /// Notes which groups had rows, adds those that had some within `idle`, forgets the others.
-    fn remember(&mut self, window: &mut Open, end: i64, idle: i64) {
+    fn remember(&mut self, window: &mut Open, start: i64, end: i64, idle: i64) {
         for key in &window.keys {
             if self.seen.contains_key(key) || self.seen.len() < self.shape.groups_max {
                 self.seen.insert(key.clone(), end);
             }
         }
         self.seen.retain(|_, last| end.saturating_sub(*last) <= idle);
+        if self.unseen.overlaps(start, end) {
+            return;
+        }
         for key in self.seen.keys() {
             if !window.has(key) {
                 window.group(key, self.shape.groups_max);
@@ -396,6 +402,7 @@ impl Operator for Window {
     }
 
     fn tick(&mut self, tick: Tick, out: &mut Output) -> Result<(), OperatorError> {
+        self.unseen.tick(tick, self.closed.until);
         match self.reach(tick.watermark) {
             i64::MIN => Ok(()),
             until if until < self.closed.until => {
@@ -415,6 +422,7 @@ impl Operator for Window {
         let calls = Self::calls(&shape);
         let mut out = vec![VERSION];
         self.closed.save(&mut out);
+        self.unseen.save(&mut out);
         out.extend((self.seen.len() as u64).to_le_bytes());
         for (key, last) in &self.seen {
             put(&mut out, key);
@@ -433,11 +441,15 @@ impl Operator for Window {
         let shape = self.shape.clone();
         let calls = Self::calls(&shape);
         let (version, mut bytes) = state.split_first().ok_or_else(bad)?;
-        if *version != VERSION {
+        if !(2..=VERSION).contains(version) {
             let reason = format!("state of a window operator of version {version}, not {VERSION}");
             return Err(OperatorError::new(reason));
         }
         let closed = Closed::load(&mut bytes).ok_or_else(bad)?;
+        let unseen = match version {
+            2 => Unseen::default(),
+            _ => Unseen::load(&mut bytes).ok_or_else(bad)?,
+        };
         let mut seen = BTreeMap::new();
         for _ in 0..get_u64(&mut bytes).ok_or_else(bad)? {
             let key: Key = get(&mut bytes).ok_or_else(bad)?.into();
@@ -451,7 +463,7 @@ impl Operator for Window {
         if !bytes.is_empty() {
             return Err(bad());
         }
-        (self.closed, self.seen, self.open) = (closed, seen, open);
+        (self.closed, self.unseen, self.seen, self.open) = (closed, unseen, seen, open);
         Ok(())
     }
 

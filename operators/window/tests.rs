@@ -126,6 +126,60 @@ fn groups_without_rows() {
     );
 }
 
+/// The time in which nobody looked says nothing of groups without rows.
+#[test]
+fn a_pause_of_the_clock_is_no_lack_of_rows() {
+    let plan = plan(
+        "every = \"10s\"\nlateness = \"5s\"\nemit_empty = true\ngroup_by = [\"k\"]\n\
+         aggregate = { n = \"count(*)\" }",
+    );
+    for restored in [false, true] {
+        let mut w = plan.build();
+        let at_time = |time: i64, elapsed: i64| {
+            let watermark = time * S;
+            weir_pipeline::component::Tick {
+                time: time * S,
+                elapsed: elapsed * S,
+                watermark,
+                ..tick(0)
+            }
+        };
+        run(&mut *w, |w, out| {
+            w.process(0, batch(&[at(1).set("k", "a"), at(1).set("k", "b")]), out).unwrap();
+            w.tick(at_time(21, 21), out).unwrap();
+        });
+        if restored {
+            let state = w.snapshot().unwrap();
+            w = plan.build();
+            w.restore(&state).unwrap();
+        }
+        let out = run(&mut *w, |w, out| {
+            // Down from 21 to 61, or the clock was set.
+            w.tick(at_time(61, 22), out).unwrap();
+            w.process(0, batch(&[at(62).set("k", "a")]), out).unwrap();
+            w.tick(at_time(85, 46), out).unwrap();
+            w.tick(at_time(95, 56), out).unwrap();
+        });
+        let ends: Vec<String> = show(&out.emitted, "")
+            .iter()
+            .map(|r| r[..r.find(" window_end=").unwrap()].replace(" timestamp=1970-01-01T00:", "@"))
+            .collect();
+        // The window from 10 to 20 was seen; from 60 to 70 only by the one that had rows.
+        assert_eq!(
+            ends,
+            [
+                "k=a n=0@00:20Z",
+                "k=b n=0@00:20Z",
+                "k=a n=1@01:10Z",
+                "k=a n=0@01:20Z",
+                "k=b n=0@01:20Z",
+                "k=a n=0@01:30Z",
+                "k=b n=0@01:30Z"
+            ]
+        );
+    }
+}
+
 #[test]
 fn what_a_filter_leaves_out_is_no_mistake() {
     let plan = plan(

@@ -1,0 +1,50 @@
+//! Time in which nobody looked: Weir was down, or the clock was set ahead. That a group had no rows
+//! then says nothing of it.
+
+use weir_pipeline::component::Tick;
+
+use crate::codec::get_u64;
+
+/// Ticks that lie further apart than Weir ran, by more than this: below it is the slewing of a time
+/// service, or a busy machine.
+const UNSEEN_MIN: i64 = 5_000_000_000;
+
+/// The last such stretch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unseen {
+    /// Wall time and running time of the last tick; zero before the first.
+    last: (i64, i64),
+    from: i64,
+    to: i64,
+}
+
+impl Unseen {
+    /// Time moves on; windows up to `closed` have been emitted.
+    pub(super) fn tick(&mut self, tick: Tick, closed: i64) {
+        let (time, elapsed) = std::mem::replace(&mut self.last, (tick.time, tick.elapsed));
+        let ran = tick.elapsed.saturating_sub(elapsed);
+        let passed = tick.time.saturating_sub(time);
+        if (time, elapsed) == (0, 0) || passed.saturating_sub(ran) <= UNSEEN_MIN {
+            return;
+        }
+        // One that still matters becomes part of it.
+        self.from = if self.to > closed { self.from.min(time) } else { time };
+        self.to = tick.time;
+    }
+
+    /// Whether a window has part of it.
+    pub(super) fn overlaps(&self, start: i64, end: i64) -> bool {
+        start < self.to && end > self.from
+    }
+
+    pub(super) fn save(&self, out: &mut Vec<u8>) {
+        let Self { last, from, to } = self;
+        [last.0, last.1, *from, *to].iter().for_each(|n| out.extend(n.to_le_bytes()));
+    }
+
+    /// The inverse of [`Unseen::save`]; `None` if the bytes are cut.
+    pub(super) fn load(bytes: &mut &[u8]) -> Option<Self> {
+        let mut next = || Some(get_u64(bytes)? as i64);
+        Some(Self { last: (next()?, next()?), from: next()?, to: next()? })
+    }
+}
