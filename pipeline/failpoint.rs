@@ -4,7 +4,8 @@
 //! `WEIR_FAILPOINT=name:count` aborts the process where it passes [`failpoint!`](crate::failpoint)
 //! of that name for the `count`th time. `WEIR_FAULTS=file` names a file whose lines `name errno`
 //! (`journal.sync 5`, `*.write 28`) are the errors that [`fault!`](crate::fault) gives now; they come
-//! and go with the lines. Without debug assertions nothing of it is compiled.
+//! and go with the lines. `WEIR_CLOCK=file` names a file with a number of seconds by which the wall
+//! clock is ahead (or behind). Without debug assertions nothing of it is compiled.
 
 /// Dies here if `WEIR_FAILPOINT` names this place.
 #[macro_export]
@@ -60,6 +61,23 @@ pub fn pass(name: &str) {
         // No destructor, no flush: as `kill -9` does it.
         std::process::abort();
     }
+}
+
+/// By how much the wall clock is wrong, nanoseconds, by the file that `WEIR_CLOCK` names.
+#[cfg(debug_assertions)]
+pub fn clock_error() -> i64 {
+    use std::sync::LazyLock;
+    static FILE: LazyLock<Option<std::ffi::OsString>> =
+        LazyLock::new(|| std::env::var_os("WEIR_CLOCK"));
+    let seconds =
+        || -> Option<i64> { std::fs::read_to_string(FILE.as_ref()?).ok()?.trim().parse().ok() };
+    seconds().unwrap_or(0).saturating_mul(1_000_000_000)
+}
+
+/// Nothing, in a release.
+#[cfg(not(debug_assertions))]
+pub fn clock_error() -> i64 {
+    0
 }
 
 /// Dies here if the payload contains the text of `WEIR_POISON`, as a defect of ours would let it.

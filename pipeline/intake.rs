@@ -11,7 +11,7 @@ use crate::admission::{Gate, Held};
 use crate::batch::{Batch, Run, TENANT};
 use crate::component::{DecodeError, Decoded, Decoder, EntryHead, Rejected};
 use crate::entity::EntitySpace;
-use crate::journal::{AppendError, Appended, EntryKind, Envelope, Journal, NewEntry};
+use crate::journal::{AppendError, Appended, EntryKind, Envelope, Journal, NewEntry, STEP_MIN};
 use crate::telemetry::ComponentMetrics;
 
 /// Payloads above this many bytes are decoded off the asynchronous threads' time slice.
@@ -21,6 +21,11 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a decoded request waits for others to go.
 const TICKETS: Duration = Duration::from_secs(5);
+/// How far the last tick may be ahead of a request: more, and the clock was set back since.
+const AHEAD: i64 = STEP_MIN.as_nanos() as i64;
+/// How long a request waits for a tick then, which comes within 200 ms unless the disk refuses; and
+/// between two looks.
+const SET_BACK: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(10));
 /// First and longest pause of [`Intake::accept_patiently`] between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -89,7 +94,8 @@ pub struct Intake {
 /// journal reads it.
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    let now = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+    now.saturating_add(crate::failpoint::clock_error())
 }
 
 impl Intake {
@@ -201,6 +207,7 @@ impl Intake {
             refuse(rows, &busy);
             return Err(busy);
         };
+        self.after_set_back(received).await;
         let entry = NewEntry {
             kind: EntryKind::Data,
             source: self.source.clone(),
@@ -231,6 +238,21 @@ impl Intake {
         self.metrics.input(rows, bytes, received);
         self.metrics.output(rows, bytes);
         Ok(Accepted { offset: Some(offset), rows, rejected })
+    }
+
+    /// Waits until the pipelines know that the clock was set back: by what it said before, this
+    /// would be late.
+    async fn after_set_back(&self, received: i64) {
+        let is_behind = || self.journal.last_tick().is_some_and(|t| t > received + AHEAD);
+        if !is_behind() {
+            return;
+        }
+        let tick = async {
+            while is_behind() {
+                tokio::time::sleep(SET_BACK.1).await;
+            }
+        };
+        let _ = tokio::time::timeout(SET_BACK.0, tick).await;
     }
 
     async fn try_append(&self, entry: NewEntry) -> Result<Appended, Refused> {

@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use weir_pipeline::fault;
 
@@ -117,11 +116,9 @@ pub(crate) fn make_folder(path: &Path) -> Result<()> {
 pub(crate) fn file_name(prefix: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Relaxed);
-    format!("{prefix}-{:013x}-{:x}-{count:x}.parquet", now() / 1_000_000, std::process::id())
-}
-
-/// Wall time, UTC nanoseconds.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    format!(
+        "{prefix}-{:013x}-{:x}-{count:x}.parquet",
+        weir_pipeline::intake::now() / 1_000_000,
+        std::process::id()
+    )
 }

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use hashbrown::HashMap;
 use hashbrown::HashSet;
 use tokio_util::sync::CancellationToken;
+use weir_pipeline::intake::now;
 
-use crate::disk::now;
 use crate::error::{Result, StoreError};
 use crate::merge::{Limits, MergeError, Outcome, compact_log, pick, run};
 use crate::store::Store;

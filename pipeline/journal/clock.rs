@@ -9,7 +9,7 @@ use super::entry::{Entry, EntryKind, Envelope, NewEntry};
 
 /// Steps of the wall clock beyond this are marked in the tick: enough to leave the slewing of a
 /// time service and a busy machine alone.
-const STEP_MIN: Duration = Duration::from_secs(5);
+pub const STEP_MIN: Duration = Duration::from_secs(5);
 
 /// What a tick or a mark carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,11 +105,22 @@ impl TickClock {
         Self { last, monotonic: None }
     }
 
+    /// Whether the wall clock was set since the last stamp.
+    pub fn was_set(&self, wall: i64, monotonic: Duration) -> bool {
+        let (Some(last), Some(_)) = (self.last, self.monotonic) else { return false };
+        is_step(wall.saturating_sub(last.time).saturating_sub(self.ran(monotonic)))
+    }
+
+    /// Running time since the last stamp, nanoseconds; 0 before the first of this run.
+    fn ran(&self, monotonic: Duration) -> i64 {
+        let ran = self.monotonic.map_or(Duration::ZERO, |m| monotonic.saturating_sub(m));
+        i64::try_from(ran.as_nanos()).unwrap_or(i64::MAX)
+    }
+
     /// The stamp of a tick made now: `wall` in UTC nanoseconds, `monotonic` since any fixed
     /// point of this run. Warns once per step of the wall clock.
     pub fn next(&mut self, wall: i64, monotonic: Duration) -> Stamp {
-        let ran = self.monotonic.map_or(Duration::ZERO, |m| monotonic.saturating_sub(m));
-        let ran = i64::try_from(ran.as_nanos()).unwrap_or(i64::MAX);
+        let ran = self.ran(monotonic);
         let step = match (self.last, self.monotonic) {
             (None, _) => 0,
             // The first tick after a start: Weir may have been down for long, but not for less
@@ -117,7 +128,7 @@ impl TickClock {
             (Some(last), None) => wall.saturating_sub(last.time).min(0),
             (Some(last), Some(_)) => wall.saturating_sub(last.time).saturating_sub(ran),
         };
-        let step = if u128::from(step.unsigned_abs()) > STEP_MIN.as_nanos() { step } else { 0 };
+        let step = if is_step(step) { step } else { 0 };
         if step != 0 {
             tracing::warn!(
                 seconds = step / 1_000_000_000,
@@ -130,6 +141,10 @@ impl TickClock {
         self.monotonic = Some(self.monotonic.map_or(monotonic, |m| m.max(monotonic)));
         stamp
     }
+}
+
+fn is_step(nanoseconds: i64) -> bool {
+    u128::from(nanoseconds.unsigned_abs()) > STEP_MIN.as_nanos()
 }
 
 #[cfg(test)]

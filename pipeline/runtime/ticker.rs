@@ -37,6 +37,11 @@ impl Ticker {
         self.journal.append(entry(stamp)).await
     }
 
+    /// Whether the clock was set since the last tick: requests may wait for the next.
+    async fn was_set(&self) -> bool {
+        self.clock.lock().await.was_set(now(), self.started.elapsed())
+    }
+
     /// Appends a mark that carries `id` and gives its offset.
     ///
     /// # Errors
@@ -57,7 +62,7 @@ impl Ticker {
             since_tick += BUSY;
             let every = if self.journal.is_full() { FULL } else { IDLE };
             let idle = self.journal.head() == head || every == FULL;
-            if idle && since_tick < every {
+            if idle && since_tick < every && !self.was_set().await {
                 continue;
             }
             match self.append(NewEntry::tick).await {
