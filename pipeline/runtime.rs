@@ -123,6 +123,8 @@ pub struct Runtime {
     next_mark: AtomicU64,
     /// A place for each replay.
     replays: Arc<tokio::sync::Semaphore>,
+    /// Whether the sources have been started.
+    taking: tokio::sync::watch::Sender<bool>,
     ready: AtomicBool,
     stop: CancellationToken,
 }
@@ -185,6 +187,8 @@ pub struct NodeStatus {
 
 /// Of the time for a stop, the part that a reload under way may take to end.
 const RELOAD_SHARE: u32 = 8;
+/// How long a start waits, once data is taken, for pipelines that change.
+const FIRST_RELOAD: Duration = Duration::from_millis(500);
 /// How long the journal may take to close.
 const CLOSE: Duration = Duration::from_secs(1);
 /// Behind by more than this a pipeline counts as behind, nanoseconds.
@@ -236,13 +240,14 @@ impl Runtime {
             // Marks of earlier runs are still in the journal: an id must never match one of them.
             next_mark: AtomicU64::new(crate::intake::now().unsigned_abs()),
             replays: replay::places(),
+            taking: tokio::sync::watch::Sender::default(),
             ready: AtomicBool::new(false),
             stop: CancellationToken::new(),
         });
         runtime.recover().await?;
         let ticking = runtime.clone();
         tokio::spawn(async move { ticking.ticker.run(ticking.stop.clone()).await });
-        runtime.reload().await;
+        runtime.first_reload().await;
         runtime.ready.store(true, Relaxed);
         if watch {
             tokio::spawn(watch::run(runtime.clone()));
@@ -252,9 +257,26 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// Whether start-up is over: recovered, present files live.
+    /// Whether start-up is over: sources take data, and the present files are live but for
+    /// pipelines that have much to replay.
     pub fn ready(&self) -> bool {
         self.ready.load(Relaxed)
+    }
+
+    /// Moves to the present files. Whoever has far to go to the mark does that later: data is taken
+    /// and questions are answered meanwhile.
+    async fn first_reload(self: &Arc<Self>) {
+        let mut taking = self.taking.subscribe();
+        let runtime = self.clone();
+        let mut reload = tokio::spawn(async move { runtime.reload().await });
+        let enough = async {
+            let _ = taking.wait_for(|taking| *taking).await;
+            tokio::time::sleep(FIRST_RELOAD).await;
+        };
+        tokio::select! {
+            _ = &mut reload => {}
+            () = enough => tracing::info!("a pipeline replays the journal, and changes to its present file later"),
+        }
     }
 
     /// The counters of everything.

@@ -221,6 +221,7 @@ pub(super) async fn start(
     if let Some(checkpoint) = &checkpoint {
         let left = |id: &str| !sinks.contains_key(id) && !away.contains(id);
         notes.extend(left_behind(checkpoint, left));
+        notes.extend(unclaimed(checkpoint, &plan));
         notes.extend(graph.restore(&plan, &checkpoint.states));
         failpoint!("recovery.restored");
         graph.set_now(checkpoint.now);
@@ -338,6 +339,24 @@ pub(super) fn left_behind(checkpoint: &Checkpoint, missing: impl Fn(&str) -> boo
         )
     })
     .collect()
+}
+
+/// States that no node of the plan takes over, though nobody has said what they hold: the plan is not
+/// that of the checkpoint.
+pub(super) fn unclaimed(checkpoint: &Checkpoint, plan: &PipelinePlan) -> Vec<String> {
+    let claims = |id: &str| plan.nodes.iter().any(|n| *n.id == *id || n.was.as_deref() == Some(id));
+    // A removed one has said all; a detached sink carries what is above other sinks.
+    let whole = !checkpoint.removed && checkpoint.detached.is_none();
+    let states = checkpoint.states.iter().filter(|(id, _)| whole && !claims(id));
+    states
+        .map(|(id, state)| {
+            format!(
+                "the state of `{id}` is dropped ({} bytes): the plan that can be built has no such \
+                 operator",
+                state.bytes.len()
+            )
+        })
+        .collect()
 }
 
 /// A pipeline that starts without a checkpoint saves one at once: a crash must not make it start

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::decide::{self, DetachedFate, Fate, NodeChange, Present, SourceFate};
-use super::pipeline::{Asked, Ended, left_behind};
+use super::pipeline::{Asked, Ended, left_behind, unclaimed};
 use super::recovery::{REMOVED_KEPT, Saved, gap};
 use super::reload::FileOutcome;
 use super::sources::SourceChange;
@@ -221,6 +221,7 @@ impl Runtime {
                 }
                 let missing = |id: &str| !resumed.nodes.iter().any(|n| *n.id == *id);
                 change.notes.extend(left_behind(&checkpoint, missing));
+                change.notes.extend(unclaimed(&checkpoint, &resumed));
                 let saved = checkpoint.states.iter();
                 let saved = saved.map(|(id, s)| (id.clone(), s.shape.clone())).collect();
                 let before = self.recorded_plan(&checkpoint);

@@ -276,7 +276,8 @@ impl Runtime {
         }
         let begin = Begin::Checkpoint { checkpoint, after, careful };
         let (running, more) = start(self.shared.clone(), who.clone(), plan, begin).await?;
-        tracing::info!(pipeline = %who.pipeline, sink = who.sink.as_deref(), position, "goes on from its checkpoint");
+        let (sink, head) = (who.sink.as_deref(), self.shared.journal.head());
+        tracing::info!(pipeline = %who.pipeline, sink, position, head, "goes on from its checkpoint");
         notes.extend(more);
         Ok((running, notes))
     }

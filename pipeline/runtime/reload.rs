@@ -159,8 +159,13 @@ impl Runtime {
         outcome
     }
 
-    /// Reads and plans all files; those whose own tests fail count as broken.
+    /// Reads and plans all files; those whose own tests fail count as broken. Requests that came
+    /// to this thread go on on another one meanwhile.
     pub(super) fn load(&self, good: &config::LastGood) -> Loaded {
+        tokio::task::block_in_place(|| self.load_here(good))
+    }
+
+    fn load_here(&self, good: &config::LastGood) -> Loaded {
         let o = &self.options;
         let read = |refused: &BTreeMap<PathBuf, _>| {
             config::load(&o.pipelines, &o.components, &o.environment, good, refused)
@@ -194,7 +199,7 @@ impl Runtime {
             });
             (path, hash)
         };
-        paths.into_iter().map(read).collect()
+        tokio::task::block_in_place(|| paths.into_iter().map(read).collect())
     }
 }
 

@@ -59,7 +59,8 @@ impl Runtime {
         self.clear().await;
         outcome.events.extend(self.abandon_dropped().await);
         self.bring_back(&known.plans, outcome).await;
-        let Differences { changing, fresh, postponed } = self.differences(&known.plans, outcome);
+        let differences = || self.differences(&known.plans, outcome);
+        let Differences { changing, fresh, postponed } = tokio::task::block_in_place(differences);
         let mark = if changing.is_empty() && fresh.is_empty() {
             None
         } else {
@@ -85,6 +86,7 @@ impl Runtime {
         }
         self.sources.stop_others(sources).await;
         self.sources.start(sources).await;
+        self.taking.send_replace(true);
         self.change_detached(&known.plans, outcome).await;
         if let Some((mark, verbs)) = mark {
             self.tell(mark, &verbs, outcome).await;
