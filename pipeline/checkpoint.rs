@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use self::format::{FORMAT, Unreadable, decode, encode};
 use crate::component::Staged;
 use crate::config::Bundle;
@@ -23,6 +25,8 @@ use crate::graph::States;
 const KEPT: usize = 2;
 /// Folders that begin so hold checkpoints of another journal, see [`Checkpoints::set_aside`].
 const ASIDE: &str = "aside-";
+/// Version of the file of a plan; another one is refused by name.
+const PLAN_FORMAT: u32 = 1;
 /// In front of the CRC32C (hex) of a plan, on the last line of its file.
 const PLAN_CRC: &str = "\ncrc32c ";
 /// What [`write_atomically`] writes before it renames.
@@ -337,7 +341,8 @@ impl Checkpoints {
         if path.exists() {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(bundle)?;
+        let kept = KeptPlan { format: PLAN_FORMAT, bundle: bundle.clone() };
+        let mut text = serde_json::to_vec_pretty(&kept)?;
         let crc = crc32c::crc32c(&text);
         writeln!(text, "{PLAN_CRC}{crc:08x}")?;
         write_atomically(&path, &text)
@@ -350,8 +355,17 @@ impl Checkpoints {
     pub fn load_plan(&self, hash: &str) -> io::Result<Bundle> {
         let path = self.plans.join(format!("{hash}.json"));
         let text = fs::read(&path)?;
-        if let Some(bundle) = read_plan(&text) {
-            return Ok(bundle);
+        match read_plan(&text) {
+            Some(KeptPlan { format: PLAN_FORMAT, bundle }) => return Ok(bundle),
+            Some(KeptPlan { format, .. }) => {
+                let why = format!(
+                    "plan `{}` has format version {format}, this binary reads version \
+                     {PLAN_FORMAT}: use the binary that wrote it, or a newer one",
+                    path.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+            }
+            None => {}
         }
         // The name is free then: the next checkpoint with this plan writes it again.
         let aside = path.with_extension("damaged");
@@ -404,8 +418,21 @@ impl Checkpoints {
     }
 }
 
+/// A plan as it is kept.
+#[derive(Serialize, Deserialize)]
+struct KeptPlan {
+    #[serde(default = "first_format")]
+    format: u32,
+    #[serde(flatten)]
+    bundle: Bundle,
+}
+
+fn first_format() -> u32 {
+    1
+}
+
 /// The texts of a plan, if the file is whole. One without a checksum is from before there were any.
-fn read_plan(text: &[u8]) -> Option<Bundle> {
+fn read_plan(text: &[u8]) -> Option<KeptPlan> {
     let end = text.len().saturating_sub(PLAN_CRC.len() + "01234567\n".len());
     let (json, last) = text.split_at(end);
     let crc = str::from_utf8(last).ok().and_then(|last| last.strip_prefix(PLAN_CRC));

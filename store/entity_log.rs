@@ -6,7 +6,7 @@ mod chunk_file;
 mod codec;
 mod log;
 
-pub(crate) use chunk::ChunkFile;
+pub(crate) use chunk::{CHUNK_VERSION, ChunkFile};
 pub use chunk::{ChunkMeta, EntityChunk, EntitySet};
 pub(crate) use chunk_file::write_chunk;
 pub(crate) use codec::{decode_entity, encode_entity, sort_key};

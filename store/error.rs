@@ -34,7 +34,10 @@ pub enum StoreError {
         why: String,
     },
     /// Written by a newer Weir.
-    #[error("`{path}` has format version {found}, this binary reads up to {known}")]
+    #[error(
+        "`{path}` has format version {found}, this binary reads up to {known}: use the binary that \
+         wrote it, or a newer one"
+    )]
     Version {
         /// The file.
         path: PathBuf,

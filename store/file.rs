@@ -30,12 +30,12 @@ pub(crate) const OVERFLOW_KEYS_MAX: usize = 1_024;
 /// Version of data files that this binary writes, and the newest that it reads.
 pub(crate) const FILE_VERSION: u32 = 1;
 
-fn first_version() -> u32 {
+pub(crate) fn first_version() -> u32 {
     1
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_first_version(version: &u32) -> bool {
+pub(crate) fn is_first_version(version: &u32) -> bool {
     *version == 1
 }
 

@@ -32,7 +32,10 @@ pub enum LogError {
         source: io::Error,
     },
     /// A newer Weir wrote it.
-    #[error("router log `{path}` has format {found}, this binary reads {VERSION}")]
+    #[error(
+        "router log `{path}` has format version {found}, this binary reads version {VERSION}: use \
+         the binary that wrote it, or a newer one"
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -293,7 +296,11 @@ mod tests {
         newer[8] = 9;
         newer.extend(crc32c::crc32c(&newer).to_le_bytes());
         std::fs::write(&path, newer).unwrap();
-        assert!(matches!(Log::open(dir.path()), Err(LogError::Version { found: 9, .. })));
+        let refused = Log::open(dir.path()).err().unwrap().to_string();
+        assert!(
+            refused.contains("has format version 9, this binary reads version 1: use"),
+            "{refused}"
+        );
         std::fs::write(&path, b"hello, this is a text").unwrap();
         assert!(Log::open(dir.path()).unwrap().1.is_empty());
         Log::open(dir.path()).unwrap().0.append(b"one").unwrap();

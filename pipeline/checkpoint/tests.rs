@@ -57,6 +57,40 @@ fn a_damaged_newest_falls_back_to_the_one_before() {
     }
 }
 
+#[test]
+fn an_unknown_version_is_refused_in_a_clear_sentence() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Checkpoints::open(data.path()).unwrap();
+    store.save(&sample(3)).unwrap();
+    let path = store.files(&data.path().join("checkpoints/p-shop")).unwrap().remove(0).1;
+    let bytes = fs::read(&path).unwrap();
+    for version in [0, 9] {
+        let mut other = bytes[..bytes.len() - 4].to_vec();
+        other[8] = version;
+        other.extend(crc32c::crc32c(&other).to_le_bytes());
+        fs::write(&path, other).unwrap();
+        let error = store.load_all().unwrap_err().to_string();
+        let expect = format!(
+            "has format version {version}, this binary reads version 1: use the binary that wrote \
+             it, or a newer one"
+        );
+        assert!(error.contains("p-shop") && error.ends_with(&expect), "{error}");
+        assert!(path.exists(), "it is nothing damaged");
+    }
+    store.save_plan("abc", &Bundle::default()).unwrap();
+    let path = data.path().join("plans/abc.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let (json, _) = text.rsplit_once(PLAN_CRC).unwrap();
+    let json = json.replace("\"format\": 1", "\"format\": 9");
+    let crc = crc32c::crc32c(json.as_bytes());
+    fs::write(&path, format!("{json}{PLAN_CRC}{crc:08x}\n")).unwrap();
+    let error = store.load_plan("abc").unwrap_err().to_string();
+    let expect = "has format version 9, this binary reads version 1: use the binary that wrote it, \
+                  or a newer one";
+    assert!(error.contains("abc.json") && error.ends_with(expect), "{error}");
+    assert!(path.exists(), "it is nothing damaged");
+}
+
 /// A sink is detached by its own checkpoint, unless a later one of its pipeline has it.
 #[test]
 fn which_sinks_are_detached() {

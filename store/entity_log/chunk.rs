@@ -16,7 +16,7 @@ use weir_pipeline::signal::{META_JSON, META_ORIGIN};
 use super::chunk_file::read_chunk;
 use crate::cache::{Cache, next_id};
 use crate::error::{Result, StoreError};
-use crate::file::FileColumn;
+use crate::file::{FileColumn, first_version, is_first_version};
 
 /// Entities `first..first + len()` of a set, as columns.
 #[derive(Debug)]
@@ -127,6 +127,9 @@ fn value_at(array: &ArrayRef, i: usize, json: bool) -> Value {
     }
 }
 
+/// What this binary writes, and the newest that it reads.
+pub(crate) const CHUNK_VERSION: u32 = 1;
+
 /// What the manifest says of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkMeta {
@@ -145,6 +148,9 @@ pub struct ChunkMeta {
     /// There are attributes besides `columns`: too many names, or reserved ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
+    /// Version of what the file holds and how, [`CHUNK_VERSION`] when it was written.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub version: u32,
 }
 
 /// A chunk on disk.

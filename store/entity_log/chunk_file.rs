@@ -19,7 +19,7 @@ use parquet::schema::types::ColumnPath;
 use weir_pipeline::entity::{Attribute, Entity, build_column};
 use weir_pipeline::signal::COLUMNS_MAX;
 
-use super::chunk::{ChunkFile, ChunkMeta, EntityChunk};
+use super::chunk::{CHUNK_VERSION, ChunkFile, ChunkMeta, EntityChunk};
 use super::codec::{decode_entity, encode_entity, sort_key};
 use crate::cache::next_id;
 use crate::disk::{CrcFile, Written, verify};
@@ -140,6 +140,7 @@ fn write_to(folder: &Path, name: &str, first: u32, entities: &[Arc<Entity>]) -> 
         crc,
         columns: columns.into(),
         more,
+        version: CHUNK_VERSION,
     })
 }
 

@@ -8,9 +8,9 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::entity_log::ChunkMeta;
+use crate::entity_log::{CHUNK_VERSION, ChunkMeta};
 use crate::error::StoreError;
-use crate::file::{FILE_VERSION, FileColumn, FileMeta};
+use crate::file::{EntityPlace, FILE_VERSION, FileColumn, FileMeta};
 
 /// Who commits: one sink of one pipeline, reading one journal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,7 +67,27 @@ impl Record {
                 found: file.version,
                 known: FILE_VERSION,
             }),
-            _ => None,
+            _ => {
+                let newer = self.chunks().iter().find(|c| c.version > CHUNK_VERSION)?;
+                Some(StoreError::Version {
+                    path: folder.with_file_name("entities").join(&*newer.file),
+                    found: newer.version,
+                    known: CHUNK_VERSION,
+                })
+            }
+        }
+    }
+
+    /// The chunks of entities that it lists.
+    fn chunks(&self) -> &[ChunkMeta] {
+        match self {
+            Self::Chunk { chunk, .. } => std::slice::from_ref(chunk),
+            Self::Chunks { chunks, .. } => chunks,
+            Self::Add { file, .. } => match &file.entities {
+                Some(EntityPlace::Own(chunk)) => std::slice::from_ref(chunk),
+                _ => &[],
+            },
+            _ => &[],
         }
     }
 }

@@ -267,6 +267,17 @@ fn what_a_newer_weir_wrote_is_named_and_not_taken_for_damage() {
     let error = write(&add).0.unwrap_err().to_string();
     assert!(error.contains("f-00000002"), "{error}");
     assert!(error.contains("format version 2") && error.contains("up to 1"), "{error}");
+    let chunk = r#"{"file": "e-1", "first": 0, "entities": 1, "bytes": 1, "crc": 1, "columns": []"#;
+    for record in [
+        format!(r#"[{{"chunk": {{"day": 1, "chunk": {chunk}, "version": 2}}}}}}]"#),
+        format!(r#"[{{"chunks": {{"day": 1, "chunks": [{chunk}, "version": 2}}]}}}}]"#),
+    ] {
+        let error = write(&record).0.unwrap_err().to_string();
+        assert!(error.contains("entities/e-1` has format version 2, this binary"), "{error}");
+        assert!(error.contains("use the binary that wrote it"), "{error}");
+    }
+    let (manifest, _dir) = write(&format!(r#"[{{"chunk": {{"day": 1, "chunk": {chunk}}}}}}}]"#));
+    assert_eq!(manifest.unwrap().0.listing().logs[&1][0].version, 1, "as first written");
     let error = write(r#"[{"tombstone": {"name": "x"}}]"#).0.unwrap_err().to_string();
     assert!(error.contains("`tombstone`"), "{error}");
     let (manifest, _dir) =
