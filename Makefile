@@ -2,6 +2,8 @@
 # make test   formatting, lints, every test; installs what is missing on Debian
 # make crash  ten minutes of deaths under load, WEIR_CRASH_SECONDS=N for as long; figures at the end
 # make overload  ten minutes of more load than it can carry; memory and answers in figures
+# make storm  1,000 random edits under load, WEIR_STORM_EDITS=N for as many; figures at the end
+# make start  time from a kill -9 until data is taken, WEIR_START_MIB=N with so much to replay
 # make bench  ingest through journal, window and store: samples per second, CPU per million
 # make dist   the binary that is shipped (thin link-time optimisation)
 # make docs   write docs/reference/ anew from the component tables
@@ -19,7 +21,7 @@ VENV := $(TARGET)/venv
 export WEIR_PYTHON ?= $(VENV)/bin/python
 OTEL := opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc opentelemetry-exporter-otlp-proto-http
 
-.PHONY: help run test crash overload bench dist docs tools compiler
+.PHONY: help run test crash overload storm start bench dist docs tools compiler
 
 help:
 	@grep '^# make' Makefile | cut -c3-
@@ -44,10 +46,17 @@ crash: compiler
 	cargo test -p weir --test main deaths_under_load -- --nocapture
 
 # The release binary under the tests' own senders.
-overload: compiler
+overload: export WEIR_OVERLOAD_SECONDS ?= 600
+overload: FIGURES := what_is_refused_is_told
+storm: export WEIR_STORM_EDITS ?= 1000
+storm: export WEIR_STORM_SEED ?= $(shell echo $$RANDOM)
+storm: FIGURES := edits_under_load
+start: export WEIR_START_MIB ?= 1024
+start: FIGURES := a_long_journal_is_replayed
+overload storm start: export WEIR_TEST_BINARY = $(TARGET)/release/weir
+overload storm start: compiler
 	cargo build --release --bin weir
-	export WEIR_TEST_BINARY="$(TARGET)/release/weir" WEIR_OVERLOAD_SECONDS="$${WEIR_OVERLOAD_SECONDS:-600}"
-	cargo test -p weir --test main what_is_refused_is_told -- --nocapture
+	cargo test -p weir --test main $(FIGURES) -- --nocapture
 
 bench: compiler
 	cargo bench -p weir --bench ingest

@@ -1,6 +1,7 @@
 //! Nothing acknowledged is lost and nothing is doubled: under edits, deaths, stops.
 
 mod backlog;
+mod clock;
 mod crash;
 mod damage;
 mod dead_sink;
@@ -10,19 +11,20 @@ mod overload;
 mod poison;
 pub(crate) mod remote_write;
 mod retries;
+mod start;
+mod storm;
+mod while_down;
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::harness::{Server, wait};
-use load::{Addresses, Ledger, Ledgers, Load, OnFailure, SOURCES, send_logs, syslog};
+use load::{Addresses, Ledger, Ledgers, Load, OnFailure, SOURCES, send_logs};
 
-/// Edits of a pipeline file under load.
-const EDITS: usize = 100;
 /// Renames under load; even, so that names are as at first in the end.
 const RENAMES: usize = 6;
 
@@ -101,18 +103,6 @@ fn broken(edit: usize) -> String {
         0 => format!("{}\n[operators.half", pipeline(edit, "")),
         1 => pipeline(edit, "").replace(".edit =", ".edit = nonsense( +"),
         _ => pipeline(edit, "").replace("sum(n)", "no_such_function(n)"),
-    }
-}
-
-/// Edits that leave `mark` alone change something else: a sink, an alert or a limit more.
-fn further(edit: usize) -> &'static str {
-    match edit % 3 {
-        0 => {
-            "\n[operators.some]\ntype = \"filter\"\ninputs = [\"mark\"]\nwhere = \"n < 0\"\n\
-             [sinks.some_table]\ntype = \"store\"\ninputs = [\"some\"]\ntable = \"some\"\n"
-        }
-        1 => "\n[alerts.never]\ninputs = [\"totals\"]\nwhen = \"rows < 0\"\nsummary = \"never\"\n",
-        _ => "",
     }
 }
 
@@ -216,61 +206,6 @@ fn file_state<'a>(outcome: &'a Value, name: &str) -> &'a str {
 }
 
 #[test]
-fn a_hundred_edits_under_load() {
-    let lines = "[sinks.lines]\ntype = \"store\"\ninputs = [\"syslog.logs\"]\ntable = \"lines\"\n";
-    let server =
-        Server::start(&[("sources", SOURCES), ("lines", lines), ("work", &pipeline(0, ""))], None);
-    let next = Arc::new(AtomicI64::new(0));
-    let done = Arc::new(AtomicBool::new(false));
-    let connection = syslog(&server.address("syslog"), done.clone());
-    let sockets = ["otlp", "prometheus", "syslog"].map(|s| server.listens(s));
-    let load = Load::start(&Addresses::of(&server).unwrap(), &next, OnFailure::Panic);
-    let (mut probes, mut live) = (Ledger::default(), 0);
-    for edit in 1..=EDITS {
-        let wrong = edit % 3 == 0;
-        let text = match edit % 3 {
-            0 => broken(edit / 3),
-            1 => {
-                live = edit;
-                pipeline(edit, "")
-            }
-            _ => pipeline(live, further(edit / 3)),
-        };
-        server.write("work", &text);
-        if edit % 10 == 5 {
-            // A source too: new settings behind the same socket.
-            let limit = format!("max_request_bytes = \"{}KiB\"\nhttp =", 1024 + edit);
-            server.write("sources", &SOURCES.replace("http =", &limit));
-        }
-        let outcome = server.reload();
-        assert_eq!(outcome["ok"], !wrong, "edit {edit}: {outcome}");
-        let state = if wrong { "kept" } else { "live" };
-        assert_eq!(file_state(&outcome, "work.toml"), state, "edit {edit}: {outcome}");
-        let diagnostics = outcome["diagnostics"].to_string();
-        assert_eq!(diagnostics.contains("work.toml:"), wrong, "edit {edit}: {diagnostics}");
-        // The same is to be seen by who did not ask for it.
-        let status = server.status();
-        assert_eq!(status["reload"]["ok"], !wrong, "edit {edit}: {}", status["reload"]);
-        assert_eq!(status["problems"].to_string().contains("work.toml"), wrong, "{status}");
-        assert_eq!(probe(&server, &mut probes, &next), live as u64, "edit {edit} is what runs");
-    }
-    let mut sent = load.finish();
-    sent.logs.add(probes);
-    done.store(true, Relaxed);
-    let sent_lines = connection.join().expect("the connection lasted");
-    assert_eq!(sockets, ["otlp", "prometheus", "syslog"].map(|s| server.listens(s)));
-
-    check_tables(&server, &sent);
-    // Nobody acknowledges lines: they may still be in the socket.
-    let enough = sent_lines.acknowledged_rows() as u64;
-    let count = "SELECT count(*) AS c FROM lines";
-    server.wait_sql(count, |rows| rows[0]["c"].as_u64().unwrap() >= enough);
-    sent_lines.check("lines", numbers(&server, "SELECT CAST(body AS BIGINT) AS n FROM lines"));
-    assert!(files(&server) > 0, "commits of files are part of this test");
-    check_windows(&server);
-}
-
-#[test]
 fn files_and_sources_are_renamed_under_load() {
     let server = Server::start(&[("sources", SOURCES), ("work", &pipeline(0, ""))], None);
     let next = Arc::new(AtomicI64::new(0));
@@ -306,7 +241,9 @@ fn a_stop_loses_nothing_and_a_broken_file_starts() {
     std::thread::sleep(Duration::from_millis(700));
     server.stop();
     let mut sent = load.finish();
+    let logged = server.stderr().len();
     server.restart();
+    assert!(start::replayed(&server.stderr()[logged..]) <= 1, "it saved where it stopped");
     check_tables(&server, &sent);
 
     server.stop();

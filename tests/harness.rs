@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) use http::{Reply, request};
+pub(crate) use http::{Grpc, Reply, request, serve};
 pub(crate) use programs::{Program, free_port, program, python};
 
 /// How long a condition may take to come true: far longer than it does on a busy machine.
@@ -341,7 +341,7 @@ impl Drop for Server {
 }
 
 /// What is tested: the binary of this build, unless `WEIR_TEST_BINARY` names another for figures.
-fn binary() -> OsString {
+pub(crate) fn binary() -> OsString {
     std::env::var_os("WEIR_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_weir").into())
 }
 

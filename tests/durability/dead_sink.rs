@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::load::{Ledger, ROWS, SOURCES, send_logs};
 use super::{numbers, pass};
-use crate::harness::{Server, wait};
+use crate::harness::{Server, serve, wait};
 
 /// What an endpoint has got, and whether it takes anything.
 #[derive(Default)]
@@ -34,18 +34,9 @@ impl Endpoint {
     pub(super) fn serve() -> (Arc<Self>, String) {
         let endpoint = Arc::new(Self::default());
         let state = endpoint.clone();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
         let app =
             axum::Router::new().fallback(move |body: String| async move { state.take(&body) });
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                axum::serve(listener, app.layer(axum::extract::DefaultBodyLimit::disable())).await
-            })
-        });
+        let url = format!("http://{}/", serve(app));
         (endpoint, url)
     }
 }

@@ -1,5 +1,7 @@
 //! Steady load with a ledger of what was acknowledged.
 
+mod send;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::TcpStream;
@@ -7,17 +9,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
-use crate::harness::{Reply, Server, request};
+use crate::harness::{Grpc, Reply, Server};
+pub(super) use send::{nanoseconds, send_logs, send_logs_at};
+use send::{send_logs_grpc, send_points, send_samples, send_spans};
 
 /// Rows of one request.
 pub(super) const ROWS: i64 = 50;
-/// Length of a body: a second of load is more than the 1 MiB that a checkpoint keeps by itself, so
-/// that there are files to stage and to commit.
-const BODY: usize = 3000;
 /// Between two requests of one sender.
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -54,6 +53,11 @@ impl Ledger {
     /// Notes a request that was acknowledged.
     pub(super) fn acknowledge(&mut self, first: i64) {
         self.acknowledged.insert(first);
+    }
+
+    /// The requests that were sent, acknowledged or not.
+    pub(super) fn requests(&self) -> impl Iterator<Item = i64> {
+        self.acknowledged.union(&self.unknown).copied()
     }
 
     /// Takes in what another one wrote.
@@ -176,61 +180,119 @@ impl Ledgers {
     }
 }
 
+/// One request that was acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    /// What it was sent as.
+    pub(super) way: &'static str,
+    /// [`Load::phase`] when it was sent and when it was answered.
+    pub(super) phases: [usize; 2],
+    pub(super) took: Duration,
+}
+
 /// Senders at work.
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
+    next: Arc<AtomicI64>,
+    failure: OnFailure,
+    pause: Duration,
+    /// What the test is doing, for [`Answer::phases`].
+    pub(super) phase: Arc<AtomicUsize>,
     /// Requests that were answered 503.
     pub(super) refused: Arc<AtomicUsize>,
-    senders: Vec<JoinHandle<Ledgers>>,
+    senders: Vec<JoinHandle<(Ledgers, Vec<Answer>)>>,
 }
+
+/// The ledger of one kind.
+type Of = fn(&mut Ledgers) -> &mut Ledger;
 
 impl Load {
     /// Starts two senders of logs (OTLP, JSON), two of samples (remote write), one of spans and
     /// one of metric points (OTLP, JSON). Numbers go on from `next` over all loads of a test.
     pub(super) fn start(at: &Addresses, next: &Arc<AtomicI64>, failure: OnFailure) -> Self {
-        let (stop, refused) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicUsize>::default());
-        type Of = fn(&mut Ledgers) -> &mut Ledger;
-        let sender = |url: String, send: fn(&str, i64) -> Reply, of: Of| {
-            let (stop, next, refused) = (stop.clone(), next.clone(), refused.clone());
-            std::thread::spawn(move || {
-                let mut ledgers = Ledgers::default();
-                while !stop.load(Relaxed) {
-                    let first = next.fetch_add(ROWS, Relaxed);
-                    let reply = send(&url, first);
-                    if (200..300).contains(&reply.status) {
-                        of(&mut ledgers).acknowledged.insert(first);
-                    } else if failure == OnFailure::GoOn {
-                        assert_refused(&reply);
-                        refused.fetch_add(1, Relaxed);
-                    } else {
-                        let text = format!("{}: {}", reply.status, reply.text());
-                        assert!(failure == OnFailure::Stop, "not acknowledged: {text}");
-                        of(&mut ledgers).unknown.insert(first);
-                        break;
-                    }
-                    std::thread::sleep(PAUSE);
+        Self::start_with(at, next, failure, PAUSE)
+    }
+
+    /// As [`Load::start`], with another pause between two requests of a sender.
+    pub(super) fn start_with(
+        at: &Addresses,
+        next: &Arc<AtomicI64>,
+        failure: OnFailure,
+        pause: Duration,
+    ) -> Self {
+        let mut load = Self {
+            stop: Arc::default(),
+            next: next.clone(),
+            failure,
+            pause,
+            phase: Arc::default(),
+            refused: Arc::default(),
+            senders: Vec::new(),
+        };
+        let otlp = |path: &str| format!("http://{}{path}", at.otlp);
+        for _ in 0..2 {
+            let (logs, samples) =
+                (otlp("/v1/logs"), format!("http://{}/api/v1/write", at.prometheus));
+            load.sender("OTLP/HTTP", move |first| send_logs(&logs, first), |l| &mut l.logs);
+            let send = move |first| send_samples(&samples, first);
+            load.sender("remote write", send, |l| &mut l.samples);
+        }
+        let (spans, points) = (otlp("/v1/traces"), otlp("/v1/metrics"));
+        load.sender("OTLP/HTTP", move |first| send_spans(&spans, first), |l| &mut l.spans);
+        load.sender("OTLP/HTTP", move |first| send_points(&points, first), |l| &mut l.points);
+        load
+    }
+
+    /// Sends logs over gRPC too, over one connection as long as that lasts.
+    pub(super) fn also_grpc(&mut self, address: &str) {
+        let grpc = Grpc::to(address);
+        self.sender("OTLP/gRPC", move |first| send_logs_grpc(&grpc, first), |l| &mut l.logs);
+    }
+
+    /// Sends with `send`, which takes the first number of a request.
+    fn sender(&mut self, way: &'static str, send: impl Fn(i64) -> Reply + Send + 'static, of: Of) {
+        let (stop, next, refused) = (self.stop.clone(), self.next.clone(), self.refused.clone());
+        let (phase, failure, pause) = (self.phase.clone(), self.failure, self.pause);
+        self.senders.push(std::thread::spawn(move || {
+            let (mut ledgers, mut answers) = (Ledgers::default(), Vec::new());
+            while !stop.load(Relaxed) {
+                let first = next.fetch_add(ROWS, Relaxed);
+                let (sent, before) = (Instant::now(), phase.load(Relaxed));
+                let reply = send(first);
+                let (took, phases) = (sent.elapsed(), [before, phase.load(Relaxed)]);
+                if (200..300).contains(&reply.status) {
+                    of(&mut ledgers).acknowledged.insert(first);
+                    answers.push(Answer { way, phases, took });
+                } else if failure == OnFailure::GoOn {
+                    assert_refused(&reply);
+                    refused.fetch_add(1, Relaxed);
+                } else {
+                    let text = format!("{way}: {}: {}", reply.status, reply.text());
+                    assert!(failure == OnFailure::Stop, "not acknowledged: {text}");
+                    of(&mut ledgers).unknown.insert(first);
+                    break;
                 }
-                ledgers
-            })
-        };
-        let logs = || sender(format!("http://{}/v1/logs", at.otlp), send_logs, |l| &mut l.logs);
-        let samples = || {
-            let url = format!("http://{}/api/v1/write", at.prometheus);
-            sender(url, send_samples, |l| &mut l.samples)
-        };
-        let spans = sender(format!("http://{}/v1/traces", at.otlp), send_spans, |l| &mut l.spans);
-        let points = format!("http://{}/v1/metrics", at.otlp);
-        let points = sender(points, send_points, |l| &mut l.points);
-        let senders = vec![logs(), logs(), samples(), samples(), spans, points];
-        Self { stop, refused, senders }
+                std::thread::sleep(pause);
+            }
+            (ledgers, answers)
+        }));
     }
 
     /// Ends it; gives what was acknowledged.
     pub(super) fn finish(self) -> Ledgers {
+        self.finish_timed().0
+    }
+
+    /// Ends it; gives what was acknowledged, and when.
+    pub(super) fn finish_timed(self) -> (Ledgers, Vec<Answer>) {
         self.stop.store(true, Relaxed);
-        let mut all = Ledgers::default();
-        self.senders.into_iter().for_each(|s| all.add(s.join().expect("a sender")));
-        all
+        let (mut all, mut answers) = (Ledgers::default(), Vec::new());
+        for sender in self.senders {
+            let (ledgers, timed) = sender.join().expect("a sender");
+            all.add(ledgers);
+            answers.extend(timed);
+        }
+        (all, answers)
     }
 }
 
@@ -244,12 +306,12 @@ pub(super) fn assert_refused(reply: &Reply) {
 }
 
 /// Lines over one syslog connection that stays open: [`ROWS`] at a time, once a pause.
-pub(super) fn syslog(address: &str, rounds: Arc<AtomicBool>) -> JoinHandle<Ledger> {
+pub(super) fn syslog(address: &str, stop: Arc<AtomicBool>, pause: Duration) -> JoinHandle<Ledger> {
     let mut stream = TcpStream::connect(address).unwrap();
     std::thread::spawn(move || {
         let mut ledger = Ledger::default();
         for round in 0.. {
-            if rounds.load(Relaxed) {
+            if stop.load(Relaxed) {
                 break;
             }
             let first = round * ROWS;
@@ -257,73 +319,8 @@ pub(super) fn syslog(address: &str, rounds: Arc<AtomicBool>) -> JoinHandle<Ledge
             // One broken pipe would be a lost line.
             stream.write_all(lines.collect::<String>().as_bytes()).unwrap();
             ledger.acknowledged.insert(first);
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause);
         }
         ledger
     })
-}
-
-/// Sends the logs `first..first + ROWS` as OTLP JSON; three services share them.
-pub(super) fn send_logs(url: &str, first: i64) -> Reply {
-    let time = nanoseconds().to_string();
-    let service = ["cart", "shop", "web"][usize::try_from(first / ROWS % 3).unwrap()];
-    let record = |n: i64| {
-        json!({
-            "timeUnixNano": time,
-            "severityNumber": 9,
-            "body": {"stringValue": format!("{n:0BODY$}")},
-            "attributes": [{"key": "n", "value": {"intValue": n.to_string()}}],
-        })
-    };
-    let body: Value = json!({"resourceLogs": [{
-        "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]},
-        "scopeLogs": [{"logRecords": (first..first + ROWS).map(record).collect::<Vec<_>>()}],
-    }]});
-    request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
-}
-
-/// Sends the spans `first..first + ROWS` as OTLP JSON.
-fn send_spans(url: &str, first: i64) -> Reply {
-    let time = nanoseconds();
-    let span = |n: i64| {
-        json!({
-            "traceId": format!("{:032x}", first + 1),
-            "spanId": format!("{:016x}", n + 1),
-            "name": "GET /cart",
-            "startTimeUnixNano": (time - 1_000_000).to_string(),
-            "endTimeUnixNano": time.to_string(),
-            "attributes": [{"key": "n", "value": {"intValue": n.to_string()}}],
-        })
-    };
-    let body: Value = json!({"resourceSpans": [{
-        "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "web"}}]},
-        "scopeSpans": [{"spans": (first..first + ROWS).map(span).collect::<Vec<_>>()}],
-    }]});
-    request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
-}
-
-/// Sends the points `first..first + ROWS` of a gauge, each its number, as OTLP JSON.
-fn send_points(url: &str, first: i64) -> Reply {
-    let time = nanoseconds().to_string();
-    let point = |n: i64| {
-        let series = json!({"key": "series", "value": {"intValue": (n % ROWS).to_string()}});
-        json!({"timeUnixNano": time, "asDouble": n as f64, "attributes": [series]})
-    };
-    let points: Vec<Value> = (first..first + ROWS).map(point).collect();
-    let body: Value = json!({"resourceMetrics": [{"scopeMetrics": [{"metrics": [
-        {"name": "points", "gauge": {"dataPoints": points}}
-    ]}]}]});
-    request("POST", url, &[("content-type", "application/json")], body.to_string().into_bytes())
-}
-
-/// Sends the samples `first..first + ROWS`, each its number, as remote write.
-pub(super) fn send_samples(url: &str, first: i64) -> Reply {
-    let samples: Vec<_> = (first..first + ROWS).map(|n| (n % ROWS, n as f64)).collect();
-    let body = crate::durability::remote_write::body("load", "series", &samples);
-    request("POST", url, &crate::durability::remote_write::HEADERS, body)
-}
-
-/// Wall time.
-pub(super) fn nanoseconds() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap()
 }

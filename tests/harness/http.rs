@@ -1,7 +1,10 @@
-//! A blocking HTTP client; any thread may use it.
+//! Blocking clients of HTTP and gRPC, which any thread may use, and an HTTP server of a test.
 
 use std::sync::LazyLock;
 
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -61,4 +64,69 @@ pub(crate) fn request(method: &str, url: &str, headers: &[(&str, &str)], body: V
             body: format!("{e:?}").into_bytes(),
         })
     })
+}
+
+/// A gRPC client that keeps its connection, as those of SDKs do. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Grpc {
+    client: Client<HttpConnector, Full<bytes::Bytes>>,
+    address: String,
+}
+
+impl Grpc {
+    pub(crate) fn to(address: &str) -> Self {
+        let mut client = Client::builder(TokioExecutor::new());
+        let client = client.http2_only(true).retry_canceled_requests(false);
+        Self { client: client.build_http(), address: address.to_owned() }
+    }
+
+    /// A unary call. Its status is that of HTTP which means the same; without an answer it is 0.
+    pub(crate) fn call(&self, method: &str, message: &impl prost::Message) -> Reply {
+        let mut body = vec![0];
+        body.extend(u32::try_from(message.encoded_len()).unwrap().to_be_bytes());
+        body.extend(message.encode_to_vec());
+        let request = hyper::Request::post(format!("http://{}{method}", self.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::from(body))
+            .unwrap();
+        let answer = async {
+            let response = self.client.request(request).await.map_err(|e| format!("{e:?}"))?;
+            let mut headers = response.headers().clone();
+            let body = response.into_body().collect().await.map_err(|e| format!("{e:?}"))?;
+            headers.extend(body.trailers().cloned().unwrap_or_default());
+            Ok::<_, String>(headers)
+        };
+        let answer = block_on(async { tokio::time::timeout(super::DEADLINE, answer).await });
+        let headers = answer.unwrap_or_else(|_| Err("no answer".to_owned()));
+        let none = reqwest::header::HeaderMap::new;
+        let headers = match headers {
+            Ok(headers) => headers,
+            Err(why) => return Reply { status: 0, headers: none(), body: why.into_bytes() },
+        };
+        let text = |name: &str| headers.get(name).map(|v| v.to_str().unwrap_or_default());
+        let status = match text("grpc-status") {
+            Some("0") => 200,
+            Some("8") => 429,
+            Some("14") => 503,
+            _ => 400,
+        };
+        let body = text("grpc-message").unwrap_or_default().as_bytes().to_vec();
+        Reply { status, headers, body }
+    }
+}
+
+/// Serves `app` on a port of its own until the test ends; gives the address.
+pub(crate) fn serve(app: axum::Router) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, app.layer(axum::extract::DefaultBodyLimit::disable())).await
+        })
+    });
+    address
 }
