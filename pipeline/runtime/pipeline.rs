@@ -152,6 +152,8 @@ pub(super) struct Running {
     pub(super) taps: Arc<Taps>,
     pub(super) cancel: CancellationToken,
     pub(super) thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// When its loop began.
+    pub(super) began: std::time::Instant,
     ended: Arc<OnceLock<Ended>>,
     /// Its sinks and checkpoints.
     tasks: TaskTracker,
@@ -283,6 +285,7 @@ pub(super) async fn start(
         taps,
         cancel,
         thread,
+        began: std::time::Instant::now(),
         ended,
         tasks,
     };

@@ -22,7 +22,8 @@ struct Consuming {
     /// Bytes of journal that cannot be trimmed for it.
     held: u64,
     limit: u64,
-    /// Bytes of journal that it has not read, and how long ago they came, nanoseconds.
+    /// Bytes of journal that it has not read, and how long ago they came, nanoseconds: at most as
+    /// long as it runs, since what came before it could not have read.
     unread: u64,
     lag_ns: i64,
     /// What memory holds for readers that keep up, bytes: who is behind by less is not
@@ -60,14 +61,16 @@ impl Runtime {
             let Some(plan) = plan else { continue };
             let progress = running.as_ref().map(|r| r.progress.lock().clone());
             let read = progress.as_ref().map_or(position, |p| p.position.max(position));
+            let runs = running.as_ref().map_or(Duration::ZERO, |r| r.began.elapsed());
+            let runs = i64::try_from(runs.as_nanos()).unwrap_or(i64::MAX);
             let failing = |p: &Progress| p.failed.is_some() || p.checkpoint_error.is_some();
             let consuming = Consuming {
                 saves: who.sink.is_none() && progress.as_ref().is_some_and(|p| !failing(p)),
                 held: journal.bytes_behind(position),
                 limit: plan.backlog.limit.of(options.max_bytes),
                 unread: journal.bytes_behind(read),
-                lag_ns: progress.map_or(0, |p| pipeline::lag(&p, head)),
                 in_memory: options.memory_bytes as u64,
+                lag_ns: progress.map_or(0, |p| pipeline::lag(&p, head).min(runs)),
                 who,
                 plan,
             };
