@@ -489,6 +489,7 @@ impl Router {
     async fn ended(&self, attempts: &mut Attempts, ended: Ended) {
         let Ok((number, result)) = ended else { return };
         let target = attempts.load.numbers.remove(&number).unwrap_or_default();
+        let mut paused = None;
         let outcome = match result {
             Ok(()) => {
                 tracing::debug!(target, "notified");
@@ -497,9 +498,7 @@ impl Router {
             Err(e) if e.retry => {
                 tracing::warn!(target, error = e.message, "could not notify, trying again");
                 let after = e.after.map(|d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2));
-                if let Some(after) = after {
-                    attempts.load.paused.insert(target, self.clock.now().saturating_add(after));
-                }
+                paused = after.map(|after| (target, after));
                 Outcome::Failed { error: e.message, after, doubt: e.doubt, left: e.left }
             }
             Err(e) => {
@@ -507,8 +506,18 @@ impl Router {
                 Outcome::Refused { error: e.message }
             }
         };
-        if let Err(error) = self.with(move |inner, now| inner.done(now, number, outcome)).await {
-            tracing::error!(%error, "router");
+        let done = move |inner: &mut Inner, now| {
+            inner.done(now, number, outcome);
+            (now, inner.moved)
+        };
+        match self.with(done).await {
+            Ok((now, moved)) => {
+                attempts.load.follow(moved);
+                if let Some((target, after)) = paused {
+                    attempts.load.paused.insert(target, now.saturating_add(after));
+                }
+            }
+            Err(error) => tracing::error!(%error, "router"),
         }
     }
 }

@@ -62,6 +62,8 @@ struct Measured {
     acknowledged: Duration,
     /// CPU time of the server for all of it.
     cpu: f64,
+    /// Most resident memory of the server, bytes.
+    peak: u64,
 }
 
 fn main() {
@@ -115,6 +117,7 @@ fn print(name: &str, measured: &Measured, samples: usize) -> f64 {
     println!("  acknowledged                      {rate:>23.0} samples/s");
     let cpu = measured.cpu * 1e6 / samples as f64;
     println!("  CPU of the server                 {cpu:>23.3} s per million samples");
+    println!("  resident memory, at most          {:>23} MiB", measured.peak >> 20);
     rate
 }
 
@@ -160,11 +163,12 @@ async fn weir(dir: &Path, bodies: Bodies, samples: usize) -> Measured {
     let outcome: Value = outcome.json().await.unwrap();
     assert_eq!(outcome["ok"], true, "{outcome}");
     let cpu = cpu_seconds(server.0.id()) - before;
+    let peak = peak_bytes(server.0.id());
 
     let count = client.post(format!("{api}/api/v1/sql")).body("SELECT count(*) AS n FROM metrics");
     let count: Value = count.send().await.unwrap().json().await.unwrap();
     assert_eq!(count["rows"][0]["n"], samples, "each accepted sample is in the table: {count}");
-    Measured { acknowledged, cpu }
+    Measured { acknowledged, cpu, peak }
 }
 
 /// The same through Prometheus, if there is one.
@@ -186,6 +190,7 @@ async fn prometheus(dir: &Path, bodies: Bodies, samples: usize) -> Option<Measur
     let before = cpu_seconds(server.0.id());
     let acknowledged = send(&client, &format!("{url}/api/v1/write"), bodies).await;
     let cpu = cpu_seconds(server.0.id()) - before;
+    let peak = peak_bytes(server.0.id());
     let end = now_ms() / 1000 + 3600;
     let query = [
         ("query", "sum(count_over_time({job=~\"job.*\"}[3h]))".to_owned()),
@@ -195,7 +200,7 @@ async fn prometheus(dir: &Path, bodies: Bodies, samples: usize) -> Option<Measur
     let count: Value = count.json().await.unwrap();
     let count = count["data"]["result"][0]["value"][1].as_str().unwrap_or("none").to_owned();
     assert_eq!(count, samples.to_string(), "prometheus has each sample");
-    Some(Measured { acknowledged, cpu })
+    Some(Measured { acknowledged, cpu, peak })
 }
 
 async fn wait_for(client: &reqwest::Client, url: &str) {
@@ -325,6 +330,13 @@ fn cpu_seconds(pid: u32) -> f64 {
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ticks = |n: usize| fields[n - 3].parse::<f64>().unwrap();
     (ticks(14) + ticks(15)) / TICKS_PER_SECOND
+}
+
+/// Most resident memory so far.
+fn peak_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }
 
 /// What the journal's disk takes when each MiB is fsynced.

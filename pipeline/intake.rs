@@ -207,7 +207,7 @@ impl Intake {
             refuse(rows, &busy);
             return Err(busy);
         };
-        self.after_set_back(received).await;
+        self.after_set_back().await;
         let entry = NewEntry {
             kind: EntryKind::Data,
             source: self.source.clone(),
@@ -242,8 +242,8 @@ impl Intake {
 
     /// Waits until the pipelines know that the clock was set back: by what it said before, this
     /// would be late.
-    async fn after_set_back(&self, received: i64) {
-        let is_behind = || self.journal.last_tick().is_some_and(|t| t > received + AHEAD);
+    async fn after_set_back(&self) {
+        let is_behind = || self.journal.last_tick().is_some_and(|t| t > now() + AHEAD);
         if !is_behind() {
             return;
         }

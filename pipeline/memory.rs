@@ -1,8 +1,9 @@
 //! What `server.memory` is divided into, and the rows that count against their part of it.
 //!
-//! Rows that are processed stay in memory until a committed file holds them. They are counted per
-//! pipeline, against one limit for all: from half of it on those that hold most save early, and at
-//! the limit they save before they read on. What waits then waits in the journal, on disk.
+//! Rows that are processed stay in memory until a committed file holds them, and no query any more.
+//! They are counted per sink, against one limit for all: from half of it on the pipelines of those
+//! that hold most save early, and at the limit they save before they read on. What waits then waits
+//! in the journal, on disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ const PART_BYTES_MIN: u64 = 4 << 20;
 /// Rows in memory, where nothing else is said, bytes.
 const ROWS_BYTES: usize = 256 << 20;
 
-/// The parts of `server.memory`, bytes. A sixteenth of them is nobody's: code and stacks.
+/// The parts of `server.memory`, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// What queries gather; past it they spill to disk. 4/16.
@@ -28,7 +29,7 @@ pub struct Parts {
     pub journal: usize,
     /// Rows in no committed file; for a moment there may be half as many more. 4/16.
     pub rows: usize,
-    /// One flush or merge at a time. 2/16.
+    /// One merge at a time. 2/16; flushes take half as much, the last sixteenth.
     pub upkeep: usize,
 }
 
@@ -50,15 +51,18 @@ impl Parts {
     }
 }
 
-/// Rows in memory that no committed file holds, of all pipelines.
+/// Pipeline and sink.
+type Of = (Arc<str>, Arc<str>);
+
+/// Rows in memory, of all sinks.
 #[derive(Debug)]
 pub struct Rows {
     limit: usize,
     total: AtomicUsize,
-    accounts: Mutex<BTreeMap<Arc<str>, Arc<Account>>>,
+    accounts: Mutex<BTreeMap<Of, Arc<Account>>>,
 }
 
-/// The rows of one pipeline.
+/// The rows of one sink.
 #[derive(Debug)]
 pub struct Account {
     rows: Arc<Rows>,
@@ -72,7 +76,7 @@ pub struct Charge {
     bytes: usize,
 }
 
-/// What a pipeline has to do for the rows that it holds.
+/// What a pipeline has to do for the rows that its sinks hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
     /// Nothing.
@@ -100,27 +104,34 @@ impl Rows {
         self.limit
     }
 
-    /// The account of a pipeline.
-    pub fn account(self: &Arc<Self>, pipeline: &Arc<str>) -> Arc<Account> {
+    /// The account of a sink.
+    pub fn account(self: &Arc<Self>, pipeline: &Arc<str>, sink: &Arc<str>) -> Arc<Account> {
         let mut accounts = self.accounts.lock();
-        if let Some(account) = accounts.get(pipeline) {
+        let of = (pipeline.clone(), sink.clone());
+        if let Some(account) = accounts.get(&of) {
             return account.clone();
         }
-        // Of pipelines that are gone.
+        // Of sinks that are gone.
         accounts.retain(|_, a| Arc::strong_count(a) > 1);
         let account = Arc::new(Account { rows: self.clone(), bytes: AtomicUsize::new(0) });
-        accounts.insert(pipeline.clone(), account.clone());
+        accounts.insert(of, account.clone());
         account
     }
 
-    /// Bytes of rows in memory, by pipeline.
-    pub fn held(&self) -> Vec<(Arc<str>, usize)> {
+    /// Bytes of rows in memory, by pipeline and sink.
+    pub fn held(&self) -> Vec<(Arc<str>, Arc<str>, usize)> {
         let accounts = self.accounts.lock();
-        accounts.iter().map(|(name, a)| (name.clone(), a.bytes.load(Relaxed))).collect()
+        let held = accounts.iter();
+        held.map(|((p, s), a)| (p.clone(), s.clone(), a.bytes.load(Relaxed))).collect()
     }
 
-    /// What `pipeline` has to do. One that holds less than an even share never has to.
-    pub fn pressure(&self, pipeline: &str) -> Pressure {
+    /// What a pipeline with these sinks has to do: nothing, as long as each holds less than an even
+    /// share.
+    pub fn pressure<'a>(
+        &self,
+        pipeline: &Arc<str>,
+        sinks: impl Iterator<Item = &'a Arc<str>>,
+    ) -> Pressure {
         let total = self.total.load(Relaxed);
         if total < self.limit / 2 {
             return Pressure::None;
@@ -128,8 +139,9 @@ impl Rows {
         let accounts = self.accounts.lock();
         let held = |a: &Account| a.bytes.load(Relaxed);
         let holders = accounts.values().filter(|a| held(a) > 0).count().max(1);
-        let own = accounts.get(pipeline).map_or(0, |a| held(a));
-        if own < self.limit / 2 / holders {
+        let share = self.limit / 2 / holders;
+        let mut own = sinks.filter_map(|sink| accounts.get(&(pipeline.clone(), sink.clone())));
+        if !own.any(|a| held(a) >= share) {
             Pressure::None
         } else if total < self.limit {
             Pressure::Save
@@ -147,7 +159,7 @@ impl Account {
         charge
     }
 
-    /// How many bytes of rows all pipelines may have in memory.
+    /// How many bytes of rows all sinks may have in memory.
     pub fn limit(&self) -> usize {
         self.rows.limit
     }
@@ -196,19 +208,21 @@ mod tests {
     #[test]
     fn who_holds_most_saves_and_then_waits() {
         let rows = Rows::new(1_000);
-        let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
-        let (of_a, of_b) = (rows.account(&a), rows.account(&b));
+        let [p, a, b, c]: [Arc<str>; 4] = ["p", "a", "b", "c"].map(Into::into);
+        let (of_a, of_b) = (rows.account(&p, &a), rows.account(&p, &b));
+        let pressure = |sink: &Arc<str>| rows.pressure(&p, [sink].into_iter());
         let mut most = of_a.charge(499);
-        assert_eq!(rows.pressure(&a), Pressure::None);
+        assert_eq!(pressure(&a), Pressure::None);
         let _little = of_b.charge(200);
-        assert_eq!((rows.pressure(&a), rows.pressure(&b)), (Pressure::Save, Pressure::None));
+        assert_eq!((pressure(&a), pressure(&b)), (Pressure::Save, Pressure::None));
         most.resize(800);
-        assert_eq!((rows.pressure(&a), rows.pressure(&b)), (Pressure::Wait, Pressure::None));
-        assert_eq!(rows.pressure("c"), Pressure::None, "it holds nothing");
+        assert_eq!((pressure(&a), pressure(&b)), (Pressure::Wait, Pressure::None));
+        assert_eq!(rows.pressure(&p, [&b, &a].into_iter()), Pressure::Wait, "as each of its sinks");
+        assert_eq!(pressure(&c), Pressure::None, "it holds nothing");
         drop(most);
-        assert_eq!(rows.held(), [(a, 0), (b, 200)]);
+        assert_eq!(rows.held(), [(p.clone(), a.clone(), 0), (p.clone(), b.clone(), 200)]);
         drop(of_a);
-        drop(rows.account(&"c".into()));
+        drop(rows.account(&p, &c));
         assert_eq!(rows.held().len(), 2, "who is gone and holds nothing is forgotten");
     }
 }

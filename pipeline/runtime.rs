@@ -134,6 +134,7 @@ struct RuntimeOptions {
     pipelines: PathBuf,
     components: Components,
     environment: Environment,
+    memory: Parts,
 }
 
 /// A pipeline as the status shows it.
@@ -231,7 +232,7 @@ impl Runtime {
         let runtime = Arc::new(Self {
             sources: Sources::new(journal.clone(), gate, telemetry, decoders),
             ticker: Ticker::new(journal),
-            options: RuntimeOptions { data, pipelines, components, environment },
+            options: RuntimeOptions { data, pipelines, components, environment, memory },
             shared,
             running: Mutex::default(),
             down: Mutex::default(),

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::datatypes::TimestampNanosecondType;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 use weir_pipeline::batch::{Batch, Keys};
 use weir_pipeline::entity::{Entity, EntityTable};
 use weir_pipeline::signal::Signal;
@@ -24,6 +23,7 @@ use crate::layout::Layout;
 use crate::merge::Limits;
 use crate::normalise::TIMESTAMP;
 use crate::order::{RowKey, arrange};
+use crate::turns::Turns;
 
 /// The layout that rows of `signal` have at rest.
 pub(crate) fn layout_of(signal: &Signal) -> Layout {
@@ -45,8 +45,8 @@ pub(crate) struct Place<'a> {
     pub(crate) prefix: &'a str,
     /// What a file holds at most, unless one batch is larger.
     pub(crate) limits: Limits,
-    /// Held while a file is made: one at a time takes memory.
-    pub(crate) turn: &'a Mutex<()>,
+    /// The memory for it.
+    pub(crate) turns: &'a Turns,
     /// Day of the entity log, and the log.
     pub(crate) log: (i32, &'a EntityLog),
     /// Adds a chunk of new entities to the manifest.
@@ -64,7 +64,7 @@ pub(crate) fn flush(
     while !rest.is_empty() {
         let (count, bytes) = one_file(rest, place.limits);
         let (now, later) = rest.split_at(count);
-        let turn = place.turn.lock();
+        let turn = place.turns.take(bytes);
         files.extend(flush_one(now, bytes, place)?);
         drop(turn);
         rest = later;

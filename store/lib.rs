@@ -22,6 +22,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod testing;
+mod turns;
 mod types;
 mod writer;
 

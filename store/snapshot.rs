@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use weir_pipeline::batch::Batch;
+use weir_pipeline::memory::Charge;
 use weir_pipeline::signal::{META_JSON, META_ORIGIN, Signal};
 
 use crate::file::FileEntry;
@@ -19,6 +20,8 @@ pub struct HotRun {
     pub(crate) batch: Batch,
     pub(crate) min_time: i64,
     pub(crate) max_time: i64,
+    /// Counted for as long as anybody holds it, a query too.
+    pub(crate) _charge: Charge,
 }
 
 impl HotRun {

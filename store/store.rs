@@ -15,6 +15,7 @@ use crate::error::{Result, StoreError};
 use crate::manifest::WriterId;
 use crate::merge::Limits;
 use crate::table::{LATE_SUFFIX, Table};
+use crate::turns::Turns;
 use crate::writer::TableWriter;
 
 /// How a store works.
@@ -70,8 +71,7 @@ pub struct Store {
     cache: Arc<Cache>,
     tables: Mutex<BTreeMap<Key, Arc<Table>>>,
     retention: Mutex<BTreeMap<String, Duration>>,
-    /// Held by the flush that has its turn.
-    pub(crate) flushing: Mutex<()>,
+    pub(crate) flushing: Turns,
 }
 
 impl Store {
@@ -87,7 +87,7 @@ impl Store {
             cache: Arc::new(Cache::new(options.cache_bytes)),
             tables: Mutex::default(),
             retention: Mutex::new(options.retention.clone()),
-            flushing: Mutex::default(),
+            flushing: Turns::new(options.upkeep_bytes / 2),
             options,
         });
         for tenant in folders(dir)? {

@@ -163,7 +163,7 @@ impl Drop for TableWriter {
 impl TableWriter {
     pub(crate) fn new(store: Arc<Store>, table: Arc<Table>, id: WriterId) -> Self {
         let (tenant, main) = (table.tenant().clone(), Lane::new(table));
-        let account = store.options.rows.account(&id.pipeline);
+        let account = store.options.rows.account(&id.pipeline, &id.sink);
         Self { store, tenant, id, account, main, late: None, restored: false }
     }
 
@@ -353,7 +353,7 @@ fn flush_all(
         files: &table.folders().files,
         prefix: &prefix,
         limits: store.limits().file(),
-        turn: &store.flushing,
+        turns: &store.flushing,
         log: (day, &log),
         commit_chunk: &mut |chunk| table.commit_chunk(day, chunk),
     };

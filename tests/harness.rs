@@ -193,10 +193,10 @@ impl Server {
         self.child.as_ref().expect("Weir does not run").id()
     }
 
-    /// Its resident memory, bytes.
-    pub(crate) fn resident(&self) -> u64 {
+    /// Its resident memory, bytes: `VmRSS` with its code, `RssAnon` without.
+    pub(crate) fn resident(&self, kind: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(kind)?.strip_prefix(':')).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
     }
 

@@ -350,7 +350,7 @@ impl Core {
                         target: delivery.target.clone(),
                         firing: delivery.firing.clone(),
                         resolved: delivery.resolved.clone(),
-                        at: delivery.notification.time,
+                        at: delivery.made(),
                         failing: None,
                     };
                     group.sent.insert(id.clone(), sent);

@@ -24,6 +24,12 @@ impl Unseen {
         let (time, elapsed) = std::mem::replace(&mut self.last, (tick.time, tick.elapsed));
         let ran = tick.elapsed.saturating_sub(elapsed);
         let passed = tick.time.saturating_sub(time);
+        if tick.step < 0 {
+            // The clock was ahead and is mended: what it had skipped is looked at after all.
+            self.from = self.from.min(tick.time);
+            self.to = self.to.min(tick.time);
+            return;
+        }
         if (time, elapsed) == (0, 0) || passed.saturating_sub(ran) <= UNSEEN_MIN {
             return;
         }
@@ -46,5 +52,27 @@ impl Unseen {
     pub(super) fn load(bytes: &mut &[u8]) -> Option<Self> {
         let mut next = || Some(get_u64(bytes)? as i64);
         Some(Self { last: (next()?, next()?), from: next()?, to: next()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_a_mended_clock_had_skipped_is_looked_at() {
+        const MINUTE: i64 = 60_000_000_000;
+        let mut unseen = Unseen::default();
+        let mut tick = |time, elapsed, step| {
+            let (time, elapsed, step) = (time * MINUTE, elapsed * MINUTE, step * MINUTE);
+            unseen.tick(Tick { time, elapsed, step, ..Tick::default() }, 0);
+            let at = |minute| unseen.overlaps(minute * MINUTE, (minute + 1) * MINUTE);
+            [at(99), at(102), at(130)]
+        };
+        assert_eq!(tick(100, 1, 0), [false; 3]);
+        assert_eq!(tick(160, 1, 60), [false, true, true], "set ahead by an hour");
+        assert_eq!(tick(165, 6, 0), [false, true, true]);
+        assert_eq!(tick(106, 7, -60), [false, true, false], "and mended");
+        assert_eq!(tick(107, 8, 0), [false, true, false]);
     }
 }

@@ -16,6 +16,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::batch::Batch;
 use crate::edge::ERROR_COLUMNS;
 
+/// What a row takes besides while it waits for its like: an entry of a map, and a list.
+const WAITING_BYTES: usize = 128;
+
 /// The column that rows are told apart by first.
 const TIMESTAMP: &str = "timestamp";
 /// Where in a file a row failed.
@@ -97,9 +100,9 @@ impl Hashed {
         column.map_or(0, |c| c.hashes[row])
     }
 
-    /// About how much memory it takes.
+    /// About how much memory it takes while its rows wait.
     pub(super) fn bytes(&self) -> usize {
-        self.batch.bytes() + self.rows.len() * 8 * (self.columns.len() + 2)
+        self.batch.bytes() + self.rows.len() * (8 * (self.columns.len() + 2) + WAITING_BYTES)
     }
 }
 

@@ -268,6 +268,8 @@ pub(super) async fn start(
         checkpointing: None,
         bytes_since: 0,
         due_at: None,
+        not_before: 0,
+        in_vain: 0,
         progress: progress.clone(),
         cancel: cancel.clone(),
         taps: taps.clone(),

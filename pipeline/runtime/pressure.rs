@@ -111,10 +111,11 @@ impl Runtime {
             let about = "What it may be at most";
             telemetry.gauge(&name("weir_backlog_limit_bytes"), about, c.limit as f64);
         }
-        for (pipeline, bytes) in self.shared.rows.held() {
+        for (pipeline, sink, bytes) in self.shared.rows.held() {
+            let pipeline = super::escape(&pipeline);
             let series =
-                format!("weir_memory_rows_bytes{{pipeline=\"{}\"}}", super::escape(&pipeline));
-            let about = "Rows in memory that no committed file holds yet";
+                format!("weir_memory_rows_bytes{{pipeline=\"{pipeline}\",sink=\"{sink}\"}}");
+            let about = "Rows in memory that no committed file holds yet, or that a query reads";
             telemetry.gauge(&series, about, bytes as f64);
         }
     }

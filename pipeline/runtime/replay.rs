@@ -27,9 +27,9 @@ use crate::testing;
 
 /// Replays at a time: each takes a core and reads from the disk of the journal.
 const REPLAYS_MAX: usize = 2;
-/// Bytes of rows that wait for their like on the other side, of one replay: a part of what queries
-/// may take.
-const WAITING_BYTES: usize = 128 << 20;
+/// Rows that wait for their like on the other side take at most this part of what queries may take,
+/// over all replays.
+const WAITING_SHARE: usize = 4;
 /// How long an entry of the journal is waited for, which a failing disk may not give.
 const READ: Duration = Duration::from_secs(10);
 
@@ -77,6 +77,18 @@ struct Pair {
 /// Sources by id.
 type Sources = BTreeMap<Arc<str>, Arc<SourceDefinition>>;
 
+/// What the last reload knew.
+struct Before {
+    good: config::LastGood,
+    sources: Sources,
+}
+
+impl Before {
+    fn of(known: &Known) -> Self {
+        Self { good: known.good.clone(), sources: known.sources.clone() }
+    }
+}
+
 /// What shall be replayed.
 #[derive(Default)]
 struct Wanted {
@@ -112,7 +124,7 @@ impl Runtime {
                 router,
                 skipped,
                 samples,
-                waiting: WAITING_BYTES / count,
+                waiting: self.options.memory.queries / WAITING_SHARE / REPLAYS_MAX / count,
                 patience,
             }));
             let file = file.unwrap_or_default();
@@ -147,13 +159,17 @@ impl Runtime {
         Ok(Replaying { progress: receiver, report: answered, _stop: cancel.drop_guard() })
     }
 
-    async fn wanted(&self, request: &Request) -> Result<Wanted, ReplayError> {
+    /// Plans and tests on a thread that may take its time; no reload waits for it.
+    async fn wanted(self: &Arc<Self>, request: &Request) -> Result<Wanted, ReplayError> {
         // A reload that is under way has its end first.
-        let known = self.reloading.lock().await;
-        match &request.file {
-            Some(file) => self.edited(file, request.pipeline.as_deref(), &known),
-            None => self.folder(request.pipeline.as_deref(), &known),
-        }
+        let known = Before::of(&*self.reloading.lock().await);
+        let (runtime, file, name) = (self.clone(), request.file.clone(), request.pipeline.clone());
+        let plan = move || match &file {
+            Some(file) => runtime.edited(file, name.as_deref(), &known),
+            None => runtime.folder(name.as_deref(), &known),
+        };
+        let planned = tokio::task::spawn_blocking(plan).await;
+        planned.map_err(|e| ReplayError::Failed(e.to_string()))?
     }
 
     /// A file that was sent, beside those that are live.
@@ -161,7 +177,7 @@ impl Runtime {
         &self,
         file: &EditedFile,
         name: Option<&str>,
-        known: &Known,
+        known: &Before,
     ) -> Result<Wanted, ReplayError> {
         let bundle = bundle(file, known);
         let environment = Environment::Fixed(bundle.environment.clone());
@@ -217,7 +233,7 @@ impl Runtime {
     }
 
     /// The files as they stand now, beside what runs.
-    fn folder(&self, only: Option<&str>, known: &Known) -> Result<Wanted, ReplayError> {
+    fn folder(&self, only: Option<&str>, known: &Before) -> Result<Wanted, ReplayError> {
         let loaded = self.load(&known.good);
         let mut pairs = self.pairs(&loaded.plan.pipelines);
         let named = |pair: &Pair, name: &str| {
@@ -290,7 +306,7 @@ impl Runtime {
 
 /// What a file that was sent is planned from. What the files that run use has the value that it
 /// has there; of the other variables of this process a client learns nothing.
-fn bundle(file: &EditedFile, known: &Known) -> Bundle {
+fn bundle(file: &EditedFile, known: &Before) -> Bundle {
     let mut bundle = Bundle { files: file.files.clone(), environment: file.environment.clone() };
     bundle.files.insert(file.path.clone(), file.text.clone());
     for other in known.good.values() {

@@ -33,8 +33,12 @@ impl Ticker {
     /// Stamps and appends. One at a time, so that stamps are in the journal in their order.
     async fn append(&self, entry: impl FnOnce(Stamp) -> NewEntry) -> Result<u64, AppendError> {
         let mut clock = self.clock.lock().await;
-        let stamp = clock.next(now(), self.started.elapsed());
-        self.journal.append(entry(stamp)).await
+        // What the journal did not take, a step of the clock perhaps, the next one says.
+        let mut next = clock.clone();
+        let stamp = next.next(now(), self.started.elapsed());
+        let offset = self.journal.append(entry(stamp)).await?;
+        *clock = next;
+        Ok(offset)
     }
 
     /// Whether the clock was set since the last tick: requests may wait for the next.

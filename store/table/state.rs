@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use weir_pipeline::batch::Batch;
 use weir_pipeline::entity::{Entity, Value};
-use weir_pipeline::memory::{Account, Charge};
+use weir_pipeline::memory::Account;
 use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, META_JSON, META_ORIGIN, Signal};
 
 use crate::cache::next_id;
@@ -25,7 +25,6 @@ pub(super) struct HotSlot {
     /// The mark whose files hold these rows; `u64::MAX` while they are in files that no mark
     /// covers yet.
     pub(super) staged: Option<u64>,
-    pub(super) charge: Charge,
 }
 
 #[derive(Debug, Default)]
@@ -65,9 +64,9 @@ impl State {
             && slot.run.batch.num_rows() + rows <= JOIN_ROWS
             && let Some(joined) = Batch::join(&[slot.run.batch.clone(), batch.clone()])
         {
-            slot.charge.resize(joined.bytes());
             slot.run = Arc::new(HotRun {
                 id: next_id(),
+                _charge: account.charge(joined.bytes()),
                 batch: joined,
                 min_time: slot.run.min_time.min(min_time),
                 max_time: slot.run.max_time.max(max_time),
@@ -75,8 +74,8 @@ impl State {
             return;
         }
         let charge = account.charge(batch.bytes());
-        let run = Arc::new(HotRun { id: next_id(), batch, min_time, max_time });
-        self.hot.push(HotSlot { run, lane, staged: None, charge });
+        let run = Arc::new(HotRun { id: next_id(), batch, min_time, max_time, _charge: charge });
+        self.hot.push(HotSlot { run, lane, staged: None });
     }
 
     /// Hot rows went: forget what only they had, now and then, and where names are many always,

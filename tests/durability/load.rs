@@ -12,8 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Grpc, Reply, Server};
-pub(super) use send::{nanoseconds, send_logs, send_logs_at};
-use send::{send_logs_grpc, send_points, send_samples, send_spans};
+pub(super) use send::{nanoseconds, send_logs, send_logs_at, send_samples};
+use send::{send_logs_grpc, send_points, send_spans};
 
 /// Rows of one request.
 pub(super) const ROWS: i64 = 50;

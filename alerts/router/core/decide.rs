@@ -75,6 +75,7 @@ impl Core {
                     notification,
                     attempts: before.map_or(0, |d| d.attempts),
                     next_attempt: before.map_or(now, |d| d.next_attempt),
+                    made_at: now,
                     error: before.and_then(|d| d.error.clone()),
                     stale: false,
                 };

@@ -115,9 +115,20 @@ pub(crate) struct Delivery {
     /// Attempts that failed.
     pub(crate) attempts: u32,
     pub(crate) next_attempt: i64,
+    /// The turn of the group that it was made at; follows the clock where that of the notification
+    /// stays as it was told. 0 in older logs.
+    #[serde(default)]
+    pub(crate) made_at: i64,
     pub(crate) error: Option<String>,
     /// The group had another turn meanwhile.
     pub(crate) stale: bool,
+}
+
+impl Delivery {
+    /// When it was made, by the clock as it is now.
+    pub(crate) fn made(&self) -> i64 {
+        if self.made_at == 0 { self.notification.time } else { self.made_at }
+    }
 }
 
 /// How the newest attempts at a target went.
@@ -189,7 +200,11 @@ impl State {
                 sent.failing.iter_mut().for_each(shift);
             }
         }
-        self.deliveries.values_mut().for_each(|d| shift(&mut d.next_attempt));
+        for delivery in self.deliveries.values_mut() {
+            shift(&mut delivery.next_attempt);
+            delivery.made_at = delivery.made();
+            shift(&mut delivery.made_at);
+        }
         let held = self.alerts.values_mut().filter(|a| a.hold_until > 0);
         held.for_each(|a| shift(&mut a.hold_until));
     }

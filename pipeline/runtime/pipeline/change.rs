@@ -136,7 +136,7 @@ impl Loop {
     }
 
     /// That no sink has ended, which trying again would not mend.
-    fn all_there(&self) -> Result<(), End> {
+    pub(super) fn all_there(&self) -> Result<(), End> {
         match self.sinks.iter().find(|(_, sink)| sink.is_gone()) {
             Some((id, _)) => Err(self.gone(id)),
             None => Ok(()),

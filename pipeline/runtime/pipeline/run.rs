@@ -62,6 +62,10 @@ pub(super) struct Loop {
     pub(super) bytes_since: u64,
     /// Running time at which the next checkpoint is due; set at the first tick.
     pub(super) due_at: Option<i64>,
+    /// Running time before which none is tried again, the last having failed.
+    pub(super) not_before: i64,
+    /// Running time before which it does not wait again for rows in memory to become fewer.
+    pub(super) in_vain: i64,
     pub(super) progress: Arc<Mutex<Progress>>,
     pub(super) cancel: CancellationToken,
     pub(super) taps: Arc<Taps>,

@@ -65,27 +65,35 @@ impl Loop {
         let filling = self.shared.journal.is_filling() || (backlog > 0 && held > backlog / 2);
         let filling = filling && elapsed >= due - EVERY_NS + SOON_NS;
         let pressed = self.pressure() > Pressure::None && elapsed >= due - EVERY_NS + PRESSED_NS;
-        elapsed >= due || filling || pressed || self.bytes_since >= EVERY_BYTES
+        let early = filling || pressed || self.bytes_since >= EVERY_BYTES;
+        elapsed >= due || early && elapsed >= self.not_before
     }
 
     fn pressure(&self) -> Pressure {
-        self.shared.rows.pressure(&self.plan.name)
+        self.shared.rows.pressure(&self.plan.name, self.sinks.keys())
     }
 
     /// Saves before it reads on, where rows in memory are as many as may be. As long as that fails
     /// (the disk refuses), what comes stays in the journal.
-    async fn make_room(&mut self) {
-        while self.pressure() == Pressure::Wait {
+    async fn make_room(&mut self) -> Result<(), End> {
+        while self.pressure() == Pressure::Wait && self.tick.elapsed >= self.in_vain {
             self.finish_checkpoint().await;
-            if self.pressure() < Pressure::Wait || self.checkpoint_now(&[], false).await.is_ok() {
-                return;
+            if self.pressure() < Pressure::Wait {
+                break;
             }
+            if self.checkpoint_now(&[], false).await.is_ok() {
+                // Others hold it, a query perhaps: saving more often would not help.
+                self.in_vain = self.tick.elapsed + PRESSED_NS;
+                break;
+            }
+            self.all_there()?;
             tokio::time::sleep(AGAIN).await;
         }
+        Ok(())
     }
 
     pub(super) async fn checkpoint_if_due(&mut self) -> Result<(), End> {
-        self.make_room().await;
+        self.make_room().await?;
         if let Some(task) = &self.checkpointing {
             if !task.is_finished() {
                 return Ok(());
@@ -132,7 +140,8 @@ impl Loop {
 
     pub(super) fn note_failure(&mut self, why: String) {
         tracing::warn!(pipeline = %self.plan.name, error = why, "checkpoint failed, trying again");
-        self.due_at = Some(self.tick.elapsed + SOON_NS);
+        self.not_before = self.tick.elapsed + SOON_NS;
+        self.due_at = Some(self.not_before);
         self.progress.lock().checkpoint_error = Some(why);
     }
 

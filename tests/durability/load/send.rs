@@ -111,7 +111,7 @@ pub(super) fn send_points(url: &str, first: i64) -> Reply {
 }
 
 /// Sends the samples `first..first + ROWS`, each its number, as remote write.
-pub(super) fn send_samples(url: &str, first: i64) -> Reply {
+pub(in crate::durability) fn send_samples(url: &str, first: i64) -> Reply {
     let samples: Vec<_> = (first..first + ROWS).map(|n| (n % ROWS, n as f64)).collect();
     let body = remote_write::body("load", "series", &samples);
     request("POST", url, &remote_write::HEADERS, body)
