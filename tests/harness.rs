@@ -193,7 +193,7 @@ impl Server {
         self.child.as_ref().expect("Weir does not run").id()
     }
 
-    /// Its resident memory, bytes: `VmRSS` with its code, `RssAnon` without.
+    /// Its resident memory, bytes: `VmHWM` at most so far, with its code; `RssAnon` now, without.
     pub(crate) fn resident(&self, kind: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix(kind)?.strip_prefix(':')).unwrap();

@@ -685,6 +685,17 @@ fn a_clock_set_ahead_and_hours_of_downtime_make_nothing_early() {
         let due = hours + 4 * 3600;
         w.expect(&[(due + 30, "ops", "repeat", "1", ""), (due + 90, "ops", "repeat", "2", "")]);
     }
+    // A notice under way counts from its turn, wherever the clock has gone since.
+    let mut w = World::new(usual());
+    w.answers.insert("ops".into(), vec![failed(false)]);
+    w.submit(vec![fires(0, &a("1"), 1)]);
+    w.until(30);
+    w.set_ahead(hours);
+    w.until(hours + 4 * 3600);
+    let told: Vec<_> = w.sent.drain(..).map(|(_, _, reason, ..)| reason).collect();
+    assert_eq!(told, ["first"]);
+    w.until(hours + 4 * 3600 + 30);
+    w.expect(&[(hours + 4 * 3600 + 30, "ops", "repeat", "1", "")]);
     // Small steps are those of a time service.
     let mut w = World::new(usual());
     w.submit(vec![fires(0, &a("1"), 1)]);

@@ -141,7 +141,7 @@ fn what_is_refused_is_told_and_what_is_accepted_is_there() {
     let seconds = std::env::var("WEIR_OVERLOAD_SECONDS").ok().map(|s| s.parse::<u64>().unwrap());
     let budget = if seconds.is_some() { BUDGETS.1 } else { BUDGETS.0 };
     // The code of a debug binary alone takes more than others take in all.
-    let memory = if seconds.is_some() { "VmRSS" } else { "RssAnon" };
+    let memory = if seconds.is_some() { "VmHWM" } else { "RssAnon" };
     let settings = format!("[server]\nmemory = \"{}MiB\"\n", budget / MIB);
     let files = [("sources", SOURCES), ("work", WORK), ("samples", SAMPLES)];
     let server = Server::start(&files, Some(&settings));
