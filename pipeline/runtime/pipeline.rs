@@ -62,6 +62,19 @@ pub(super) struct AtMark {
     pub(super) reply: oneshot::Sender<Result<Vec<String>, String>>,
 }
 
+/// What is said of a change once it is made.
+pub(super) struct Answer {
+    reply: oneshot::Sender<Result<Vec<String>, String>>,
+    result: Result<Vec<String>, String>,
+}
+
+impl Answer {
+    fn give(self) {
+        // Who asked may have stopped waiting.
+        let _ = self.reply.send(self.result);
+    }
+}
+
 /// Changes that wait for their marks, by the ids that these carry. Whoever hands one in takes it
 /// back if the mark does not come; `None` once the loop has ended.
 pub(super) struct Changes(Mutex<Option<HashMap<u64, AtMark>>>);
@@ -309,8 +322,12 @@ fn spawn(
         let end = runtime.block_on(run).unwrap_or_else(|_| {
             End::Failed("its loop failed, which is a defect of Weir; the log has more".to_owned())
         });
+        let mut answer = None;
         let end = match end {
-            End::Removed => Ended::Removed,
+            End::Asked(ended, last) => {
+                answer = Some(last);
+                ended
+            }
             End::Stopped | End::Cancelled => Ended::Stopped,
             End::Failed(why) => {
                 cancel.cancel();
@@ -321,6 +338,10 @@ fn spawn(
         // Set once, here.
         let _ = ended.set(end);
         changes.close();
+        // Whoever hears it finds the pipeline ended.
+        if let Some(answer) = answer {
+            answer.give();
+        }
         shared.ended.notify_one();
     };
     std::thread::Builder::new()

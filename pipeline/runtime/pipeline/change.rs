@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::Shared;
 use super::super::sink::SinkHandle;
 use super::run::{End, Loop};
-use super::{AtMark, BuiltSink, Change, Swap, build_sink, save};
+use super::{Answer, AtMark, BuiltSink, Change, Ended, Swap, build_sink, save};
 use crate::checkpoint::Consumer;
 use crate::component::Staged;
 use crate::failpoint;
@@ -27,24 +27,26 @@ impl Loop {
             // It ends even if its checkpoint failed: the journal has everything.
             Change::Stop => {
                 let saved = self.checkpoint_now(&[], false).await;
-                (saved.map(|_| Vec::new()), Some(End::Stopped))
+                (saved.map(|_| Vec::new()), Some(Ended::Stopped))
             }
             Change::Remove => {
                 self.remove().await?;
-                (Ok(Vec::new()), Some(End::Removed))
+                (Ok(Vec::new()), Some(Ended::Removed))
             }
             Change::Swap(swap) => (Ok(self.swap(swap).await?), None),
             Change::Hand(to) => match self.hand(to).await {
-                Ok(()) => (Ok(Vec::new()), Some(End::Removed)),
+                Ok(()) => (Ok(Vec::new()), Some(Ended::Removed)),
                 Err(why) => (Err(why), None),
             },
             Change::Adopt(sink, from) => (self.adopt(&sink, from).await.map(|()| vec![]), None),
         };
-        // Who asked may have stopped waiting.
-        let _ = reply.send(result);
+        let answer = Answer { reply, result };
         match end {
-            Some(end) => Err(end),
-            None => Ok(true),
+            Some(ended) => Err(End::Asked(ended, answer)),
+            None => {
+                answer.give();
+                Ok(true)
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use super::super::Shared;
 use super::super::sink::{Given, Gone, SinkHandle};
 use super::raw;
 use super::save::Saved;
-use super::{Away, Changes, Dropped, Progress};
+use super::{Answer, Away, Changes, Dropped, Ended, Progress};
 use crate::batch::Batch;
 use crate::checkpoint::Consumer;
 use crate::component::{Staged, Tick};
@@ -73,7 +73,9 @@ pub(super) struct Loop {
 
 /// Why the loop ends.
 pub(super) enum End {
-    Removed,
+    /// It was asked to, and answers when that is to be seen.
+    Asked(Ended, Answer),
+    /// The journal is closed.
     Stopped,
     /// The process is going down without waiting.
     Cancelled,
