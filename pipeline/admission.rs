@@ -18,6 +18,9 @@ const UNIT: usize = 1 << 10;
 const IN_FLIGHT_BYTES: usize = 256 << 20;
 /// Requests that are decoded at a time, per core.
 const DECODING: usize = 2;
+/// What decoding takes for a moment, in bytes for each byte as received: plain, and compressed. No
+/// more than all that may be on its way, so that large requests are decoded one after the other.
+const EXPANSION: (usize, usize) = (8, 32);
 
 /// Why a source takes nothing now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +46,8 @@ pub struct Gate {
     decoded: Arc<Semaphore>,
     units: u32,
     decoding: Semaphore,
+    /// Memory for it.
+    expanding: Semaphore,
 }
 
 /// Bytes on their way. Dropping it gives them back.
@@ -68,6 +73,7 @@ impl Gate {
             decoded: Arc::new(Semaphore::new(units as usize)),
             units,
             decoding: Semaphore::new(cores * DECODING),
+            expanding: Semaphore::new(units as usize),
         }
     }
 
@@ -103,9 +109,16 @@ impl Gate {
         u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units)
     }
 
-    /// A place among those that are decoded.
-    pub(crate) async fn decoding(&self) -> Option<SemaphorePermit<'_>> {
-        self.decoding.acquire().await.ok()
+    /// A place among those that are decoded, for a request of so many bytes.
+    pub(crate) async fn decoding(
+        &self,
+        bytes: usize,
+        compressed: bool,
+    ) -> Option<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
+        let factor = if compressed { EXPANSION.1 } else { EXPANSION.0 };
+        let memory = self.units(bytes.saturating_mul(factor));
+        let memory = self.expanding.acquire_many(memory).await.ok()?;
+        Some((self.decoding.acquire().await.ok()?, memory))
     }
 
     /// Those that take nothing, by name.

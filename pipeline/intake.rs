@@ -175,7 +175,7 @@ impl Intake {
             // Before the work of decoding.
             self.gate.check(&self.source).map_err(Refused::from).inspect_err(|e| refuse(1, e))?;
         }
-        let place = self.gate.decoding().await;
+        let place = self.gate.decoding(payload.len(), !envelope.encoding.is_empty()).await;
         let decode = || {
             let head = EntryHead { received, envelope: &envelope };
             decode_guarded(decoder, &head, &payload, &self.entities)

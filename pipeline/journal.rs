@@ -278,6 +278,11 @@ impl Journal {
         self.bytes() >= self.options().max_bytes
     }
 
+    /// Why nothing can be written now, if so.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared().state.lock().trouble.clone()
+    }
+
     /// Whether it has come to three quarters of `max_bytes`: time to save checkpoints and trim.
     pub fn is_filling(&self) -> bool {
         self.bytes() > self.options().max_bytes / 4 * 3

@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+/// What the program itself takes: code, stacks, what is not worth counting. Bytes.
+const OWN_BYTES: u64 = 96 << 20;
 /// Smallest part, so that the largest batch still gets through however small the whole is.
 const PART_BYTES_MIN: u64 = 4 << 20;
 /// Rows in memory, where nothing else is said, bytes.
 const ROWS_BYTES: usize = 256 << 20;
 
-/// The parts of `server.memory`, bytes.
+/// The parts of `server.memory`, bytes: sixteenths of what the program itself leaves, at least of a
+/// quarter of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// What queries gather; past it they spill to disk. 4/16.
@@ -36,8 +39,9 @@ pub struct Parts {
 impl Parts {
     /// Divides `memory` bytes.
     pub fn of(memory: u64) -> Self {
+        let left = memory.saturating_sub(OWN_BYTES).max(memory / 4);
         let part = |sixteenths: u64| {
-            let bytes = (memory / 16 * sixteenths).max(PART_BYTES_MIN);
+            let bytes = (left / 16 * sixteenths).max(PART_BYTES_MIN);
             usize::try_from(bytes).unwrap_or(usize::MAX)
         };
         Self {
@@ -201,7 +205,8 @@ mod tests {
         let whole = 1 << 30;
         let Parts { queries, caches, requests, journal, rows, upkeep } = Parts::of(whole);
         let all = queries + caches + 2 * requests + journal + rows + upkeep;
-        assert_eq!(all as u64, whole / 16 * 15);
+        assert_eq!(all as u64, (whole - OWN_BYTES) / 16 * 15);
+        assert!(Parts::of(128 << 20).rows < 16 << 20);
         assert_eq!(Parts::of(0).rows as u64, PART_BYTES_MIN);
     }
 

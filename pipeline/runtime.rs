@@ -280,6 +280,13 @@ impl Runtime {
         }
     }
 
+    /// Entries that pipelines skip because they died at them, as long as the journal has them.
+    pub fn skipped(&self) -> Vec<(Arc<str>, u64)> {
+        let oldest = self.shared.journal.oldest();
+        let all = self.shared.poison.all_skipped().into_iter();
+        all.filter(|(_, offset)| *offset >= oldest).collect()
+    }
+
     /// The counters of everything.
     pub fn telemetry(&self) -> &Arc<Telemetry> {
         &self.shared.telemetry

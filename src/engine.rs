@@ -187,6 +187,18 @@ impl Server {
             let answers = if why.overload { 429 } else { 503 };
             format!("source `{source}` refuses data (answers {answers}): {}", why.why)
         }));
+        problems.extend(
+            self.journal
+                .trouble()
+                .map(|why| format!("the journal cannot be written, data is refused: {why}")),
+        );
+        let skipped = self.runtime.get().map(|r| r.skipped()).unwrap_or_default();
+        problems.extend(skipped.into_iter().map(|(pipeline, offset)| {
+            format!(
+                "pipeline `{pipeline}` skips entry {offset}, at which it died again and again: the \
+                 entry is raw in `<source>.errors`, by default in table `weir_errors`"
+            )
+        }));
         problems.extend(self.journal.damage());
         for table in self.store.tables(weir_pipeline::batch::TENANT) {
             let damaged = table.damaged().into_iter();

@@ -73,6 +73,7 @@ pub(super) fn recover(dir: &Path, floor: impl FnOnce(u128) -> u64) -> io::Result
         trimmed: 0,
         memory: VecDeque::new(),
         memory_bytes: 0,
+        trouble: None,
         memory_from: 0,
         damage: earlier,
         aside: BTreeSet::new(),

@@ -216,6 +216,8 @@ pub(super) struct State {
     pub(super) memory_bytes: usize,
     pub(super) memory_from: u64,
     pub(super) damage: Vec<String>,
+    /// Why the last batch could not be written.
+    pub(super) trouble: Option<String>,
     /// Segments already set aside.
     pub(super) aside: BTreeSet<u64>,
     /// Segments let go whose files could not be deleted yet.

@@ -83,6 +83,7 @@ impl Writer {
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::error!(%error, "journal could not be written; still trying");
                     }
+                    self.shared.state.lock().trouble = Some(error.to_string());
                     let error = AppendError::Io(error.to_string());
                     self.shared.release(cost);
                     for item in batch {
@@ -260,6 +261,7 @@ impl Writer {
         {
             let mut state = self.shared.state.lock();
             let state = &mut *state;
+            state.trouble = None;
             for (source, number, text) in generations {
                 state.catalog.generations.entry(source).or_default().insert(number, text);
             }

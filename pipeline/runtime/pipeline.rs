@@ -90,6 +90,13 @@ impl Changes {
         all.as_mut().map(|all| all.insert(mark, change)).is_some()
     }
 
+    /// The mark at which it shall stop.
+    pub(super) fn stop(&self) -> Option<u64> {
+        let all = self.0.lock();
+        let mut stops = all.as_ref()?.iter().filter(|(_, c)| matches!(c.change, Change::Stop));
+        stops.next().map(|(mark, _)| *mark)
+    }
+
     pub(super) fn take(&self, mark: u64) -> Option<AtMark> {
         self.0.lock().as_mut()?.remove(&mark)
     }
@@ -232,6 +239,7 @@ pub(super) async fn start(
         let sink = sink.begin(staged, &tasks).await?;
         sinks.insert(node.id.clone(), sink);
     }
+    let restored = checkpoint.is_some();
     let mut source_watermark = i64::MIN;
     if let Some(checkpoint) = &checkpoint {
         let left = |id: &str| !sinks.contains_key(id) && !away.contains(id);
@@ -246,7 +254,8 @@ pub(super) async fn start(
     }
     let progress = Arc::new(Mutex::new(Progress {
         position,
-        received: checkpoint.as_ref().map_or_else(now, |c| c.now),
+        // A checkpoint that was saved before the first tick knows no time.
+        received: checkpoint.as_ref().map(|c| c.now).filter(|t| *t > 0).unwrap_or_else(now),
         committed: position,
         watermark: source_watermark,
         ..Progress::default()
@@ -281,6 +290,9 @@ pub(super) async fn start(
         checkpointing: None,
         bytes_since: 0,
         due_at: None,
+        replays_to: if restored { shared.journal.head() } else { 0 },
+        saved: tokio::time::Instant::now(),
+        stops_since: None,
         not_before: 0,
         in_vain: 0,
         progress: progress.clone(),

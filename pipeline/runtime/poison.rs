@@ -119,6 +119,11 @@ impl Poison {
         self.blame(|at| at.pipeline == who.pipeline);
     }
 
+    /// What is skipped: pipeline and entry.
+    pub(super) fn all_skipped(&self) -> Vec<(Arc<str>, u64)> {
+        self.known.lock().skipped.iter().map(|at| (at.pipeline.clone(), at.offset)).collect()
+    }
+
     /// The entries that `who` skips.
     pub(super) fn skipped(&self, who: &Consumer) -> HashSet<u64> {
         let known = self.known.lock();

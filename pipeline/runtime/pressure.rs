@@ -111,6 +111,8 @@ impl Runtime {
             let about = "What it may be at most";
             telemetry.gauge(&name("weir_backlog_limit_bytes"), about, c.limit as f64);
         }
+        let about = "Entries of the journal that are skipped because pipelines died at them";
+        telemetry.gauge("weir_entries_skipped", about, self.skipped().len() as f64);
         for (pipeline, sink, bytes) in self.shared.rows.held() {
             let pipeline = super::escape(&pipeline);
             let series =

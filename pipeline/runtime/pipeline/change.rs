@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::super::Shared;
 use super::super::sink::SinkHandle;
 use super::run::{End, Loop};
@@ -17,11 +19,28 @@ use crate::plan::{NodePlan, PipelinePlan};
 
 /// Between tries at a mark.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A mark that is not reached within this time is far. A stop takes at most ten seconds in all.
+const FAR: Duration = Duration::from_secs(2);
 
 impl Loop {
     /// Does what waits for this mark. Returns whether that saved a checkpoint.
     pub(super) async fn mark(&mut self, mark: u64) -> Result<bool, End> {
-        let Some(AtMark { change, reply }) = self.changes.take(mark) else { return Ok(false) };
+        match self.changes.take(mark) {
+            Some(change) => self.make(change).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Stops at any tick if the mark is far: a stop has to be over in time.
+    pub(super) async fn stop_if_asked(&mut self) -> Result<(), End> {
+        let Some(mark) = self.changes.stop() else { return Ok(()) };
+        if self.stops_since.get_or_insert_with(Instant::now).elapsed() >= FAR {
+            self.mark(mark).await?;
+        }
+        Ok(())
+    }
+
+    async fn make(&mut self, AtMark { change, reply }: AtMark) -> Result<bool, End> {
         self.finish_checkpoint().await;
         let (result, end) = match change {
             // It ends even if its checkpoint failed: the journal has everything.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,6 +63,13 @@ pub(super) struct Loop {
     pub(super) bytes_since: u64,
     /// Running time at which the next checkpoint is due; set at the first tick.
     pub(super) due_at: Option<i64>,
+    /// Up to here it replays what it had read before a death, and saves soon: the next death shall not
+    /// send it back to where it began.
+    pub(super) replays_to: u64,
+    /// Since when it has been asked to stop.
+    pub(super) stops_since: Option<Instant>,
+    /// When it began, or last began to save.
+    pub(super) saved: Instant,
     /// Running time before which none is tried again, the last having failed.
     pub(super) not_before: i64,
     /// Running time before which it does not wait again for rows in memory to become fewer.
@@ -290,6 +298,7 @@ impl Loop {
             self.give(&id, Given::Tick(entry.offset)).await?;
         }
         self.progress.lock().watermark = self.tick.watermark;
+        self.stop_if_asked().await?;
         let mark = entry.mark_reason().and_then(|reason| reason.parse().ok());
         let changed = match mark {
             Some(mark) => self.mark(mark).await?,

@@ -24,6 +24,8 @@ use crate::plan::PipelinePlan;
 const EVERY_NS: i64 = 30_000_000_000;
 /// ... or after this many bytes of decoded rows.
 const EVERY_BYTES: u64 = 256 << 20;
+/// While it replays what it had read before a death, checkpoints come this often.
+const REPLAYED: Duration = Duration::from_secs(1);
 /// Where rows in memory are many, checkpoints come at most this often, nanoseconds.
 const PRESSED_NS: i64 = 1_000_000_000;
 /// Pause between two checkpoints that have to succeed before more is read.
@@ -65,7 +67,8 @@ impl Loop {
         let filling = self.shared.journal.is_filling() || (backlog > 0 && held > backlog / 2);
         let filling = filling && elapsed >= due - EVERY_NS + SOON_NS;
         let pressed = self.pressure() > Pressure::None && elapsed >= due - EVERY_NS + PRESSED_NS;
-        let early = filling || pressed || self.bytes_since >= EVERY_BYTES;
+        let replays = self.position < self.replays_to && self.saved.elapsed() >= REPLAYED;
+        let early = replays || filling || pressed || self.bytes_since >= EVERY_BYTES;
         elapsed >= due || early && elapsed >= self.not_before
     }
 
@@ -105,6 +108,7 @@ impl Loop {
         }
         self.due_at = Some(self.tick.elapsed + EVERY_NS);
         self.bytes_since = 0;
+        self.saved = Instant::now();
         match self.begin_checkpoint().await {
             Ok(task) => self.checkpointing = Some(task),
             Err(why) => self.note_failure(why),
