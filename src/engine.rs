@@ -484,6 +484,18 @@ impl Engine for Server {
         })
     }
 
+    fn behind(&self) -> Vec<String> {
+        let pipelines = self.runtime.get().map(|r| r.pipelines()).unwrap_or_default();
+        let behind = pipelines.into_iter().filter(|p| p.state == "behind");
+        let seconds = |p: &PipelineStatus| p.lag_ns / 1_000_000_000;
+        behind
+            .map(|p| {
+                let (name, seconds) = (&p.name, seconds(&p));
+                format!("pipeline `{name}` is {seconds} s behind: its newest rows are not in yet")
+            })
+            .collect()
+    }
+
     fn metrics(&self) -> String {
         if let Some(runtime) = self.runtime.get() {
             runtime.observe();

@@ -136,6 +136,10 @@ impl Engine for Fake {
         async { answer }.boxed()
     }
 
+    fn behind(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn metrics(&self) -> String {
         "weir_up 1\n".into()
     }

@@ -31,6 +31,8 @@ pub trait Engine: Send + Sync {
     fn replay(&self, request: Request) -> BoxFuture<'_, Result<Replay, EngineError>>;
     /// What a reload would do now, as JSON; changes nothing.
     fn plan(&self) -> BoxFuture<'_, Result<serde_json::Value, EngineError>>;
+    /// Pipelines whose newest rows are not in their tables yet, as queries are told.
+    fn behind(&self) -> Vec<String>;
     /// `Err` says what is not up yet.
     fn ready(&self) -> Result<(), String>;
     /// Alert instances and the newest notifications, as JSON: `{"alerts": [..],

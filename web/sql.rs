@@ -46,7 +46,9 @@ pub(crate) async fn answer(
 ) -> Result<Response, ApiError> {
     let format = Format::accepted(&headers)?;
     let sql = text(&headers, &body)?;
-    let answer = web.queries.query(TENANT, &sql).await?;
+    let behind = web.engine.behind();
+    let mut answer = web.queries.query(TENANT, &sql).await?;
+    behind.into_iter().for_each(|warning| answer.warn(warning));
     let warnings = warnings_header(&answer.warnings());
     let stream = format::encode(format, answer)?;
     let mut response = Response::new(Body::from_stream(stream));

@@ -38,6 +38,11 @@ impl Answer {
         &self.schema
     }
 
+    /// Adds something that the person who asked should know.
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
     /// What the person who asked should know; complete once the stream has ended.
     pub fn warnings(&self) -> Vec<String> {
         let mut all = self.warnings.clone();

@@ -17,7 +17,7 @@ use super::{check_tables, check_windows, files, numbers, pipeline};
 use crate::alerting::receivers::{Receivers, WAYS};
 use crate::alerting::{ALERTS, SECRETS, levels, story, wait_fired, wait_resolved};
 use crate::determinism::random::Random;
-use crate::harness::{Server, request, wait};
+use crate::harness::{Server, binary, request, wait};
 
 /// Every fail point, in an order of which each third is a choice. The last of them are passed by maintenance: every ten seconds, if there is
 /// something to do.
@@ -253,7 +253,7 @@ fn deaths_under_load() {
     let seed = number("WEIR_CRASH_SEED").unwrap_or(1);
     let seconds = number("WEIR_CRASH_SECONDS");
     let start = Instant::now();
-    eprintln!("WEIR_CRASH_SEED={seed}, binary {} (debug: fail points)", env!("CARGO_BIN_EXE_weir"));
+    eprintln!("WEIR_CRASH_SEED={seed}, binary {} (debug: fail points)", binary().display());
     let mut run = Run::start(seed);
     let mut forced = 0;
     // All of them as long as time is given, else one of each kind.
