@@ -6,7 +6,11 @@
 //! shorter than it should be was never answered for: it is cut. Any other bad frame is damage: the
 //! file is copied to `.damaged`, and frames after it are applied as long as they follow from what
 //! is known.
+//!
+//! A log comes into its place with its header, a snapshot after the log that goes on from it. So a
+//! log that is missing or shorter than its header was lost, not cut by a crash.
 
+mod doubt;
 mod frame;
 mod record;
 
@@ -14,6 +18,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use doubt::mark;
 pub use record::WriterId;
 pub(crate) use record::{Listing, Record};
 use weir_pipeline::{failpoint, fault};
@@ -36,6 +41,10 @@ pub(crate) struct Manifest {
     snapshot: u64,
     /// Bytes appended since it was opened.
     appended: u64,
+    /// Why changes at its end may be lost, of which nothing else tells.
+    doubts: Vec<String>,
+    /// The last log ends within a change.
+    torn: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +90,10 @@ impl Manifest {
                 Err(e @ (StoreError::Version { .. } | StoreError::Foreign { .. })) => {
                     return Err(e);
                 }
-                Err(e) => repairs.push(format!("{e}; {}", set_aside(&path)?)),
+                Err(e) => {
+                    mark(folder)?;
+                    repairs.push(format!("{e}; {}", set_aside(&path)?));
+                }
             }
         }
         let mut manifest = Self {
@@ -91,8 +103,17 @@ impl Manifest {
             log: None,
             snapshot,
             appended: 0,
+            doubts: Vec::new(),
+            torn: false,
         };
         let logs: Vec<(u64, PathBuf)> = logs.into_iter().filter(|(n, _)| *n >= snapshot).collect();
+        if logs.is_empty() && snapshot > 0 {
+            manifest.doubt(format!(
+                "the manifest is damaged: the log after `{}` is missing",
+                folder.join(format!("snapshot-{snapshot:020}")).display()
+            ))?;
+            manifest.log = Some(manifest.begin_log()?);
+        }
         for (i, (first, path)) in logs.iter().enumerate() {
             let end = logs.get(i + 1).map(|(next, _)| *next);
             manifest.replay(*first, path, end, &mut repairs)?;
@@ -116,9 +137,16 @@ impl Manifest {
                 let path = path.to_owned();
                 return Err(StoreError::Version { path, found, known: frame::VERSION });
             }
-            // A crash between creating the file and its first frame.
             frame::Header::Bad if bytes.len() <= frame::HEADER => {
+                self.doubt(format!(
+                    "`{}` is damaged: it has {} bytes, less than its header",
+                    path.display(),
+                    bytes.len()
+                ))?;
                 std::fs::remove_file(path).map_err(StoreError::io("cannot remove", path))?;
+                if end.is_none() {
+                    self.log = Some(self.begin_log()?);
+                }
                 return Ok(());
             }
             frame::Header::Bad => {
@@ -127,6 +155,7 @@ impl Manifest {
             }
         }
         if first > self.next {
+            mark(&self.folder)?;
             repairs.push(format!(
                 "changes {} to {} of the manifest are missing before `{}`",
                 self.next,
@@ -172,9 +201,12 @@ impl Manifest {
             self.next = sequence + 1;
         }
         if damaged {
+            mark(&self.folder)?;
             repairs.push(set_aside_copy(path)?);
         }
         if good < bytes.len() && end.is_none() {
+            mark(&self.folder)?;
+            self.torn = true;
             let cut = OpenOptions::new().write(true).open(path);
             let cut = cut.and_then(|f| f.set_len(good as u64).and_then(|()| f.sync_all()));
             cut.map_err(StoreError::io("cannot cut", path))?;
@@ -184,6 +216,9 @@ impl Manifest {
             // A fresh start: the next change begins a new log after a whole snapshot.
             self.listing.prune_shapes();
             self.write_snapshot(&self.listing.clone(), self.next)?;
+            if end.is_none() {
+                self.log = Some(self.begin_log()?);
+            }
         }
         Ok(())
     }
@@ -238,14 +273,16 @@ impl Manifest {
         Ok(())
     }
 
-    /// A log that starts at the next frame. One of that name holds nothing that counts.
+    /// A log that starts at the next frame. One of that name holds nothing that counts. It is
+    /// never there without its header.
     fn begin_log(&self) -> Result<Log> {
         let path = self.folder.join(format!("log-{:020}", self.next));
         let create = || {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).open(&path)?;
+            let temporary = path.with_extension("tmp");
+            let mut file = File::create(&temporary)?;
             file.write_all(&frame::header())?;
             file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
             file.seek(SeekFrom::End(0))?;
             Ok(file)
         };
@@ -261,11 +298,15 @@ impl Manifest {
 
     /// Begins a new log and gives what [`Manifest::finish_snapshot`] shall write; in between,
     /// changes go on.
-    pub(crate) fn begin_snapshot(&mut self) -> (Listing, u64) {
+    ///
+    /// # Errors
+    /// If the log cannot be made; changes go on in one that is made then.
+    pub(crate) fn begin_snapshot(&mut self) -> Result<(Listing, u64)> {
         self.log = None;
+        self.log = Some(self.begin_log()?);
         // The snapshot has only the shapes in use: what follows must not count on others.
         self.listing.prune_shapes();
-        (self.listing.clone(), self.next)
+        Ok((self.listing.clone(), self.next))
     }
 
     /// Writes a snapshot beside the changes that go on: needs only the folder.

@@ -166,7 +166,7 @@ fn a_commit_costs_the_same_at_ten_files_and_at_two_thousand() {
         commit(&mut manifest, mark);
         costs.push(manifest.appended() - before);
         if manifest.wants_snapshot() {
-            let (listing, next) = manifest.begin_snapshot();
+            let (listing, next) = manifest.begin_snapshot().unwrap();
             Manifest::write_snapshot_file(dir.path(), &listing, next).unwrap();
             manifest.finish_snapshot(next);
             snapshots += 1;
@@ -194,7 +194,7 @@ fn a_damaged_snapshot_gives_way_to_the_one_before() {
         for mark in round * 10..round * 10 + 10 {
             commit(&mut manifest, mark);
         }
-        let (listing, next) = manifest.begin_snapshot();
+        let (listing, next) = manifest.begin_snapshot().unwrap();
         Manifest::write_snapshot_file(dir.path(), &listing, next).unwrap();
         manifest.finish_snapshot(next);
     }

@@ -257,7 +257,7 @@ impl Table {
             if !manifest.wants_snapshot() {
                 return Ok(());
             }
-            let (listing, next) = manifest.begin_snapshot();
+            let (listing, next) = manifest.begin_snapshot()?;
             (manifest.folder().to_owned(), listing, next)
         };
         Manifest::write_snapshot_file(&folder, &listing, next)?;

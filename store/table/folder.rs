@@ -46,6 +46,24 @@ impl Folders {
         }
         Ok(folders)
     }
+
+    /// Whether there are files that `listing` does not name.
+    fn has_unlisted(&self, listing: &Listing) -> Result<bool> {
+        let chunks = listed_chunks(listing);
+        let files = list(&self.files)?;
+        Ok(files.iter().any(|(_, name)| !listing.files.contains_key(name.as_str()))
+            || list(&self.entities)?.iter().any(|(_, name)| !chunks.contains(name.as_str())))
+    }
+}
+
+/// The names of all chunks of entities that are listed.
+fn listed_chunks(listing: &Listing) -> HashSet<&str> {
+    let own = listing.files.values().filter_map(|f| match &f.entities {
+        Some(EntityPlace::Own(chunk)) => Some(&chunk.file),
+        _ => None,
+    });
+    let logs = listing.logs.values().flatten().map(|c| &c.file);
+    logs.chain(own).map(AsRef::as_ref).collect()
 }
 
 /// What the names of a writer's staged files start with.
@@ -79,7 +97,15 @@ impl Table {
         retention: Option<Duration>,
     ) -> Result<Arc<Self>> {
         let folders = Folders::open(folder)?;
-        let (manifest, repairs) = Manifest::open(&folder.join("manifest"))?;
+        let (mut manifest, mut repairs) = Manifest::open(&folder.join("manifest"))?;
+        let unlisted = folders.has_unlisted(manifest.listing())?;
+        manifest.begin(unlisted)?;
+        if unlisted {
+            let why =
+                |doubt: &String| format!("{doubt}; files that it does not name are set aside");
+            repairs.extend(manifest.doubts().iter().map(why));
+        }
+        let whole = repairs.is_empty() && manifest.is_whole();
         for repair in &repairs {
             tracing::error!(table = name, "{repair}");
         }
@@ -102,7 +128,7 @@ impl Table {
             graves: Graves::default(),
             retention: RwLock::new(retention),
             damaged: Mutex::new(damaged),
-            whole: repairs.is_empty(),
+            whole,
             counters: Counters::default(),
         });
         let mut state = table.state.lock();
@@ -113,6 +139,9 @@ impl Table {
         state.files_changed();
         drop(state);
         table.sweep_at_open(&listing)?;
+        if !table.folders.has_unlisted(&listing)? {
+            table.manifest.lock().clear_doubt()?;
+        }
         Ok(table)
     }
 
@@ -137,18 +166,7 @@ impl Table {
             }
             self.clear(&path)?;
         }
-        let own = listing.files.values().filter_map(|f| match &f.entities {
-            Some(EntityPlace::Own(chunk)) => Some(&chunk.file),
-            _ => None,
-        });
-        let chunks: HashSet<&str> = listing
-            .logs
-            .values()
-            .flatten()
-            .map(|c| &c.file)
-            .chain(own)
-            .map(AsRef::as_ref)
-            .collect();
+        let chunks = listed_chunks(listing);
         for (path, name) in list(&self.folders.entities)? {
             if !chunks.contains(name.as_str()) {
                 self.clear(&path)?;
@@ -162,6 +180,10 @@ impl Table {
         if self.whole {
             return std::fs::remove_file(path).map_err(StoreError::io("cannot delete", path));
         }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let why = "the manifest was damaged and does not name it: it is set aside";
+        tracing::error!(table = %self.name, file = %name, "{why}");
+        self.note_damage(&name, why);
         self.move_aside(path)
     }
 
@@ -208,7 +230,7 @@ impl Table {
             let old = age.is_some_and(|age| age > STAGED_KEPT);
             if old && staged_parts(&name).is_some() && self.is_loose(&name) {
                 tracing::warn!(table = %self.name, file = name, "staged rows that nobody committed");
-                std::fs::remove_file(&path).map_err(StoreError::io("cannot delete", &path))?;
+                self.clear(&path)?;
             }
         }
         Ok(())
@@ -234,3 +256,6 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;

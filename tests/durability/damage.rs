@@ -1,5 +1,6 @@
-//! A flipped bit in each kind of file, while Weir does not run: it starts, and either all is right or
-//! the damage is named; what does not depend on the file is complete.
+//! A flipped bit in each kind of file, and an emptied manifest log, while Weir does not run: it
+//! starts, and either all is right or the damage is named; what does not depend on the file is
+//! complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -118,11 +119,16 @@ fn a_flipped_bit_in_each_kind_of_file() {
         let file = file.unwrap_or_else(|| panic!("there is no {kind}"));
         let file = file.strip_prefix(&pristine).unwrap();
         let bytes = fs::read(pristine.join(file)).unwrap();
-        for at in places(bytes.len()) {
+        // Past the end: the file is emptied.
+        let emptied = (kind == "manifest").then_some(bytes.len());
+        for at in places(bytes.len()).into_iter().chain(emptied) {
             let what = format!("{kind} `{}` of {} bytes at {at}", file.display(), bytes.len());
             copy(&pristine, &data);
             let mut damaged = bytes.clone();
-            damaged[at] ^= 0x10;
+            match damaged.get_mut(at) {
+                Some(byte) => *byte ^= 0x10,
+                None => damaged.clear(),
+            }
             fs::write(data.join(file), damaged).unwrap();
             if let Err(why) = check(&mut server, &mut sent, &next, &what, may_miss) {
                 eprintln!("{why}");
