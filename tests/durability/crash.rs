@@ -45,6 +45,8 @@ const FAILPOINTS: [&str; 22] = [
     "merge.written",
     "merge.listed",
 ];
+/// Starts after deaths until one of them passes a fail point of starts.
+const TRIES: usize = 30;
 /// A fail point that is not passed within this time is none.
 const PASSED: Duration = Duration::from_secs(60);
 
@@ -169,14 +171,29 @@ impl Run {
     /// Dies between two steps, some time or other that it passes there.
     fn at(&mut self, failpoint: &str) {
         if failpoint.starts_with("recovery.") {
-            // Which leaves work that is not committed.
-            self.at_time("checkpoint.renamed", 3);
+            return self.at_start(failpoint);
         }
         // Where it passes seldom the first time has to do.
         let often = ["file.", "manifest.", "stage.", "checkpoint."];
         let often = often.iter().any(|of| failpoint.starts_with(of));
         let count = if often { self.random.range(1, 6) } else { 1 };
         self.at_time(failpoint, count);
+    }
+
+    /// Dies while it starts. A death before leaves work that is not committed, unless there was too
+    /// little for a file.
+    fn at_start(&mut self, failpoint: &str) {
+        let failpoint = format!("{failpoint}:1");
+        for _ in 0..TRIES {
+            self.at_time("checkpoint.renamed", 3);
+            if !self.server.start_to_die(&failpoint) {
+                self.deaths += 1;
+                return;
+            }
+            // Up: it has passed what it passes. Time for more rows.
+            self.killed();
+        }
+        panic!("{failpoint} was not passed in {TRIES} starts");
     }
 
     fn at_time(&mut self, failpoint: &str, count: i64) {
