@@ -7,6 +7,7 @@ mod bring_up;
 mod decide;
 mod decoders;
 mod detached;
+mod gaps;
 mod holds;
 mod pipeline;
 mod plan;
@@ -35,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 use self::decide::Present;
 pub use self::decide::{NodeChange, NodeState, Shapes, SourceFate, Turn};
 use self::decoders::Decoders;
+pub use self::gaps::Gap;
+use self::gaps::Gaps;
 use self::holds::Holds;
 pub use self::pipeline::Progress;
 use self::pipeline::{Asked, Change, Running};
@@ -91,6 +94,7 @@ pub(crate) struct Shared {
     decoders: Arc<Decoders>,
     holds: Holds,
     poison: Poison,
+    gaps: Gaps,
     gate: Arc<Gate>,
     rows: Arc<Rows>,
     /// Told when the loop of a pipeline ended.
@@ -227,6 +231,7 @@ impl Runtime {
             gate: gate.clone(),
             rows,
             poison: Poison::open(&data, journal.oldest())?,
+            gaps: Gaps::open(&data, crate::intake::now())?,
             ended: Notify::new(),
         });
         let runtime = Arc::new(Self {
@@ -280,6 +285,11 @@ impl Runtime {
         }
     }
 
+    /// Stretches of the journal that were needed and are gone, of the last week.
+    pub fn gaps(&self) -> Vec<Gap> {
+        self.shared.gaps.all()
+    }
+
     /// Entries that pipelines skip because they died at them, as long as the journal has them.
     pub fn skipped(&self) -> Vec<(Arc<str>, u64)> {
         let oldest = self.shared.journal.oldest();
@@ -325,6 +335,12 @@ impl Runtime {
             running.iter().map(|(who, r)| (who.clone(), r.status(head))).collect();
         for (who, down) in &*self.down.lock() {
             all.entry(who.clone()).or_insert_with(|| down.status(&who.pipeline));
+        }
+        for gap in self.shared.gaps.all() {
+            let who = Consumer { pipeline: gap.pipeline, sink: gap.sink };
+            if let Some(status) = all.get_mut(&who) {
+                status.progress.skipped.push((gap.after, gap.to));
+            }
         }
         let (detached, mut whole): (BTreeMap<_, _>, BTreeMap<_, _>) =
             all.into_iter().partition(|(who, _)| who.sink.is_some());

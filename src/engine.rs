@@ -12,7 +12,7 @@ use weir_pipeline::journal::{Journal, JournalOptions};
 use weir_pipeline::memory::{Parts, resident};
 use weir_pipeline::replay::Request;
 use weir_pipeline::runtime::{
-    DetachedStatus, FileOutcome, Outcome, PipelineStatus, Progress, ReplayError, Runtime,
+    DetachedStatus, FileOutcome, Gap, Outcome, PipelineStatus, Progress, ReplayError, Runtime,
 };
 use weir_pipeline::telemetry::{ComponentLabels, ComponentReading, Telemetry, Way};
 use weir_store::Store;
@@ -192,6 +192,8 @@ impl Server {
                 .trouble()
                 .map(|why| format!("the journal cannot be written, data is refused: {why}")),
         );
+        let gaps = self.runtime.get().map(|r| r.gaps()).unwrap_or_default();
+        problems.extend(gaps.iter().map(gap_problem));
         let skipped = self.runtime.get().map(|r| r.skipped()).unwrap_or_default();
         problems.extend(skipped.into_iter().map(|(pipeline, offset)| {
             format!(
@@ -336,15 +338,22 @@ fn replay_error(error: ReplayError) -> EngineError {
     }
 }
 
-/// What it holds of the journal, if that is much, and what it has skipped.
+/// What it holds of the journal, if that is much.
 fn backlog_problems(who: &str, progress: &Progress) -> Vec<String> {
     let (behind, limit) = (progress.behind_bytes, progress.backlog_bytes);
     let much = (limit > 0 && behind > limit / 2)
         .then(|| format!("{who} is {behind} bytes of journal behind; its backlog is {limit}"));
-    let gaps = progress.skipped.iter().map(|(after, to)| {
-        format!("{who} skipped entries {} to {to}, which were past its backlog", after + 1)
-    });
-    much.into_iter().chain(gaps).collect()
+    much.into_iter().collect()
+}
+
+/// What somebody lacks of the journal.
+fn gap_problem(gap: &Gap) -> String {
+    let Gap { pipeline, sink, after, to, .. } = gap;
+    let who = match sink {
+        Some(sink) => format!("sink `{sink}` of pipeline `{pipeline}`"),
+        None => format!("pipeline `{pipeline}`"),
+    };
+    format!("{who} skipped entries {} to {to}, which were past its backlog or trimmed", after + 1)
 }
 
 fn detached_report(d: DetachedStatus) -> DetachedReport {

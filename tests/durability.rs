@@ -17,7 +17,7 @@ mod while_down;
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -284,4 +284,25 @@ fn a_removed_pipeline_comes_back_where_it_left_off() {
     assert_eq!(outcome["ok"], true, "{outcome}");
     assert_eq!(probe(&server, &mut sent.logs, &next), 2);
     check_tables(&server, &sent);
+}
+
+/// Reading is an event of the file system, too.
+#[test]
+fn an_edit_is_noticed_while_others_read_the_files() {
+    let server = Server::start(&[("sources", SOURCES), ("work", &pipeline(0, ""))], None);
+    let reloads = || server.status()["reload"]["number"].as_u64().unwrap();
+    let before = reloads();
+    let file = server.path().join("pipelines.d/sources.toml");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                fs::read(&file).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        server.write("work", &pipeline(1, ""));
+        wait("the edit is noticed", || (reloads() > before).then_some(()));
+        done.store(true, Relaxed);
+    });
 }

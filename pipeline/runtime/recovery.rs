@@ -9,6 +9,7 @@ use super::pipeline::{Begin, Running, build_sink, detached, rename_part, start};
 use crate::checkpoint::{Checkpoint, Consumer};
 use crate::component::Staged;
 use crate::config::plan_from_bundle;
+use crate::intake::now;
 use crate::plan::PipelinePlan;
 
 /// How long the checkpoint of a removed pipeline stays, so that it can come back.
@@ -268,6 +269,9 @@ impl Runtime {
         let position = checkpoint.position;
         let after = self.shared.holds.take(&who, || position);
         notes.extend(gap(position, after));
+        if after > position {
+            self.shared.gaps.add(&who, position, after, now());
+        }
         // A detached sink would keep the others waiting while it does not get on; what kills above it
         // kills its pipeline too.
         let careful = who.sink.is_none() && self.shared.poison.starts(&who, position);

@@ -15,13 +15,18 @@ use super::Runtime;
 const POLL: Duration = Duration::from_secs(10);
 /// Editors write a file in several steps: wait until it has been quiet for this long.
 const QUIET: Duration = Duration::from_millis(100);
+/// ... but not for longer than this: something may write all the time.
+const QUIET_MAX: Duration = Duration::from_secs(1);
 
 /// Reloads whenever the content changed, until the runtime stops.
 pub(super) async fn run(runtime: Arc<Runtime>) {
     let (wake, mut woken) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |_| {
-        // A full channel has woken it already.
-        let _ = wake.try_send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Who only reads, this program among them, would keep it waiting for quiet.
+        if !event.is_ok_and(|e| e.kind.is_access()) {
+            // A full channel has woken it already.
+            let _ = wake.try_send(());
+        }
     })
     .ok();
     let folder = runtime.options.pipelines.clone();
@@ -32,10 +37,11 @@ pub(super) async fn run(runtime: Arc<Runtime>) {
         match stop.run_until_cancelled(wait).await {
             None => return,
             Some(Ok(_)) => {
-                while tokio::time::timeout(QUIET, woken.recv()).await.is_ok() {
-                    if stop.is_cancelled() {
-                        return;
-                    }
+                let quiet =
+                    async { while tokio::time::timeout(QUIET, woken.recv()).await.is_ok() {} };
+                let quiet = tokio::time::timeout(QUIET_MAX, quiet);
+                if stop.run_until_cancelled(quiet).await.is_none() {
+                    return;
                 }
             }
             Some(Err(_)) => {

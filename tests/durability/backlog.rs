@@ -87,7 +87,7 @@ fn past_the_backlog_of_a_sink_it_skips_what_is_older() {
     let (endpoint, url) = Endpoint::serve();
     endpoint.dead.store(true, Relaxed);
     let mut ledger = Ledger::default();
-    let server = start(r#"{ limit = "10MiB" }"#, &url, &mut ledger);
+    let mut server = start(r#"{ limit = "10MiB" }"#, &url, &mut ledger);
     // Some times what it may hold; nobody else notices.
     let all = 8 * FILL;
     for i in FILL..all {
@@ -112,4 +112,9 @@ fn past_the_backlog_of_a_sink_it_skips_what_is_older() {
     });
     let got = endpoint.numbers.lock().len();
     assert!(got < ledger.acknowledged_rows(), "{got}");
+    // Still, when it is back, and after a restart.
+    wait("the sink is back", || detached(&server).is_empty().then_some(()));
+    server.restart();
+    let problems = server.status()["problems"].to_string();
+    assert!(problems.contains("sink `out` of pipeline `work` skipped entries"), "{problems}");
 }

@@ -13,6 +13,7 @@ use super::run::{End, Loop};
 use crate::backlog::Policy;
 use crate::checkpoint::{Checkpoint, Consumer};
 use crate::component::Staged;
+use crate::intake::now;
 use crate::journal::Trimmed;
 use crate::plan::PipelinePlan;
 
@@ -20,8 +21,6 @@ use crate::plan::PipelinePlan;
 pub(super) const DETACH_AFTER: Duration = Duration::from_secs(30);
 /// How long a pipeline waits at the mark for a sink that comes back.
 const HAND_OVER: Duration = Duration::from_secs(5);
-/// Skipped stretches that are listed; more are only logged.
-const SKIPPED_MAX: usize = 100;
 
 /// A sink on its way back to its pipeline.
 pub(in super::super) struct Handed {
@@ -186,10 +185,7 @@ impl Loop {
         let about = "Stretches of the journal skipped past a backlog";
         self.shared.telemetry.count("weir_backlog_skips_total", about, 1.0);
         self.reader = self.shared.journal.reader(gap.to);
-        let mut progress = self.progress.lock();
-        if progress.skipped.len() < SKIPPED_MAX {
-            progress.skipped.push((gap.after, gap.to));
-        }
+        self.shared.gaps.add(&self.consumer, gap.after, gap.to, now());
         None
     }
 }
