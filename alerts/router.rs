@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use weir_pipeline::journal::STEP_MIN_NS;
 
 pub use config::{CONSOLE, RouterConfig};
 pub use log::LogError;
@@ -38,10 +39,6 @@ use crate::transition::{Held, Transition};
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Longest sleep: a wall clock that jumps is noticed after it.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-
-/// A clock that gained more than this on the time that passed was set; less is the slewing of a
-/// time service.
-const STEP_MIN: i64 = 5_000_000_000;
 
 /// Where the router reads the time.
 pub trait Clock: Send + Sync + 'static {
@@ -180,7 +177,7 @@ impl Inner {
             // While Weir was down nobody looked whether what fired still does: no repetition is due
             // for it.
             let down = options.ran.map_or(0, |ran| now.saturating_sub(ran.max(last)));
-            if down > STEP_MIN {
+            if down > STEP_MIN_NS {
                 inner.move_timers(now, down);
             }
             if inner.core.config != config {
@@ -230,7 +227,7 @@ impl Inner {
         self.seen = (now, running);
         if back > 0 {
             self.move_timers(now, -back);
-        } else if ahead > STEP_MIN {
+        } else if ahead > STEP_MIN_NS {
             self.move_timers(now, ahead);
         }
         now

@@ -445,6 +445,22 @@ fn position_of(path: &Path) -> Option<u64> {
     path.file_stem()?.to_str()?.split('-').nth(1)?.parse().ok()
 }
 
+/// What the JSON file at `path` holds. One that is not there holds nothing; a damaged one is named
+/// and begun anew: what is kept like this Weir can do without.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(crate) fn read_or_anew<T: Default + serde::de::DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let bytes = match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
+        read => read?,
+    };
+    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tracing::error!(path = %path.display(), %error, "damaged; begun anew");
+        T::default()
+    }))
+}
+
 /// Writes aside, fsyncs, renames, fsyncs the folder.
 ///
 /// # Errors

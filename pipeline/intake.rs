@@ -11,7 +11,7 @@ use crate::admission::{Gate, Held};
 use crate::batch::{Batch, Run, TENANT};
 use crate::component::{DecodeError, Decoded, Decoder, EntryHead, Rejected};
 use crate::entity::EntitySpace;
-use crate::journal::{AppendError, Appended, EntryKind, Envelope, Journal, NewEntry, STEP_MIN};
+use crate::journal::{AppendError, Appended, EntryKind, Envelope, Journal, NewEntry, STEP_MIN_NS};
 use crate::telemetry::ComponentMetrics;
 
 /// Payloads above this many bytes are decoded off the asynchronous threads' time slice.
@@ -21,8 +21,6 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a decoded request waits for others to go.
 const TICKETS: Duration = Duration::from_secs(5);
-/// How far the last tick may be ahead of a request: more, and the clock was set back since.
-const AHEAD: i64 = STEP_MIN.as_nanos() as i64;
 /// How long a request waits for a tick then, which comes within 200 ms unless the disk refuses; and
 /// between two looks.
 const SET_BACK: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(10));
@@ -243,7 +241,7 @@ impl Intake {
     /// Waits until the pipelines know that the clock was set back: by what it said before, this
     /// would be late.
     async fn after_set_back(&self) {
-        let is_behind = || self.journal.last_tick().is_some_and(|t| t > now() + AHEAD);
+        let is_behind = || self.journal.last_tick().is_some_and(|t| t > now() + STEP_MIN_NS);
         if !is_behind() {
             return;
         }

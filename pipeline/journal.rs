@@ -26,7 +26,7 @@ mod state;
 mod tests;
 mod writer;
 
-pub use clock::{STEP_MIN, Stamp, TickClock};
+pub use clock::{STEP_MIN_NS, Stamp, TickClock};
 pub use entry::{Entry, EntryKind, Envelope, NewEntry};
 pub use reader::{Reader, Trimmed};
 

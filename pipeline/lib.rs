@@ -17,6 +17,7 @@ pub mod failpoint;
 pub mod graph;
 pub mod http_client;
 pub mod intake;
+mod joining;
 pub mod journal;
 pub mod listen;
 pub mod memory;

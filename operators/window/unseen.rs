@@ -2,12 +2,9 @@
 //! then says nothing of it.
 
 use weir_pipeline::component::Tick;
+use weir_pipeline::journal::STEP_MIN_NS;
 
 use crate::codec::get_u64;
-
-/// Ticks that lie further apart than Weir ran, by more than this: below it is the slewing of a time
-/// service, or a busy machine.
-const UNSEEN_MIN: i64 = 5_000_000_000;
 
 /// The last such stretch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +27,7 @@ impl Unseen {
             self.to = self.to.min(tick.time);
             return;
         }
-        if (time, elapsed) == (0, 0) || passed.saturating_sub(ran) <= UNSEEN_MIN {
+        if (time, elapsed) == (0, 0) || passed.saturating_sub(ran) <= STEP_MIN_NS {
             return;
         }
         // One that still matters becomes part of it.

@@ -7,9 +7,9 @@ use prost::Message;
 
 use super::entry::{Entry, EntryKind, Envelope, NewEntry};
 
-/// Steps of the wall clock beyond this are marked in the tick: enough to leave the slewing of a
-/// time service and a busy machine alone.
-pub const STEP_MIN: Duration = Duration::from_secs(5);
+/// Steps of the wall clock beyond this, nanoseconds, are marked in the tick: enough to leave the
+/// slewing of a time service and a busy machine alone. Whoever else looks for steps uses it too.
+pub const STEP_MIN_NS: i64 = 5_000_000_000;
 
 /// What a tick or a mark carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl TickClock {
 }
 
 fn is_step(nanoseconds: i64) -> bool {
-    u128::from(nanoseconds.unsigned_abs()) > STEP_MIN.as_nanos()
+    nanoseconds.unsigned_abs() > STEP_MIN_NS.unsigned_abs()
 }
 
 #[cfg(test)]

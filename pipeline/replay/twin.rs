@@ -12,11 +12,9 @@ use crate::component::Tick;
 use crate::config::ERRORS_ID;
 use crate::edge::ERRORS;
 use crate::graph::ToSink;
+use crate::joining::{Joined, Joining};
 use crate::journal::Stamp;
 use crate::plan::PipelinePlan;
-
-/// Small entries are joined up to about this many rows before they are pushed, as they are live.
-const JOIN_ROWS: usize = 8_192;
 
 /// What a [`Twin`] is made of.
 pub(crate) struct TwinOptions<'a> {
@@ -56,15 +54,6 @@ pub(crate) struct Twin {
 enum Compared {
     Rows(Output),
     Alert(Alert),
-}
-
-/// Rows of consecutive entries of one source output.
-#[derive(Default)]
-struct Joining {
-    source: Arc<str>,
-    output: String,
-    batches: Vec<Batch>,
-    rows: usize,
 }
 
 impl Twin {
@@ -125,14 +114,8 @@ impl Twin {
             if self.counts {
                 self.rows += batch.num_rows() as u64;
             }
-            let Joining { source: of, output: from, rows, .. } = &self.joining;
-            if of != source || from != output || *rows >= JOIN_ROWS || !joinable {
-                self.flush();
-                self.joining.source = source.clone();
-                self.joining.output = (*output).to_owned();
-            }
-            self.joining.rows += batch.num_rows();
-            self.joining.batches.push(batch.clone());
+            let joined = self.joining.add(source, *output, batch, joinable);
+            self.push_joined(joined);
         }
     }
 
@@ -201,16 +184,15 @@ impl Twin {
         report
     }
 
-    /// Pushes what was joined.
+    /// Pushes what was joined, as it is live.
     fn flush(&mut self) {
-        let Joining { source, output, batches, .. } = std::mem::take(&mut self.joining);
-        if batches.is_empty() {
-            return;
-        }
-        match Batch::join(&batches) {
-            Some(batch) => self.push(&source, &output, &batch),
-            None => batches.iter().for_each(|batch| self.push(&source, &output, batch)),
-        }
+        let joined = self.joining.take();
+        self.push_joined(joined);
+    }
+
+    fn push_joined(&mut self, joined: Option<Joined>) {
+        let Some(Joined { source, output, batches }) = joined else { return };
+        batches.iter().for_each(|batch| self.push(&source, output, batch));
     }
 
     fn push(&mut self, source: &str, output: &str, batch: &Batch) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Consumer, write_atomically};
+use crate::checkpoint::{Consumer, read_or_anew, write_atomically};
 
 /// What is known.
 const FILE: &str = "gaps.json";
@@ -45,13 +45,7 @@ impl Gaps {
     /// If the file cannot be read. A damaged one is named and begun anew.
     pub(super) fn open(data: &Path, now: i64) -> io::Result<Self> {
         let path = data.join(FILE);
-        let mut known: Vec<Gap> = match std::fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            read => serde_json::from_slice(&read?).unwrap_or_else(|error| {
-                tracing::error!(path = %path.display(), %error, "damaged; begun anew");
-                Vec::new()
-            }),
-        };
+        let mut known: Vec<Gap> = read_or_anew(&path)?;
         known.retain(|gap| gap.time > now.saturating_sub(KEPT_NS));
         Ok(Self { path, known: Mutex::new(known) })
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Consumer, write_atomically};
+use crate::checkpoint::{Consumer, read_or_anew, write_atomically};
 
 /// What is known.
 const FILE: &str = "poison.json";
@@ -76,13 +76,7 @@ impl Poison {
     /// If the folder cannot be written.
     pub(super) fn open(data: &Path, oldest: u64) -> io::Result<Self> {
         let path = data.join(FILE);
-        let mut known: Known = match std::fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Known::default(),
-            read => serde_json::from_slice(&read?).unwrap_or_else(|error| {
-                tracing::error!(path = %path.display(), %error, "damaged; begun anew");
-                Known::default()
-            }),
-        };
+        let mut known: Known = read_or_anew(&path)?;
         known.suspects.retain(|s| s.at.offset >= oldest);
         known.skipped.retain(|at| at.offset >= oldest);
         let mut options = File::options();

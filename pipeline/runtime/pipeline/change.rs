@@ -17,8 +17,8 @@ use crate::failpoint;
 use crate::graph::{Graph, States};
 use crate::plan::{NodePlan, PipelinePlan};
 
-/// Between tries at a mark.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Between tries at what has to succeed before more is read.
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 /// A mark that is not reached within this time is far. A stop takes at most ten seconds in all.
 const FAR: Duration = Duration::from_secs(2);
 

@@ -15,18 +15,16 @@ use super::super::sink::{Given, Gone, SinkHandle};
 use super::raw;
 use super::save::Saved;
 use super::{Answer, Away, Changes, Dropped, Ended, Progress};
-use crate::batch::Batch;
 use crate::checkpoint::Consumer;
 use crate::component::{Staged, Tick};
 use crate::edge::ERRORS;
 use crate::failpoint;
 use crate::graph::{Graph, ToSink};
+use crate::joining::{Joined, Joining};
 use crate::journal::{Entry, EntryKind, Reader, Trimmed};
 use crate::plan::PipelinePlan;
 use crate::tap::Taps;
 
-/// Small entries are joined up to about this many rows before they are pushed.
-const JOIN_ROWS: usize = 8_192;
 /// Pauses between tries to read a journal whose disk fails, from first to longest.
 const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -88,15 +86,6 @@ pub(super) enum End {
     /// The process is going down without waiting.
     Cancelled,
     Failed(String),
-}
-
-/// Rows of consecutive entries of one source output, on their way to be joined.
-#[derive(Default)]
-struct Joining {
-    source: Arc<str>,
-    output: &'static str,
-    batches: Vec<Batch>,
-    rows: usize,
 }
 
 impl Drop for Loop {
@@ -206,14 +195,8 @@ impl Loop {
                 continue;
             }
             self.bytes_since += batch.bytes() as u64;
-            let other = joining.source != *source || joining.output != *output;
-            if other || joining.rows >= JOIN_ROWS || !self.graph.joinable() {
-                self.push(joining).await?;
-                joining.source = source.clone();
-                joining.output = output;
-            }
-            joining.rows += batch.num_rows();
-            joining.batches.push(batch.clone());
+            let joined = joining.add(source, *output, batch, self.graph.joinable());
+            self.push_joined(joined).await?;
         }
         Ok(())
     }
@@ -246,18 +229,14 @@ impl Loop {
     }
 
     async fn push(&mut self, joining: &mut Joining) -> Result<(), End> {
-        let Joining { source, output, batches, .. } = std::mem::take(joining);
-        if batches.is_empty() {
-            return Ok(());
-        }
+        self.push_joined(joining.take()).await
+    }
+
+    async fn push_joined(&mut self, joined: Option<Joined>) -> Result<(), End> {
+        let Some(Joined { source, output, batches }) = joined else { return Ok(()) };
         let mut to_sinks = Vec::new();
-        match Batch::join(&batches) {
-            Some(batch) => self.graph.push(&source, output, &batch, &mut to_sinks),
-            None => {
-                for batch in &batches {
-                    self.graph.push(&source, output, batch, &mut to_sinks);
-                }
-            }
+        for batch in &batches {
+            self.graph.push(&source, output, batch, &mut to_sinks);
         }
         self.send(to_sinks).await
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::super::Shared;
 use super::super::sink::{Gone, SinkHandle};
+use super::change::AGAIN;
 use super::detach::{self, DETACH_AFTER};
 use super::run::{End, Loop};
 use crate::checkpoint::Checkpoint;
@@ -28,8 +29,6 @@ const EVERY_BYTES: u64 = 256 << 20;
 const REPLAYED: Duration = Duration::from_secs(1);
 /// Where rows in memory are many, checkpoints come at most this often, nanoseconds.
 const PRESSED_NS: i64 = 1_000_000_000;
-/// Pause between two checkpoints that have to succeed before more is read.
-const AGAIN: Duration = Duration::from_secs(1);
 /// After a checkpoint that failed the next try waits this long, nanoseconds of running time; so
 /// long also between checkpoints while the journal is filling up, so that it can be trimmed.
 const SOON_NS: i64 = 5_000_000_000;
