@@ -285,6 +285,20 @@ impl Runtime {
         }
     }
 
+    /// Pipelines that are behind by what people would notice, and by how much, nanoseconds.
+    pub fn behind(&self) -> Vec<(Arc<str>, i64)> {
+        let head = self.shared.journal.head();
+        let running = self.running.lock();
+        let whole = running.iter().filter(|(who, _)| who.sink.is_none());
+        let behind = whole.filter_map(|(who, r)| {
+            let progress = r.progress.lock();
+            let lag = pipeline::lag(&progress, head);
+            let behind = progress.failed.is_none() && lag > BEHIND_NS;
+            behind.then(|| (who.pipeline.clone(), lag))
+        });
+        behind.collect()
+    }
+
     /// Stretches of the journal that were needed and are gone, of the last week.
     pub fn gaps(&self) -> Vec<Gap> {
         self.shared.gaps.all()

@@ -164,10 +164,10 @@ impl Server {
             let errors = [&p.progress.failed, &p.progress.checkpoint_error];
             let errors = errors.into_iter().flatten();
             problems.extend(errors.map(|e| format!("pipeline `{}`: {e}", p.name)));
-            problems.extend(backlog_problems(&format!("pipeline `{}`", p.name), &p.progress));
+            problems.extend(backlog_problem(&format!("pipeline `{}`", p.name), &p.progress));
             problems.extend(p.detached.iter().flat_map(|d| {
                 let who = format!("sink `{}` of pipeline `{}`", d.sink, p.name);
-                backlog_problems(&who, &d.progress)
+                backlog_problem(&who, &d.progress)
             }));
             problems.extend(p.detached.iter().map(|d| {
                 let seconds = d.lag_ns / 1_000_000_000;
@@ -192,15 +192,15 @@ impl Server {
                 .trouble()
                 .map(|why| format!("the journal cannot be written, data is refused: {why}")),
         );
-        let gaps = self.runtime.get().map(|r| r.gaps()).unwrap_or_default();
-        problems.extend(gaps.iter().map(gap_problem));
-        let skipped = self.runtime.get().map(|r| r.skipped()).unwrap_or_default();
-        problems.extend(skipped.into_iter().map(|(pipeline, offset)| {
-            format!(
-                "pipeline `{pipeline}` skips entry {offset}, at which it died again and again: the \
-                 entry is raw in `<source>.errors`, by default in table `weir_errors`"
-            )
-        }));
+        if let Some(runtime) = self.runtime.get() {
+            problems.extend(runtime.gaps().iter().map(gap_problem));
+            problems.extend(runtime.skipped().into_iter().map(|(pipeline, offset)| {
+                format!(
+                    "pipeline `{pipeline}` skips entry {offset}, at which it died again and again: \
+                     the entry is raw in `<source>.errors`, by default in table `weir_errors`"
+                )
+            }));
+        }
         problems.extend(self.journal.damage());
         for table in self.store.tables(weir_pipeline::batch::TENANT) {
             let damaged = table.damaged().into_iter();
@@ -339,11 +339,10 @@ fn replay_error(error: ReplayError) -> EngineError {
 }
 
 /// What it holds of the journal, if that is much.
-fn backlog_problems(who: &str, progress: &Progress) -> Vec<String> {
+fn backlog_problem(who: &str, progress: &Progress) -> Option<String> {
     let (behind, limit) = (progress.behind_bytes, progress.backlog_bytes);
-    let much = (limit > 0 && behind > limit / 2)
-        .then(|| format!("{who} is {behind} bytes of journal behind; its backlog is {limit}"));
-    much.into_iter().collect()
+    (limit > 0 && behind > limit / 2)
+        .then(|| format!("{who} is {behind} bytes of journal behind; its backlog is {limit}"))
 }
 
 /// What somebody lacks of the journal.
@@ -494,15 +493,12 @@ impl Engine for Server {
     }
 
     fn behind(&self) -> Vec<String> {
-        let pipelines = self.runtime.get().map(|r| r.pipelines()).unwrap_or_default();
-        let behind = pipelines.into_iter().filter(|p| p.state == "behind");
-        let seconds = |p: &PipelineStatus| p.lag_ns / 1_000_000_000;
-        behind
-            .map(|p| {
-                let (name, seconds) = (&p.name, seconds(&p));
-                format!("pipeline `{name}` is {seconds} s behind: its newest rows are not in yet")
-            })
-            .collect()
+        let behind = self.runtime.get().map(|r| r.behind()).unwrap_or_default().into_iter();
+        let warn = |(name, lag): (Arc<str>, i64)| {
+            let seconds = lag / 1_000_000_000;
+            format!("pipeline `{name}` is {seconds} s behind: its newest rows are not in yet")
+        };
+        behind.map(warn).collect()
     }
 
     fn metrics(&self) -> String {

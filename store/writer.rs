@@ -70,6 +70,8 @@ struct TableWork {
 #[derive(Debug)]
 struct Lane {
     table: Arc<Table>,
+    /// Where rows in memory are counted.
+    account: Arc<Account>,
     /// Tells the hot rows of this instance from those of others.
     id: u64,
     /// Staged and not committed.
@@ -83,13 +85,13 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(table: Arc<Table>) -> Self {
+    fn new(table: Arc<Table>, account: Arc<Account>) -> Self {
         let (staged, flushed) = (Vec::new(), Vec::new());
-        Self { table, id: next_id(), staged, flushed, unstaged: 0, replayed: None }
+        Self { table, account, id: next_id(), staged, flushed, unstaged: 0, replayed: None }
     }
 
     /// Shows the rows that the table does not hold; how many.
-    fn append(&mut self, account: &Arc<Account>, mut normal: Normal) -> Result<u64> {
+    fn append(&mut self, mut normal: Normal) -> Result<u64> {
         if let Some(mark) = self.replayed
             && normal.batch.runs().iter().any(|run| run.offset <= mark)
         {
@@ -104,7 +106,7 @@ impl Lane {
         let rows = normal.batch.num_rows() as u64;
         self.unstaged += raw_bytes(normal.batch.rows());
         let Normal { batch, min_time, max_time } = normal;
-        self.table.append_hot(self.id, account, batch, min_time, max_time);
+        self.table.append_hot(self.id, &self.account, batch, min_time, max_time);
         Ok(rows)
     }
 
@@ -144,8 +146,6 @@ pub struct TableWriter {
     store: Arc<Store>,
     tenant: Arc<str>,
     id: WriterId,
-    /// Where rows in memory are counted.
-    account: Arc<Account>,
     main: Lane,
     late: Option<Lane>,
     /// `restore` was called: what is appended may be a replay.
@@ -162,9 +162,9 @@ impl Drop for TableWriter {
 
 impl TableWriter {
     pub(crate) fn new(store: Arc<Store>, table: Arc<Table>, id: WriterId) -> Self {
-        let (tenant, main) = (table.tenant().clone(), Lane::new(table));
-        let account = store.options.rows.account(&id.pipeline, &id.sink);
-        Self { store, tenant, id, account, main, late: None, restored: false }
+        let tenant = table.tenant().clone();
+        let main = Lane::new(table, store.options.rows.account(&id.pipeline, &id.sink));
+        Self { store, tenant, id, main, late: None, restored: false }
     }
 
     /// The table.
@@ -180,16 +180,15 @@ impl TableWriter {
     pub fn append(&mut self, batch: &Batch) -> Result<Appended> {
         let Some(normal) = normalise(batch)? else { return Ok(Appended::default()) };
         if self.main.table.has_any_time() {
-            return Ok(Appended { rows: self.main.append(&self.account, normal)?, late: 0 });
+            return Ok(Appended { rows: self.main.append(normal)?, late: 0 });
         }
         let (stay, late) = split_late(normal, self.main.table.retention(), AHEAD_MAX)?;
         let mut appended = Appended::default();
         if let Some(late) = late {
-            let account = self.account.clone();
-            appended.late = self.late_lane()?.append(&account, late)?;
+            appended.late = self.late_lane()?.append(late)?;
         }
         if let Some(stay) = stay {
-            appended.rows = self.main.append(&self.account, stay)?;
+            appended.rows = self.main.append(stay)?;
         }
         Ok(appended)
     }
@@ -197,7 +196,7 @@ impl TableWriter {
     /// Whether so many rows are in no file that [`TableWriter::relieve`] comes before the next:
     /// marks are long overdue.
     pub fn is_full(&self) -> bool {
-        self.unstaged() >= self.account.limit()
+        self.unstaged() >= self.main.account.limit()
     }
 
     fn unstaged(&self) -> usize {
@@ -224,7 +223,8 @@ impl TableWriter {
             Some(lane) => lane,
             None => {
                 let name = format!("{}{LATE_SUFFIX}", self.main.table.name());
-                let mut lane = Lane::new(self.store.open_table(&self.tenant, &name)?);
+                let table = self.store.open_table(&self.tenant, &name)?;
+                let mut lane = Lane::new(table, self.main.account.clone());
                 if self.restored {
                     lane.note_replayed(&self.id);
                 }
@@ -317,13 +317,12 @@ impl TableWriter {
         if let Some(late) = &mut self.late {
             late.note_replayed(&self.id);
         }
-        let account = self.account.clone();
         for (table, batches) in carry::decode(carry)? {
             let is_late = table.ends_with(LATE_SUFFIX) && !self.main.table.is_late();
             let lane = if is_late { self.late_lane()? } else { &mut self.main };
             for batch in batches {
                 if let Some(normal) = normalise(&batch)? {
-                    lane.append(&account, normal)?;
+                    lane.append(normal)?;
                 }
             }
         }

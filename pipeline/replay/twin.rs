@@ -114,7 +114,7 @@ impl Twin {
             if self.counts {
                 self.rows += batch.num_rows() as u64;
             }
-            let joined = self.joining.add(source, *output, batch, joinable);
+            let joined = self.joining.add(source, output, batch, joinable);
             self.push_joined(joined);
         }
     }

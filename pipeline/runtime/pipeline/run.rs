@@ -195,7 +195,7 @@ impl Loop {
                 continue;
             }
             self.bytes_since += batch.bytes() as u64;
-            let joined = joining.add(source, *output, batch, self.graph.joinable());
+            let joined = joining.add(source, output, batch, self.graph.joinable());
             self.push_joined(joined).await?;
         }
         Ok(())

@@ -180,7 +180,7 @@ impl Reading {
 
     /// Leaves the processor to pipelines that are behind, for as long as it had it.
     fn give_way(&self, handle: &Handle, worked: Duration) {
-        if self.runtime.pipelines().iter().any(|p| p.state == "behind") {
+        if !self.runtime.behind().is_empty() {
             let pause = tokio::time::sleep(worked.min(SLICE * 5));
             handle.block_on(self.cancel.run_until_cancelled(pause));
         }
