@@ -139,7 +139,25 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+
+    #[test]
+    fn large_requests_are_decoded_one_after_the_other() {
+        let gate = Gate::new(64 * UNIT);
+        let begin = |bytes, compressed| gate.decoding(bytes, compressed).now_or_never().flatten();
+        let plain = begin(4 * UNIT, false);
+        assert!(plain.is_some());
+        assert!(begin(4 * UNIT, false).is_some(), "half of the memory each");
+        assert!(begin(4 * UNIT, true).is_none(), "compressed it needs all");
+        drop(plain);
+        let all = begin(1_000 * UNIT, true);
+        assert!(all.is_some(), "larger than all there is");
+        assert!(begin(1, false).is_none());
+        drop(all);
+        assert!(begin(1, false).is_some());
+    }
 
     #[tokio::test]
     async fn tickets_come_back_and_one_always_fits() {

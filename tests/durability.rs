@@ -17,7 +17,7 @@ mod while_down;
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -293,16 +293,16 @@ fn an_edit_is_noticed_while_others_read_the_files() {
     let reloads = || server.status()["reload"]["number"].as_u64().unwrap();
     let before = reloads();
     let file = server.path().join("pipelines.d/sources.toml");
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Relaxed) {
-                fs::read(&file).unwrap();
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        server.write("work", &pipeline(1, ""));
-        wait("the edit is noticed", || (reloads() > before).then_some(()));
-        done.store(true, Relaxed);
+    // Read until this goes, also where the test fails.
+    let test = Arc::new(());
+    let goes_on = Arc::downgrade(&test);
+    std::thread::spawn(move || {
+        while goes_on.strong_count() > 0 {
+            let _ = fs::read(&file);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     });
+    server.write("work", &pipeline(1, ""));
+    wait("the edit is noticed", || (reloads() > before).then_some(()));
+    drop(test);
 }

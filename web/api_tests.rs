@@ -32,6 +32,7 @@ struct Fake {
     ended: Arc<Notify>,
     taps: Mutex<Vec<(mpsc::Sender<RecordBatch>, Arc<AtomicU64>)>>,
     starting: bool,
+    behind: Vec<String>,
 }
 
 /// Says so when it is dropped.
@@ -137,7 +138,7 @@ impl Engine for Fake {
     }
 
     fn behind(&self) -> Vec<String> {
-        Vec::new()
+        self.behind.clone()
     }
 
     fn metrics(&self) -> String {
@@ -305,6 +306,18 @@ async fn a_client_that_leaves_ends_its_query() {
         let next = tokio::time::timeout(Duration::from_secs(10), next).await.expect("a free place");
         assert_eq!(next.body, "one\r\n1\r\n");
     }
+}
+
+#[tokio::test]
+async fn queries_are_told_who_is_behind() {
+    let behind = vec!["pipeline `shop` is 9 s behind".to_owned()];
+    let s = server(Fake { behind, ..Fake::default() }, Vec::new(), |_| {}).await;
+    let told = r#"["pipeline `shop` is 9 s behind"]"#;
+    let json = s.sql("SELECT 1", "application/json").await;
+    assert!(json.body.contains(&format!("\"warnings\":{told}")), "{}", json.body);
+    assert_eq!(s.sql("SELECT 1", "text/csv").await.header("weir-warnings"), Some(told));
+    let s = plain().await;
+    assert_eq!(s.sql("SELECT 1", "text/csv").await.header("weir-warnings"), None);
 }
 
 #[tokio::test]

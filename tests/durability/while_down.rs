@@ -70,6 +70,16 @@ struct Lives {
 }
 
 impl Lives {
+    fn begin() -> Self {
+        let files = [("sources", SOURCES), ("work", &*work(&inline(0), "count(*)"))];
+        Self {
+            server: Server::start(&files, None),
+            next: Arc::default(),
+            sent: Ledgers::default(),
+            marks: BTreeMap::new(),
+        }
+    }
+
     /// Takes rows, which are marked with `edit`, and dies under load.
     fn life(&mut self, edit: i64) {
         let addresses = Addresses::of(&self.server).unwrap();
@@ -115,13 +125,7 @@ impl Lives {
 
 #[test]
 fn files_change_while_weir_is_down() {
-    let files = [("sources", SOURCES), ("work", &*work(&inline(0), "count(*)"))];
-    let mut lives = Lives {
-        server: Server::start(&files, None),
-        next: Arc::default(),
-        sent: Ledgers::default(),
-        marks: BTreeMap::new(),
-    };
+    let mut lives = Lives::begin();
     lives.life(0);
     lives.server.write("work", &work(&inline(1), "count(*)"));
     let logged = lives.start();
@@ -189,13 +193,7 @@ fn files_change_while_weir_is_down() {
 /// The plan of the checkpoint is one of a binary that knew other types.
 #[test]
 fn a_plan_that_cannot_be_built_says_what_is_dropped() {
-    let files = [("sources", SOURCES), ("work", &*work(&inline(0), "count(*)"))];
-    let mut lives = Lives {
-        server: Server::start(&files, None),
-        next: Arc::default(),
-        sent: Ledgers::default(),
-        marks: BTreeMap::new(),
-    };
+    let mut lives = Lives::begin();
     lives.life(0);
     // A checkpoint that has states.
     lives.server.write("work", &work(&inline(1), "count(*)"));
