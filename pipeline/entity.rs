@@ -7,18 +7,24 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
 use arrow::datatypes::DataType;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_128;
+
+use crate::memory::Entities;
 
 /// Entities of one table generation. A batch that brings new ones may go past it by its own
 /// number of rows; the next batch starts a new generation.
 pub const ENTITIES_MAX: usize = 2_000_000;
+/// Memory that an entity takes besides its attributes, and a text besides its letters, bytes: what
+/// points to it, counts and finds it.
+const ENTITY_BYTES: usize = 144;
+const TEXT_BYTES: usize = 56;
 
 /// One attribute value.
 #[derive(Clone, Debug, PartialEq)]
@@ -196,13 +202,43 @@ pub struct EntityColumn {
     pub uniform: bool,
 }
 
-/// Append-only table of entities; the index of an entity is its key.
+/// Append-only table of entities; the index of an entity is its key. Texts that entities have in
+/// common are in memory once.
 pub struct EntityTable {
     id: u64,
-    entities: RwLock<Vec<Arc<Entity>>>,
-    keys: Mutex<HashMap<u128, u32>>,
+    entities: RwLock<Vec<Kept>>,
+    known: Mutex<Known>,
     names: RwLock<BTreeSet<Arc<str>>>,
     columns: Mutex<HashMap<String, EntityColumn>>,
+    /// Memory that all of it takes, about.
+    bytes: AtomicUsize,
+}
+
+struct Kept {
+    entity: Arc<Entity>,
+    /// Memory that came with it, about.
+    bytes: u32,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By fingerprint.
+    keys: HashMap<u128, u32>,
+    /// Attribute values.
+    texts: HashSet<Arc<str>>,
+}
+
+impl Known {
+    /// Makes `value` one that is there already, where it can; else the memory that it takes.
+    fn share(&mut self, value: &mut Value) -> usize {
+        let (Value::Text(text) | Value::Json(text)) = value else { return 0 };
+        if let Some(same) = self.texts.get(&**text) {
+            *text = same.clone();
+            return 0;
+        }
+        self.texts.insert(text.clone());
+        text.len() + TEXT_BYTES
+    }
 }
 
 impl std::fmt::Debug for EntityTable {
@@ -217,9 +253,10 @@ impl Default for EntityTable {
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             entities: RwLock::default(),
-            keys: Mutex::default(),
+            known: Mutex::default(),
             names: RwLock::default(),
             columns: Mutex::default(),
+            bytes: AtomicUsize::new(0),
         }
     }
 }
@@ -244,28 +281,53 @@ impl EntityTable {
     ///
     /// # Errors
     /// [`EntityError::Collision`] if another entity has the same fingerprint.
-    pub fn intern(&self, entity: Entity) -> Result<u32, EntityError> {
-        let mut keys = self.keys.lock();
-        if let Some(&key) = keys.get(&entity.fingerprint) {
-            if *self.entities.read()[key as usize] != entity {
+    pub fn intern(&self, mut entity: Entity) -> Result<u32, EntityError> {
+        let mut known = self.known.lock();
+        if let Some(&key) = known.keys.get(&entity.fingerprint) {
+            if *self.entities.read()[key as usize].entity != entity {
                 return Err(EntityError::Collision(entity.fingerprint));
             }
             return Ok(key);
         }
-        {
-            let names = self.names.read();
-            let new: Vec<_> =
-                entity.attributes.iter().filter(|a| !names.contains(&a.name)).collect();
-            drop(names);
-            if !new.is_empty() {
-                self.names.write().extend(new.into_iter().map(|a| a.name.clone()));
-            }
+        let mut bytes = ENTITY_BYTES + size_of_val(&*entity.attributes);
+        for a in &mut entity.attributes {
+            bytes += self.share_name(&mut a.name) + known.share(&mut a.value);
         }
         let mut entities = self.entities.write();
         let key = entities.len() as u32;
-        keys.insert(entity.fingerprint, key);
-        entities.push(Arc::new(entity));
+        known.keys.insert(entity.fingerprint, key);
+        let entity = Arc::new(entity);
+        entities.push(Kept { entity, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) });
+        self.note(bytes);
         Ok(key)
+    }
+
+    /// As [`Known::share`].
+    fn share_name(&self, name: &mut Arc<str>) -> usize {
+        if let Some(same) = self.names.read().get(&**name) {
+            *name = same.clone();
+            return 0;
+        }
+        self.names.write().insert(name.clone());
+        name.len() + TEXT_BYTES
+    }
+
+    /// Counts memory that goes when the table goes, bytes.
+    pub fn note(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Memory that it takes, about, with all that was noted, bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Memory that came with the entity with `key`, about, bytes.
+    ///
+    /// # Panics
+    /// As [`EntityTable::get`].
+    pub fn bytes_of(&self, key: u32) -> usize {
+        self.entities.read()[key as usize].bytes as usize
     }
 
     /// The entity with `key`.
@@ -273,12 +335,14 @@ impl EntityTable {
     /// # Panics
     /// If no row of this table was ever given that key.
     pub fn get(&self, key: u32) -> Arc<Entity> {
-        self.entities.read()[key as usize].clone()
+        self.entities.read()[key as usize].entity.clone()
     }
 
     /// The entities with keys from `start` on, for caches that grow with the table.
     pub fn since(&self, start: usize) -> Vec<Arc<Entity>> {
-        self.entities.read().get(start..).map(<[_]>::to_vec).unwrap_or_default()
+        let entities = self.entities.read();
+        let new = entities.get(start..).unwrap_or_default();
+        new.iter().map(|kept| kept.entity.clone()).collect()
     }
 
     /// Every attribute name that any entity has, sorted.
@@ -299,6 +363,7 @@ impl EntityTable {
         }
         let mut columns = self.columns.lock();
         let known = columns.get(name).map_or(0, |c| c.values.len());
+        let before = columns.get(name).map_or(0, |c| c.values.get_array_memory_size());
         let new = self.since(known);
         if new.is_empty() {
             return columns.get(name).cloned();
@@ -311,6 +376,7 @@ impl EntityTable {
                 build_column(all.iter().map(|e| e.get(name)))
             }),
         };
+        self.note(column.values.get_array_memory_size().saturating_sub(before));
         columns.insert(name.to_owned(), column.clone());
         Some(column)
     }
@@ -395,22 +461,108 @@ pub fn int_fits_double(i: i64) -> bool {
     i.unsigned_abs() <= 1 << 53
 }
 
-/// The entity tables of one (source, tenant): the current generation, replaced when it is full.
-/// Older generations live as long as a batch holds them.
-#[derive(Debug, Default)]
+/// The entity tables of one (source, tenant): the current generation, replaced when it is full, or
+/// all together are and it is one of the larger ones. Older generations live as long as a batch
+/// holds them.
+#[derive(Debug)]
 pub struct EntitySpace {
     current: ArcSwap<EntityTable>,
+    budget: Arc<Entities>,
+    /// Bytes of the current table that are counted in the budget.
+    counted: AtomicUsize,
+}
+
+impl Default for EntitySpace {
+    /// One with a budget of its own.
+    fn default() -> Self {
+        Self::new(Arc::default())
+    }
 }
 
 impl EntitySpace {
+    /// One whose current table counts against `budget`.
+    pub fn new(budget: Arc<Entities>) -> Self {
+        budget.join();
+        Self { current: ArcSwap::default(), budget, counted: AtomicUsize::new(0) }
+    }
+
     /// The table that the next batch shall use for all its rows.
     pub fn table(&self) -> Arc<EntityTable> {
         let table = self.current.load_full();
-        if table.len() < ENTITIES_MAX {
+        let bytes = table.bytes();
+        self.budget.change(self.counted.swap(bytes, Relaxed), bytes);
+        if table.len() < ENTITIES_MAX && !self.budget.is_over(bytes) {
             return table;
         }
         let next = Arc::new(EntityTable::default());
         let before = self.current.compare_and_swap(&table, next.clone());
         if Arc::ptr_eq(&before, &table) { next } else { self.current.load_full() }
+    }
+}
+
+impl Drop for EntitySpace {
+    fn drop(&mut self) {
+        self.budget.change(self.counted.swap(0, Relaxed), 0);
+        self.budget.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn entity(pod: &str) -> Entity {
+        let attribute = |name: &str, value: &str| Attribute {
+            name: name.into(),
+            value: Value::Text(value.into()),
+            origin: Origin::Label,
+        };
+        Entity::new(vec![attribute("cluster", "the same for all"), attribute("pod", pod)])
+    }
+
+    #[test]
+    fn texts_that_entities_share_are_there_once() {
+        let table = EntityTable::default();
+        let keys = ["a", "b"].map(|pod| table.intern(entity(pod)).unwrap());
+        let [a, b] = keys.map(|key| table.get(key));
+        for (a, b) in a.attributes().iter().zip(b.attributes()) {
+            assert!(Arc::ptr_eq(&a.name, &b.name));
+        }
+        let (Some(Value::Text(x)), Some(Value::Text(y))) = (a.get("cluster"), b.get("cluster"))
+        else {
+            panic!("{a:?} {b:?}")
+        };
+        assert!(Arc::ptr_eq(x, y));
+        assert_eq!(table.bytes_of(keys[0]) + table.bytes_of(keys[1]), table.bytes());
+        assert!(table.bytes_of(keys[1]) < table.bytes_of(keys[0]));
+        let before = table.bytes();
+        assert_eq!(table.intern(entity("a")), Ok(keys[0]));
+        assert_eq!(table.bytes(), before, "nothing new");
+        table.column("pod").unwrap();
+        assert!(table.bytes() > before, "a column is counted");
+    }
+
+    #[test]
+    fn the_larger_tables_are_renewed_when_all_are_too_large() {
+        let one = {
+            let table = EntityTable::default();
+            table.intern(entity("a")).unwrap();
+            table.bytes()
+        };
+        let budget = Entities::new(one * 4);
+        let [small, large] = [(); 2].map(|()| EntitySpace::new(budget.clone()));
+        small.table().intern(entity("a")).unwrap();
+        let (first_small, first) = (small.table().id(), large.table().id());
+        let mut pods = 0;
+        while large.table().id() == first {
+            large.table().intern(entity(&format!("pod-{pods}"))).unwrap();
+            pods += 1;
+            assert!(pods < 100, "it grows for ever");
+        }
+        assert!(large.table().is_empty());
+        assert_eq!(small.table().id(), first_small);
+        drop(large);
+        assert_eq!(budget.bytes(), small.table().bytes());
     }
 }

@@ -17,20 +17,25 @@ const OWN_BYTES: u64 = 96 << 20;
 const PART_BYTES_MIN: u64 = 4 << 20;
 /// Rows in memory, where nothing else is said, bytes.
 const ROWS_BYTES: usize = 256 << 20;
+/// Entities of rows to come, where nothing else is said, bytes.
+const ENTITIES_BYTES: usize = 16 << 20;
 
 /// The parts of `server.memory`, bytes: sixteenths of what the program itself leaves, at least of a
 /// quarter of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
-    /// What queries gather; past it they spill to disk. 4/16.
+    /// What queries gather; past it they spill to disk. 3/16.
     pub queries: usize,
-    /// What the store keeps of files. 2/16.
+    /// What the store keeps of files. 1/16.
     pub caches: usize,
     /// Requests on their way, as received, and as much again as decoded. 1/16 each.
     pub requests: usize,
     /// Entries of the journal for pipelines that keep up. 1/16.
     pub journal: usize,
-    /// Rows in no committed file; for a moment there may be half as many more. 4/16.
+    /// Entities that new rows may refer to: attributes of series, resources and scopes. 3/16.
+    pub entities: usize,
+    /// Rows in no committed file, with the entities that came with them; for a moment there may be
+    /// half as many more. 3/16.
     pub rows: usize,
     /// One merge at a time. 2/16; flushes take half as much, the last sixteenth.
     pub upkeep: usize,
@@ -45,11 +50,12 @@ impl Parts {
             usize::try_from(bytes).unwrap_or(usize::MAX)
         };
         Self {
-            queries: part(4),
-            caches: part(2),
+            queries: part(3),
+            caches: part(1),
             requests: part(1),
             journal: part(1),
-            rows: part(4),
+            entities: part(3),
+            rows: part(3),
             upkeep: part(2),
         }
     }
@@ -80,6 +86,14 @@ pub struct Charge {
     bytes: usize,
 }
 
+/// The entity tables that new rows refer to, of all sources.
+#[derive(Debug)]
+pub struct Entities {
+    limit: usize,
+    spaces: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
 /// What a pipeline has to do for the rows that its sinks hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
@@ -89,6 +103,45 @@ pub enum Pressure {
     Save,
     /// Save before it reads on.
     Wait,
+}
+
+impl Default for Entities {
+    fn default() -> Self {
+        Self { limit: ENTITIES_BYTES, spaces: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+    }
+}
+
+impl Entities {
+    /// Lets current tables take `limit` bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, ..Self::default() })
+    }
+
+    /// What current tables take, bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// One more source has a table, or one less.
+    pub(crate) fn join(&self) {
+        self.spaces.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.spaces.fetch_sub(1, Relaxed);
+    }
+
+    /// A table that counted with `before` bytes counts with `now`.
+    pub(crate) fn change(&self, before: usize, now: usize) {
+        move_by(&self.bytes, before, now);
+    }
+
+    /// Whether all tables take too much, and one of `bytes` bytes at least its share of it: the
+    /// largest always does.
+    pub(crate) fn is_over(&self, bytes: usize) -> bool {
+        let all = self.bytes();
+        all >= self.limit && bytes >= all / self.spaces.load(Relaxed).max(1)
+    }
 }
 
 impl Default for Rows {
@@ -173,11 +226,7 @@ impl Charge {
     /// The rows take so many bytes now.
     pub fn resize(&mut self, bytes: usize) {
         for counter in [&self.account.bytes, &self.account.rows.total] {
-            if bytes >= self.bytes {
-                counter.fetch_add(bytes - self.bytes, Relaxed);
-            } else {
-                counter.fetch_sub(self.bytes - bytes, Relaxed);
-            }
+            move_by(counter, self.bytes, bytes);
         }
         self.bytes = bytes;
     }
@@ -186,6 +235,14 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.resize(0);
+    }
+}
+
+fn move_by(counter: &AtomicUsize, before: usize, now: usize) {
+    if now >= before {
+        counter.fetch_add(now - before, Relaxed);
+    } else {
+        counter.fetch_sub(before - now, Relaxed);
     }
 }
 
@@ -203,8 +260,8 @@ mod tests {
     #[test]
     fn the_parts_are_not_more_than_the_whole() {
         let whole = 1 << 30;
-        let Parts { queries, caches, requests, journal, rows, upkeep } = Parts::of(whole);
-        let all = queries + caches + 2 * requests + journal + rows + upkeep;
+        let Parts { queries, caches, requests, journal, entities, rows, upkeep } = Parts::of(whole);
+        let all = queries + caches + 2 * requests + journal + entities + rows + upkeep;
         assert_eq!(all as u64, (whole - OWN_BYTES) / 16 * 15);
         assert!(Parts::of(128 << 20).rows < 16 << 20);
         assert_eq!(Parts::of(0).rows as u64, PART_BYTES_MIN);

@@ -54,7 +54,7 @@ use crate::checkpoint::{Checkpoints, Consumer};
 use crate::component::{Components, Services};
 use crate::config::Environment;
 use crate::journal::Journal;
-use crate::memory::{Parts, Rows};
+use crate::memory::{Entities, Parts, Rows};
 use crate::plan::PipelinePlan;
 use crate::tap::TapReader;
 use crate::telemetry::Telemetry;
@@ -219,7 +219,8 @@ impl Runtime {
             memory,
             rows,
         } = options;
-        let decoders = Arc::new(Decoders::new(journal.clone(), components));
+        let entities = Entities::new(memory.entities);
+        let decoders = Arc::new(Decoders::new(journal.clone(), components, entities));
         let gate = Arc::new(Gate::new(memory.requests));
         let shared = Arc::new(Shared {
             journal: journal.clone(),

@@ -61,6 +61,11 @@ impl Cache {
         }
     }
 
+    /// What it holds at most, bytes.
+    pub fn limit(&self) -> usize {
+        self.bytes_max
+    }
+
     /// The value under `id`, if it is there and a `T`.
     pub fn get<T: Any + Send + Sync>(&self, id: u64) -> Option<Arc<T>> {
         let mut slots = self.slots.lock();

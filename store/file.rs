@@ -39,6 +39,11 @@ pub(crate) fn is_first_version(version: &u32) -> bool {
     *version == 1
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
 /// One row column of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileColumn {
@@ -121,6 +126,9 @@ pub struct FileMeta {
     pub bytes: u64,
     /// Approximate size in memory, in bytes.
     pub raw_bytes: u64,
+    /// Memory that its entities take in a merge, about, in bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub entity_bytes: u64,
     /// CRC32C of the whole file.
     pub crc: u32,
     /// Latest time of receipt of any row, UTC nanoseconds.

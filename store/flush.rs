@@ -20,7 +20,7 @@ use crate::entity_log::{ChunkMeta, EntityLog, sort_key};
 use crate::error::{Result, StoreError};
 use crate::file::{EntityPlace, FileMeta, FileSpec, rest_kind, write_file};
 use crate::layout::Layout;
-use crate::merge::Limits;
+use crate::merge::{Limits, entity_bytes};
 use crate::normalise::TIMESTAMP;
 use crate::order::{RowKey, arrange};
 use crate::turns::Turns;
@@ -99,7 +99,13 @@ fn flush_one(batches: &[Batch], raw: usize, place: &mut Place<'_>) -> Result<Opt
         });
     }
     let ids = entity_ids(&batches, place)?;
-    let ranks = ids.as_ref().map(|ids| entity_ranks(&batches, ids));
+    let (ranks, entity_bytes) = match &ids {
+        Some(ids) => {
+            let (ranks, bytes) = entity_ranks(&batches, ids);
+            (Some(ranks), bytes)
+        }
+        None => (None, 0),
+    };
     let mut keys = Vec::with_capacity(rows);
     for (part, batch) in batches.iter().enumerate() {
         let times = times_of(batch)?;
@@ -138,6 +144,7 @@ fn flush_one(batches: &[Batch], raw: usize, place: &mut Place<'_>) -> Result<Opt
         ids: row_ids.as_deref(),
         entities: row_ids.is_some().then_some(EntityPlace::Log(place.log.0)),
         raw_bytes: raw as u64,
+        entity_bytes,
         received: received.unwrap_or_default(),
     };
     let meta = write_file(spec, &mut |c| columns.parts(&c.name, c.kind.surface()))?;
@@ -194,8 +201,9 @@ fn entity_ids(batches: &[Batch], place: &mut Place<'_>) -> Result<Option<Vec<Vec
     Ok(Some(ids.collect()))
 }
 
-/// The place of each row's entity among all entities of these batches.
-fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>]) -> Vec<Vec<u32>> {
+/// The place of each row's entity among all entities of these batches, and the memory that they take
+/// in a merge.
+fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>]) -> (Vec<Vec<u32>>, u64) {
     let mut sort_keys: HashMap<u32, Box<[u8]>> = HashMap::new();
     for (batch, ids) in batches.iter().zip(ids) {
         let Some(e) = batch.entities() else { continue };
@@ -205,9 +213,11 @@ fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>]) -> Vec<Vec<u32>> {
     }
     let mut sorted: Vec<(Box<[u8]>, u32)> = sort_keys.into_iter().map(|(id, k)| (k, id)).collect();
     sorted.sort_unstable();
+    let bytes = sorted.iter().map(|(key, _)| entity_bytes(key)).sum();
     let ranks: HashMap<u32, u32> =
         sorted.iter().enumerate().map(|(rank, (_, id))| (*id, rank as u32)).collect();
-    ids.iter().map(|ids| ids.iter().map(|id| ranks[id]).collect()).collect()
+    let ranks = ids.iter().map(|ids| ids.iter().map(|id| ranks[id]).collect());
+    (ranks.collect(), bytes)
 }
 
 fn times_of(batch: &Batch) -> Result<arrow::array::TimestampNanosecondArray> {

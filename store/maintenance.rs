@@ -119,7 +119,7 @@ impl Store {
             }
         }
         for (day, log) in table.all_logs() {
-            step("compact an entity log", compact_log(table, day, &log).map(drop));
+            step("compact an entity log", compact_log(table, day, &log, self.limits()).map(drop));
         }
         step("drop entity logs", table.drop_logs(now.div_euclid(DAY_NS) as i32));
         step("write a snapshot of the manifest", table.snapshot_manifest());

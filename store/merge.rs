@@ -9,7 +9,7 @@ mod entities;
 mod pick;
 mod run;
 
-pub(crate) use entities::{compact_log, expand};
+pub(crate) use entities::{compact_log, entity_bytes, expand};
 #[cfg(test)]
 pub(crate) use pick::Job;
 pub(crate) use pick::pick;
@@ -31,7 +31,8 @@ const WINDOWS_MAX: usize = 8;
 pub(crate) struct Limits {
     /// Rows.
     pub(crate) rows: u64,
-    /// Decoded bytes. One column of them is in memory at a time, and the compressed output.
+    /// Decoded bytes, entities with them. One column of the rows is in memory at a time, all of the
+    /// entities, and the compressed output.
     pub(crate) raw_bytes: u64,
 }
 

@@ -20,6 +20,8 @@ pub struct HotRun {
     pub(crate) batch: Batch,
     pub(crate) min_time: i64,
     pub(crate) max_time: i64,
+    /// Memory of entities that came with it, bytes.
+    pub(crate) entities: usize,
     /// Counted for as long as anybody holds it, a query too.
     pub(crate) _charge: Charge,
 }

@@ -12,6 +12,7 @@ use crate::config;
 use crate::entity::EntitySpace;
 use crate::intake::{batches, decode_guarded};
 use crate::journal::{Entry, Journal};
+use crate::memory::Entities;
 
 /// The rows of one entry by output name.
 pub(super) type Batches = Arc<Vec<(&'static str, Batch)>>;
@@ -23,18 +24,27 @@ type Settings = (Arc<str>, u32);
 pub(super) struct Decoders {
     journal: Journal,
     components: Components,
+    budget: Arc<Entities>,
     spaces: Mutex<HashMap<Arc<str>, Arc<EntitySpace>>>,
     cache: Mutex<HashMap<Settings, Arc<dyn Decoder>>>,
 }
 
 impl Decoders {
-    pub(super) fn new(journal: Journal, components: Components) -> Self {
-        Self { journal, components, spaces: Mutex::default(), cache: Mutex::default() }
+    pub(super) fn new(journal: Journal, components: Components, budget: Arc<Entities>) -> Self {
+        let (spaces, cache) = (Mutex::default(), Mutex::default());
+        Self { journal, components, budget, spaces, cache }
+    }
+
+    /// What counts the entities of all sources.
+    pub(super) fn budget(&self) -> &Arc<Entities> {
+        &self.budget
     }
 
     /// The entities of a source; live intake and replay share them.
     pub(super) fn entities(&self, source: &Arc<str>) -> Arc<EntitySpace> {
-        self.spaces.lock().entry(source.clone()).or_default().clone()
+        let mut spaces = self.spaces.lock();
+        let new = || Arc::new(EntitySpace::new(self.budget.clone()));
+        spaces.entry(source.clone()).or_insert_with(new).clone()
     }
 
     /// Remembers the decoder of a generation that was just registered.

@@ -142,7 +142,11 @@ impl Runtime {
         let reading = Reading {
             runtime: self.clone(),
             // Entities of its own: those of what runs stay as they are.
-            decoders: Decoders::new(self.shared.journal.clone(), self.options.components),
+            decoders: Decoders::new(
+                self.shared.journal.clone(),
+                self.options.components,
+                self.shared.decoders.budget().clone(),
+            ),
             stretch,
             twins,
             report,

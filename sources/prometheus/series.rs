@@ -57,6 +57,11 @@ impl Half {
         self.names.get(start..start + slot.len as usize).unwrap_or_default()
     }
 
+    /// Memory that `name` takes here, bytes: a table is half full on average.
+    fn takes(name: &[u8]) -> usize {
+        name.len() + 2 * size_of::<Slot>()
+    }
+
     /// Whether there is room: the bounds keep every position within 32 bits.
     fn has_room(&self, name: &[u8]) -> bool {
         self.names.len() + name.len() <= HALF_BYTES_MAX
@@ -141,6 +146,7 @@ impl Lookup<'_> {
         if self.fresh.slots.is_empty() {
             return self.table;
         }
+        let mut learned = 0;
         let mut halves = self.cache.halves.write();
         if halves.table != self.table.id() {
             *halves = Halves { table: self.table.id(), ..Halves::default() };
@@ -153,9 +159,12 @@ impl Lookup<'_> {
             if !halves.young.has_room(name) {
                 halves.old = std::mem::take(&mut halves.young);
             }
+            learned += Half::takes(name);
             halves.young.insert(slot.hash, name, slot.key);
         }
         drop(halves);
+        // What is forgotten meanwhile is still counted: better too early a new table than too late.
+        self.table.note(learned);
         self.table
     }
 }

@@ -153,6 +153,14 @@ pub struct ChunkMeta {
     pub version: u32,
 }
 
+impl ChunkMeta {
+    /// Whether some of `ids` (sorted) are in it.
+    fn has_any(&self, ids: &[u32]) -> bool {
+        let first = ids.partition_point(|id| *id < self.first);
+        ids.get(first).is_some_and(|id| id - self.first < self.entities)
+    }
+}
+
 /// A chunk on disk.
 #[derive(Debug)]
 pub(crate) struct ChunkFile {
@@ -209,9 +217,10 @@ impl EntitySet {
         self.files().into_iter().filter(|file| file.damaged.load(Relaxed)).collect()
     }
 
-    /// All chunks, or an error if one is damaged.
-    pub(crate) fn load_all(&self) -> Result<Vec<Arc<EntityChunk>>> {
-        self.files().iter().map(|file| self.load_chunk(file)).collect()
+    /// The chunks that some of `ids` (sorted) are in, or an error if one of them is damaged.
+    pub(crate) fn load_of(&self, ids: &[u32]) -> Result<Vec<Arc<EntityChunk>>> {
+        let has = |file: &&Arc<ChunkFile>| file.meta.has_any(ids);
+        self.files().iter().filter(has).map(|file| self.load_chunk(file)).collect()
     }
 
     pub(crate) fn files(&self) -> Vec<Arc<ChunkFile>> {

@@ -19,6 +19,8 @@ use crate::error::{Result, StoreError};
 
 /// Process tables whose ids are kept at hand.
 const TABLES_MAX: usize = 16;
+/// Entities whose ids are at hand at least.
+const KNOWN_MIN: usize = 16 << 10;
 /// No id.
 const NONE: u32 = u32::MAX;
 
@@ -28,16 +30,23 @@ pub(crate) struct EntityLog {
     folder: PathBuf,
     set: Arc<EntitySet>,
     intern: Mutex<Option<Intern>>,
+    /// Entities that half of what is at hand has.
+    known_max: usize,
     /// Ids below this stand in files, whatever the chunks say: a damaged manifest may have lost
     /// some, and an id must not come to mean another entity.
     taken: AtomicU32,
 }
 
-/// What is known of the ids in use; read from the chunks when the first flush needs it.
+/// By fingerprint: id, and hash of the sort key.
+type Ids = HashMap<u128, (u32, u64)>;
+
+/// What is known of the ids in use; read from the chunks when the first flush needs it. An entity
+/// that was not met for so long that it is forgotten gets another id when it comes again.
 #[derive(Debug, Default)]
 struct Intern {
-    /// By fingerprint: id, and hash of the sort key.
-    ids: HashMap<u128, (u32, u64)>,
+    /// Those met last, and before: when the first are many, they take the place of the others.
+    young: Ids,
+    old: Ids,
     next: u32,
     /// Per process table: key to id, [`NONE`] where unknown. Newest use last.
     tables: Vec<(u64, Vec<u32>)>,
@@ -45,11 +54,13 @@ struct Intern {
 
 impl EntityLog {
     pub(crate) fn new(folder: &Path, chunks: Vec<ChunkMeta>, cache: Arc<Cache>) -> Self {
+        let known_max = (cache.limit() / 4 / size_of::<(u128, (u32, u64))>()).max(KNOWN_MIN);
         let chunks = chunks.into_iter().map(|m| Arc::new(ChunkFile::new(m, folder))).collect();
         Self {
             folder: folder.to_owned(),
             set: Arc::new(EntitySet::new(chunks, cache)),
             intern: Mutex::default(),
+            known_max,
             taken: AtomicU32::new(0),
         }
     }
@@ -83,7 +94,7 @@ impl EntityLog {
             None => Vec::new(),
         };
         map.resize(table.len().max(map.len()), NONE);
-        let new = intern.look_up(table, keys, &mut map);
+        let new = intern.look_up(table, keys, &mut map, self.known_max);
         if !new.is_empty() {
             let first = intern.next;
             let full = StoreError::Full {
@@ -101,8 +112,7 @@ impl EntityLog {
             intern.next = next;
             for (id, new) in (first..).zip(new) {
                 map[new.key as usize] = id;
-                let print = new.entity.fingerprint();
-                intern.ids.entry(print).or_insert((id, new.check));
+                intern.learn(new.entity.fingerprint(), (id, new.check), self.known_max);
             }
         }
         let ids = map.clone();
@@ -119,16 +129,27 @@ impl EntityLog {
         work()
     }
 
+    /// The newest first: of more than can be kept at hand the older are left.
     fn read_ids(&self) -> Result<Intern> {
         let mut intern = Intern::default();
-        for chunk in self.set.load()? {
+        let files = self.set.files();
+        for file in files.iter().rev() {
+            if intern.young.len() >= self.known_max {
+                break;
+            }
+            let chunk = match self.set.load_chunk(file) {
+                Ok(chunk) => chunk,
+                Err(StoreError::Damaged { .. }) => continue,
+                Err(e) => return Err(e),
+            };
             for (i, print) in chunk.fingerprints().iter().enumerate() {
-                let id = chunk.first() + i as u32;
-                intern.ids.entry(*print).or_insert((id, xxh3_64(&chunk.sort_keys()[i])));
+                let id = (chunk.first() + i as u32, xxh3_64(&chunk.sort_keys()[i]));
+                // Of two ids of an entity the earlier one.
+                intern.young.insert(*print, id);
             }
         }
         // Also past chunks that are damaged: their ids stay taken.
-        for file in self.set.files() {
+        for file in files {
             intern.next = intern.next.max(file.meta.first + file.meta.entities);
         }
         intern.next = intern.next.max(self.taken.load(Relaxed));
@@ -146,7 +167,13 @@ struct New {
 
 impl Intern {
     /// Fills `map` for the keys whose entities are known; the others, sorted.
-    fn look_up(&self, table: &EntityTable, keys: &[&[u32]], map: &mut [u32]) -> Vec<New> {
+    fn look_up(
+        &mut self,
+        table: &EntityTable,
+        keys: &[&[u32]],
+        map: &mut [u32],
+        known_max: usize,
+    ) -> Vec<New> {
         let mut seen = HashSet::new();
         let mut new = Vec::new();
         for &key in keys.iter().copied().flatten() {
@@ -156,14 +183,25 @@ impl Intern {
             let entity = table.get(key);
             let sort_key = sort_key(&entity);
             let check = xxh3_64(&sort_key);
-            match self.ids.get(&entity.fingerprint()) {
+            let print = entity.fingerprint();
+            match self.young.get(&print).or_else(|| self.old.get(&print)).copied() {
                 // Two entities of one fingerprint have different keys; the later one gets an id
                 // of its own each time this process meets it first.
-                Some((id, known)) if *known == check => map[key as usize] = *id,
+                Some((id, known)) if known == check => {
+                    map[key as usize] = id;
+                    self.learn(print, (id, check), known_max);
+                }
                 _ => new.push(New { key, entity, sort_key, check }),
             }
         }
         new.sort_by(|a, b| a.sort_key.cmp(&b.sort_key));
         new
+    }
+
+    fn learn(&mut self, print: u128, id: (u32, u64), known_max: usize) {
+        if self.young.len() >= known_max {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.entry(print).or_insert(id);
     }
 }

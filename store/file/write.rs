@@ -52,6 +52,7 @@ pub(crate) struct FileSpec<'a> {
     pub(crate) ids: Option<&'a [u32]>,
     pub(crate) entities: Option<EntityPlace>,
     pub(crate) raw_bytes: u64,
+    pub(crate) entity_bytes: u64,
     pub(crate) received: i64,
 }
 
@@ -141,6 +142,7 @@ fn write_to(
         rows: spec.order.len() as u64,
         bytes,
         raw_bytes: spec.raw_bytes,
+        entity_bytes: spec.entity_bytes,
         crc,
         received: spec.received,
         min_time,

@@ -18,6 +18,7 @@ fn file(n: u64) -> FileMeta {
         rows: 10,
         bytes: 1_000,
         raw_bytes: 2_000,
+        entity_bytes: 0,
         crc: 7,
         received: 1,
         min_time: 1_000_000_000 + n as i64 % 7,

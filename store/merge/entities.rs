@@ -8,15 +8,18 @@ use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
 use arrow::compute::{concat, take};
 use weir_pipeline::entity::Entity;
 
+use super::Limits;
 use crate::disk::{file_name, sync_folder};
 use crate::entity_log::{EntityChunk, EntityLog, EntitySet, write_chunk};
 use crate::error::{Result, StoreError};
 use crate::normalise::{common_type, widen_array};
 use crate::table::Table;
 
-/// Chunks in a row, each of fewer entities than [`SMALL`], that are made into one.
+/// So many small chunks in a row are worth the while.
 const CHUNKS: usize = 16;
-const SMALL: u32 = 16 << 10;
+/// Entities that make a chunk large enough, where memory allows; and memory for each.
+const LARGE: u32 = 16 << 10;
+const COMPACTED_BYTES: u64 = 4 << 10;
 
 /// The entities that the inputs of a merge refer to, in their order.
 #[derive(Default)]
@@ -32,10 +35,10 @@ pub(super) struct Entities {
 impl Entities {
     /// Takes in the ids of the next input.
     pub(super) fn add(&mut self, set: &EntitySet, ids: UInt32Array, path: &Path) -> Result<()> {
-        let chunks = set.load_all()?;
         let mut used: Vec<u32> = ids.values().to_vec();
         used.sort_unstable();
         used.dedup();
+        let chunks = set.load_of(&used)?;
         if used.iter().any(|id| find(&chunks, *id).is_none()) {
             return Err(StoreError::damaged(path, "it refers to entities that are not there"));
         }
@@ -89,6 +92,18 @@ impl Entities {
         let (chunk, index) = &self.ranked[rank as usize];
         chunk.entity(*index)
     }
+
+    /// Memory that such an entity takes in a merge, about, bytes.
+    pub(super) fn bytes(&self, rank: u32) -> u64 {
+        let (chunk, index) = &self.ranked[rank as usize];
+        entity_bytes(&chunk.sort_keys()[*index])
+    }
+}
+
+/// Memory that an entity with this sort key takes in a merge, about, bytes: the key, the attributes
+/// as columns, and as one entity while its chunk is written.
+pub(crate) fn entity_bytes(sort_key: &[u8]) -> u64 {
+    sort_key.len() as u64 * 4 + 128
 }
 
 /// The chunk of `id` and its index there.
@@ -131,9 +146,15 @@ pub(crate) fn expand(set: &EntitySet, name: &str, ids: &UInt32Array) -> Result<O
 
 /// Makes one chunk of a row of small ones in the log of `day`; whether there was one to make.
 /// Flushes go on meanwhile: only the exchange holds them up.
-pub(crate) fn compact_log(table: &Arc<Table>, day: i32, log: &EntityLog) -> Result<bool> {
+pub(crate) fn compact_log(
+    table: &Arc<Table>,
+    day: i32,
+    log: &EntityLog,
+    limits: Limits,
+) -> Result<bool> {
     let files = log.set().files();
-    let Some(range) = small_row(&files) else { return Ok(false) };
+    let large = u32::try_from(limits.raw_bytes / COMPACTED_BYTES).map_or(LARGE, |n| n.min(LARGE));
+    let Some(range) = small_row(&files, large) else { return Ok(false) };
     let chunks = files[range.clone()]
         .iter()
         .map(|file| log.set().load_chunk(file))
@@ -147,12 +168,16 @@ pub(crate) fn compact_log(table: &Arc<Table>, day: i32, log: &EntityLog) -> Resu
     Ok(true)
 }
 
-/// The longest row of small chunks whose ids follow on, if it is long enough.
-fn small_row(files: &[Arc<crate::entity_log::ChunkFile>]) -> Option<std::ops::Range<usize>> {
+/// The start of the longest row of chunks with less than `large` entities whose ids follow on, if it
+/// is long enough: as many as make a large one.
+fn small_row(
+    files: &[Arc<crate::entity_log::ChunkFile>],
+    large: u32,
+) -> Option<std::ops::Range<usize>> {
     let mut best = 0..0;
     let mut start = 0;
     for (i, file) in files.iter().enumerate() {
-        let small = file.meta.entities < SMALL && !file.damaged.load(Relaxed);
+        let small = file.meta.entities < large && !file.damaged.load(Relaxed);
         let follows = i == start || {
             let before = &files[i - 1].meta;
             before.first + before.entities == file.meta.first
@@ -166,5 +191,11 @@ fn small_row(files: &[Arc<crate::entity_log::ChunkFile>]) -> Option<std::ops::Ra
             best = start..i + 1;
         }
     }
-    (best.len() >= CHUNKS).then_some(best)
+    let mut entities = 0;
+    let more = files[best.clone()].iter().take_while(|file| {
+        let goes_on = entities < large;
+        entities += file.meta.entities;
+        goes_on
+    });
+    (best.len() >= CHUNKS).then(|| best.start..best.start + more.count())
 }

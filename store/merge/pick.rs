@@ -48,7 +48,7 @@ pub(crate) fn pick(
         if meta.level >= 3 || not.contains(&meta.name) {
             continue;
         }
-        if limits.file().admit(meta.rows, meta.raw_bytes) {
+        if limits.file().admit(meta.rows, meta.raw_bytes + meta.entity_bytes) {
             groups.entry(group(file)).or_default().push(file);
         } else if meta.level == 0 {
             // Too large for company, but it may span hours: it goes up alone.
@@ -138,7 +138,7 @@ fn within_budget(members: &[&Arc<FileEntry>], limits: Limits) -> Vec<Arc<FileEnt
     let mut inputs = Vec::new();
     for file in members {
         rows += file.meta.rows;
-        raw += file.meta.raw_bytes;
+        raw += file.meta.raw_bytes + file.meta.entity_bytes;
         columns.extend(file.meta.columns.iter().map(|c| c.name.clone()));
         if inputs.len() == INPUTS_MAX
             || !limits.admit(rows, raw)

@@ -69,12 +69,13 @@ pub(crate) fn run(table: &Arc<Table>, job: &Job, min_time: i64) -> Result<Outcom
             }
             Err(e) => return Err(input(e)),
         }
-        if let Some(set) = &file.set {
-            set.load_all().map_err(input)?;
-        }
     }
+    let entities = match &job.inputs[0].set {
+        Some(_) => Some(read_entities(&inputs)?),
+        None => None,
+    };
     let mut written = Vec::new();
-    let result = write_all(table, job, &inputs, min_time, &mut written);
+    let result = write_all(table, job, &inputs, entities.as_ref(), min_time, &mut written);
     failpoint!("merge.written");
     let done = result.and_then(|()| {
         sync_folder(&table.folders().entities)?;
@@ -97,15 +98,12 @@ fn write_all(
     table: &Arc<Table>,
     job: &Job,
     inputs: &[Input],
+    entities: Option<&Entities>,
     min_time: i64,
     written: &mut Vec<FileMeta>,
 ) -> Result<()> {
     let layout = job.inputs[0].meta.layout;
-    let entities = match &job.inputs[0].set {
-        Some(_) => Some(read_entities(inputs)?),
-        None => None,
-    };
-    let windows = windows(inputs, entities.as_ref(), job.level, min_time)?;
+    let windows = windows(inputs, entities, job.level, min_time)?;
     let columns = columns(inputs)?;
     let rows: u64 = job.inputs.iter().map(|f| f.meta.rows).sum();
     let raw: u64 = job.inputs.iter().map(|f| f.meta.raw_bytes).sum();
@@ -117,9 +115,11 @@ fn write_all(
         let times: Vec<i64> = keys.iter().map(|k| k.time).collect();
         let mut place = None;
         let mut ids = None;
-        if let Some(entities) = &entities {
+        let mut entity_bytes = 0;
+        if let Some(entities) = entities {
             let used: BTreeSet<u32> = keys.iter().map(|k| k.rank).collect();
             let used: Vec<u32> = used.into_iter().collect();
+            entity_bytes = used.iter().map(|rank| entities.bytes(*rank)).sum();
             let own: Vec<_> = used.iter().map(|rank| entities.entity(*rank)).collect();
             let chunk = write_chunk(&table.folders().entities, &file_name("m"), 0, &own)?;
             place = Some(EntityPlace::Own(chunk));
@@ -140,6 +140,7 @@ fn write_all(
             ids: ids.as_deref(),
             entities: place.clone(),
             raw_bytes: share,
+            entity_bytes,
             received,
         };
         let meta = write_file(spec, &mut |column| parts(inputs, column, column.kind.surface()));
@@ -153,12 +154,14 @@ fn write_all(
     Ok(())
 }
 
-fn read_entities(inputs: &[Input]) -> Result<Entities> {
+fn read_entities(inputs: &[Input]) -> Result<Entities, MergeError> {
     let mut entities = Entities::default();
-    for input in inputs {
-        let Some(set) = &input.file.set else { continue };
-        let ids = input.reader.column(ENTITY_COLUMN, ColumnType::EntityId)?;
-        entities.add(set, ids.as_primitive::<UInt32Type>().clone(), &input.file.path)?;
+    for Input { file, reader } in inputs {
+        let Some(set) = &file.set else { continue };
+        let ids = reader.column(ENTITY_COLUMN, ColumnType::EntityId)?;
+        entities
+            .add(set, ids.as_primitive::<UInt32Type>().clone(), &file.path)
+            .map_err(|e| MergeError::Input(file.clone(), e))?;
     }
     entities.rank();
     Ok(entities)

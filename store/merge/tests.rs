@@ -221,14 +221,14 @@ fn chunks_of_an_entity_log_are_made_into_one() {
     let expected = rows_in(&flushes);
     let (day, log) = table.all_logs().remove(0);
     assert_eq!(log.set().files().len(), 7);
-    assert!(!compact_log(&table, day, &log).unwrap());
+    assert!(!compact_log(&table, day, &log, store.limits()).unwrap());
     for i in 8..=20 {
         let mut w = store.writer(TENANT, "t", crate::testing::writer_id(&format!("s{i}"))).unwrap();
         w.append(&metrics(i * 3, 4, START)).unwrap();
         let staged = w.stage(i as u64, true).unwrap();
         w.commit(i as u64, &staged.work).unwrap();
     }
-    assert!(compact_log(&table, day, &log).unwrap());
+    assert!(compact_log(&table, day, &log, store.limits()).unwrap());
     assert_eq!(log.set().files().len(), 1);
     assert_eq!(log.set().load().unwrap()[0].len(), 60);
     let mut expected = expected;

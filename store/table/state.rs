@@ -51,7 +51,7 @@ impl State {
         min_time: i64,
         max_time: i64,
     ) {
-        self.note_columns(&batch);
+        let came = self.note_columns(&batch);
         self.version += 1;
         if self.signal.is_none() {
             self.signal = Some(batch.signal().clone());
@@ -64,17 +64,20 @@ impl State {
             && slot.run.batch.num_rows() + rows <= JOIN_ROWS
             && let Some(joined) = Batch::join(&[slot.run.batch.clone(), batch.clone()])
         {
+            let entities = slot.run.entities + came;
             slot.run = Arc::new(HotRun {
                 id: next_id(),
-                _charge: account.charge(joined.bytes()),
+                entities,
+                _charge: account.charge(joined.bytes() + entities),
                 batch: joined,
                 min_time: slot.run.min_time.min(min_time),
                 max_time: slot.run.max_time.max(max_time),
             });
             return;
         }
-        let charge = account.charge(batch.bytes());
-        let run = Arc::new(HotRun { id: next_id(), batch, min_time, max_time, _charge: charge });
+        let _charge = account.charge(batch.bytes() + came);
+        let run =
+            Arc::new(HotRun { id: next_id(), batch, min_time, max_time, entities: came, _charge });
         self.hot.push(HotSlot { run, lane, staged: None });
     }
 
@@ -100,7 +103,8 @@ impl State {
         self.level0 = self.files.values().filter(|f| f.meta.level == 0).count() as u64;
     }
 
-    fn note_columns(&mut self, batch: &Batch) {
+    /// Gives the memory of entities that no hot row had before, bytes.
+    fn note_columns(&mut self, batch: &Batch) -> usize {
         for (field, array) in batch.rows().schema_ref().fields().iter().zip(batch.rows().columns())
         {
             // As in a file: what has no value decides no type.
@@ -116,7 +120,8 @@ impl State {
                 self.schema = None;
             }
         }
-        let Some(e) = batch.entities() else { return };
+        let Some(e) = batch.entities() else { return 0 };
+        let mut bytes = 0;
         let mut new: Vec<Arc<Entity>> = Vec::new();
         let seen = self.seen.entry(e.table.id()).or_default();
         let words = e.table.len().div_ceil(64);
@@ -127,6 +132,7 @@ impl State {
             let (word, bit) = (key as usize / 64, 1 << (key % 64));
             if seen[word] & bit == 0 {
                 seen[word] |= bit;
+                bytes += e.table.bytes_of(key);
                 new.push(e.table.get(key));
             }
         }
@@ -137,6 +143,7 @@ impl State {
                 self.note(&a.name, kind, false, json, Some(a.origin.as_str()));
             }
         }
+        bytes
     }
 
     fn note(&mut self, name: &str, kind: ColumnType, row: bool, json: bool, origin: Option<&str>) {

@@ -11,8 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::load::{Ledger, ROWS, SOURCES, send_logs, send_samples};
+use super::remote_write::{HEADERS, body};
 use super::{numbers, pass};
-use crate::harness::{DEADLINE, Reply, Server};
+use crate::harness::{DEADLINE, Reply, Server, request};
 
 const MIB: u64 = 1 << 20;
 /// `server.memory` of a short run and of a long one.
@@ -23,6 +24,8 @@ const SENDERS: (usize, usize) = (16, 4);
 const REQUESTS: usize = 100;
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// Requests, and series of each, that never come again.
+const CHURN: (usize, i64) = (300, 1_000);
 /// Numbers that are compared at a time.
 const PART: i64 = 500_000;
 
@@ -199,6 +202,34 @@ fn print(what: &str, tally: &Tally, took: Duration) {
         at(99),
         tally.refused,
     );
+}
+
+/// Each request brings series that never come again: what is known of the earlier ones goes.
+#[test]
+fn series_that_never_come_again_are_forgotten() {
+    let requests = std::env::var("WEIR_CHURN_REQUESTS").map_or(CHURN.0, |n| n.parse().unwrap());
+    let settings = format!("[server]\nmemory = \"{}MiB\"\n", BUDGETS.0 / MIB);
+    let server = Server::start(&[("sources", SOURCES), ("samples", SAMPLES)], Some(&settings));
+    let url = format!("http://{}/api/v1/write", server.address("prometheus"));
+    let (mut next, mut peak) = (0, 0);
+    for _ in 0..requests {
+        let samples: Vec<_> = (next..next + CHURN.1)
+            .map(|n| (format!("web-5d8f7c9b6d-{n:016x}"), n as f64))
+            .collect();
+        let reply = request("POST", &url, &HEADERS, body("churn", "k8s.pod.name", &samples));
+        if reply.status == 204 {
+            next += CHURN.1;
+        } else {
+            assert!(matches!(reply.status, 429 | 503), "{}: {}", reply.status, reply.text());
+            std::thread::sleep(LOOK);
+        }
+        peak = peak.max(server.resident("RssAnon"));
+    }
+    eprintln!("{next} series; RssAnon at most {} MiB of {}", peak / MIB, BUDGETS.0 / MIB);
+    pass(&server);
+    let counted = numbers(&server, "SELECT count(*) AS n FROM samples");
+    assert_eq!(counted, [next]);
+    assert!(peak <= BUDGETS.0 + BUDGETS.0 / 10, "{} MiB are too many", peak / MIB);
 }
 
 /// Each refusal is counted by reason.
