@@ -16,7 +16,7 @@
 //!
 //! [journal]
 //! max_bytes = "10GiB"
-//! retain = "0s"                 # how long entries stay that no checkpoint needs any more
+//! retain = "15m"                # how long entries stay that no checkpoint needs, room provided
 //!
 //! [tables.logs]
 //! retention = "30d"
@@ -51,7 +51,7 @@ const MEMORY: &str = "1GiB";
 /// Disk for the journal.
 const JOURNAL_MAX_BYTES: &str = "10GiB";
 /// Nothing is kept that no checkpoint needs.
-const JOURNAL_RETAIN: &str = "0s";
+const JOURNAL_RETAIN: &str = "15m";
 
 /// What the server runs with.
 #[derive(Clone, Debug)]

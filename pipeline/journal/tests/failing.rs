@@ -134,6 +134,29 @@ async fn a_full_disk_recovers_by_itself() {
 }
 
 #[tokio::test]
+async fn what_is_only_retained_gives_way_to_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Failing::new();
+    let tuning = Tuning { disk: Arc::new(Handed(disk.clone())), ..small() };
+    let options = JournalOptions { retain: Duration::from_secs(3600), ..options() };
+    let journal = Journal::open_with(dir.path(), options, |_| 0, tuning).unwrap();
+    let mut entry = data(&"x".repeat(5_000));
+    entry.received = crate::intake::now();
+    for _ in 0..10 {
+        journal.append(entry.clone()).await.unwrap();
+    }
+    let all = journal.head() + 1;
+    assert_eq!(journal.trim(all), 0, "it is retained");
+    disk.room.store(0, Relaxed);
+    journal.append(entry.clone()).await.unwrap_err();
+    assert_eq!(journal.trim(1), 0, "it is needed");
+    assert!(journal.trim(all) > 0);
+    disk.room.store(u64::MAX / 2, Relaxed);
+    journal.append(entry).await.unwrap();
+    assert_eq!(journal.trim(all), 0, "there is room again");
+}
+
+#[tokio::test]
 async fn a_disk_that_is_full_at_start_does_not_stop_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Failing::new();
