@@ -2,7 +2,8 @@
 //! input give another output.
 //!
 //! Time and chance come from the journal: `now` is the wall time of the last tick, random
-//! functions derive from the place of the row in the journal and the call's place in the program.
+//! functions derive from the place of the row in the journal and from which call of its function in
+//! the program it is, so that an edit elsewhere changes nothing.
 
 use chrono::{DateTime, Utc};
 use vrl::compiler::prelude::*;
@@ -136,6 +137,10 @@ pub(super) fn time(nanos: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_nanos(nanos)
 }
 
+/// How often each function of chance occurs in a program so far; given to its compiler.
+#[derive(Default)]
+pub(super) struct ChanceCalls([u64; 4]);
+
 /// The functions of chance.
 #[derive(Clone, Copy, Debug)]
 enum Chance {
@@ -202,8 +207,13 @@ impl Function for Chance {
             Self::Int | Self::Float => Some((arguments.required("min"), arguments.required("max"))),
             Self::Bool | Self::Uuid => None,
         };
-        let place = ctx.span().start() as u64;
-        Ok(ChanceFn { chance: *self, bounds, place }.as_expr())
+        let calls = ctx.get_external_context_mut::<ChanceCalls>();
+        let uncounted = || Box::new(ExpressionError::from("calls are not counted")) as Box<_>;
+        let calls = calls.ok_or_else(uncounted)?;
+        let nth = &mut calls.0[*self as usize];
+        let call = (*nth << 2) | *self as u64;
+        *nth += 1;
+        Ok(ChanceFn { chance: *self, bounds, call }.as_expr())
     }
 }
 
@@ -211,8 +221,8 @@ impl Function for Chance {
 struct ChanceFn {
     chance: Chance,
     bounds: Option<(Box<dyn Expression>, Box<dyn Expression>)>,
-    /// Where the call stands, so that two calls of a row differ.
-    place: u64,
+    /// Function, and which of its calls: so that two calls of a row differ.
+    call: u64,
 }
 
 impl ChanceFn {
@@ -221,7 +231,7 @@ impl ChanceFn {
             Some(Value::Bytes(bytes)) => bytes,
             _ => Bytes::new(),
         };
-        xxh3_64_with_seed(&seed, self.place.wrapping_mul(2).wrapping_add(nth))
+        xxh3_64_with_seed(&seed, (self.call << 1) | nth)
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) fn compile(text: Text, edge: &Edge) -> Result<(Compiled, Vec<Diagnost
     };
     let mut config = CompileConfig::default();
     config.set_read_only_path(OwnedTargetPath::metadata_root(), true);
+    config.set_custom(functions::ChanceCalls::default());
     let compiled = compile_with_state(&text.text, &functions, &state, config)
         .map_err(|list| Diagnostics(diagnostics(&list, &text)))?;
     let mut warnings = diagnostics(&compiled.warnings, &text);

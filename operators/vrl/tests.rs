@@ -141,6 +141,10 @@ fn time_and_chance_come_from_the_journal() {
     assert_eq!((&first[0]["p"], &first[0]["s"]), (&json!(7), &json!("otlp")));
     assert_ne!(first[0]["u"], first[1]["u"]);
     assert_ne!(first[0]["r"], first[1]["r"]);
+    let edited = "# moved\n.b = random_bool()\n.two = true\n.u = uuid_v4()\n.r = random_int!(0, 1000000)\n.s = random_int!(0, 1000000)";
+    let edited = to_rows(&run(edited, &batch).emitted[0].1);
+    assert_eq!((&edited[0]["u"], &edited[0]["r"]), (&first[0]["u"], &first[0]["r"]), "moved only");
+    assert_ne!(edited[0]["r"], edited[0]["s"], "two calls differ");
 }
 
 #[test]
