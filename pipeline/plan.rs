@@ -62,6 +62,12 @@ pub struct PipelinePlan {
 }
 
 impl PipelinePlan {
+    /// How far it may lag behind, or its detached sink `sink`; `None` if there is no such sink.
+    pub fn backlog_of(&self, sink: Option<&str>) -> Option<Backlog> {
+        let Some(sink) = sink else { return Some(self.backlog) };
+        self.nodes.iter().find(|n| *n.id == *sink).map(|n| n.backlog)
+    }
+
     /// The part of it that the sink `id` needs: the sink, and all nodes above it. Name, hash and
     /// texts stay those of the whole. `None` if there is no such sink.
     pub fn only(&self, id: &str) -> Option<Self> {

@@ -25,8 +25,9 @@
 //! that remembers keys for some minutes has each row once. Connection errors, timeouts and the
 //! answers 408, 429 and 5xx are tried again, with growing pauses up to 10 s and not before
 //! `Retry-After`; other answers of 300 and above drop the request, counted, and said in the log
-//! once until one succeeds. A sink that gets nothing through for 30 s is detached: it goes on by
-//! itself from the journal, in order, and holds up no other.
+//! once until one succeeds. Its pipeline waits at most 5 s for a sink that fails, and 30 s for one
+//! that neither fails nor gets anything through: then it is detached. It goes on by itself from the
+//! journal, in order, and holds up no other.
 
 use std::sync::Arc;
 use std::time::Duration as StdDuration;

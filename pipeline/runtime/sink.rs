@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +21,13 @@ const QUEUE_KIB: usize = 16 << 10;
 /// Pauses between tries of a sink that fails, from first to longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
+
+/// A pipeline waits for a sink until this has failed for so long in a row,
+const FAILING: Duration = Duration::from_secs(5);
+/// or has done nothing for so long.
+pub(super) const SILENT: Duration = Duration::from_secs(30);
+/// How often a pipeline that waits looks whether its sink fails.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What a sink is given in the order of the journal.
 #[derive(Clone)]
@@ -58,7 +67,11 @@ pub(super) struct SinkHandle {
     room: Arc<Semaphore>,
     metrics: Arc<ComponentMetrics>,
     cancel: CancellationToken,
+    failing: Failing,
 }
+
+/// When the first of the failures in a row began.
+type Failing = Arc<Mutex<Option<Instant>>>;
 
 /// The sink's task is gone: it was cancelled.
 #[derive(Debug)]
@@ -72,11 +85,12 @@ impl SinkHandle {
         tasks: &TaskTracker,
     ) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE_BATCHES);
-        let task = Task { sink, metrics: metrics.clone() };
+        let failing = Failing::default();
+        let task = Task { sink, metrics: metrics.clone(), failing: failing.clone() };
         let cancel = CancellationToken::new();
         let end = cancel.clone();
         tasks.spawn(async move { end.run_until_cancelled(task.run(queue)).await });
-        Self { commands, room: Arc::new(Semaphore::new(QUEUE_KIB)), metrics, cancel }
+        Self { commands, room: Arc::new(Semaphore::new(QUEUE_KIB)), metrics, cancel, failing }
     }
 
     /// Notes that everything up to `position` is committed.
@@ -97,6 +111,20 @@ impl SinkHandle {
     /// Waits until its task has ended.
     pub(super) async fn ended(&self) {
         self.commands.closed().await;
+    }
+
+    /// Ends when a pipeline that waits for it since `since` shall wait no more.
+    pub(super) async fn overdue(&self, since: Instant) {
+        let silent = since + SILENT;
+        loop {
+            let failing = *self.failing.lock();
+            let until = failing.map_or(silent, |first| silent.min(first + FAILING));
+            let now = Instant::now();
+            if now >= until {
+                return;
+            }
+            tokio::time::sleep_until(until.min(now + LOOK)).await;
+        }
     }
 
     /// Hands over a batch or a tick; waits while the queue is full.
@@ -142,6 +170,7 @@ impl SinkHandle {
 struct Task {
     sink: Box<dyn Sink>,
     metrics: Arc<ComponentMetrics>,
+    failing: Failing,
 }
 
 impl Task {
@@ -178,6 +207,7 @@ impl Task {
         let start = std::time::Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
+            let tried = Instant::now();
             match self.sink.write(batch.clone()).await {
                 Ok(()) => break self.metrics.output(rows, bytes),
                 Err(e) => {
@@ -187,22 +217,41 @@ impl Task {
                     }
                 }
             }
+            self.fails(tried);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_LONGEST);
         }
+        self.gets_on();
         self.metrics.batch_time(start.elapsed());
     }
 
     async fn tick(&mut self, offset: u64) {
         let mut pause = RETRY_FIRST;
-        while let Err(e) = self.sink.tick(offset).await {
-            self.metrics.error(0, "tick", &e.message, now());
-            if !e.retry {
-                break;
+        loop {
+            let tried = Instant::now();
+            match self.sink.tick(offset).await {
+                Ok(()) => break,
+                Err(e) => {
+                    self.metrics.error(0, "tick", &e.message, now());
+                    if !e.retry {
+                        break;
+                    }
+                }
             }
+            self.fails(tried);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_LONGEST);
         }
+        self.gets_on();
+    }
+
+    /// A try that began at `tried` failed, and another will follow.
+    fn fails(&self, tried: Instant) {
+        self.failing.lock().get_or_insert(tried);
+    }
+
+    fn gets_on(&self) {
+        *self.failing.lock() = None;
     }
 
     /// A checkpoint names this work: there is no way but forward.

@@ -49,6 +49,7 @@ impl Runtime {
     /// Clears away what ended, and starts what should run and does not.
     pub(super) async fn settle(&self, known: &mut Known) {
         self.clear().await;
+        self.set_backlogs(known);
         if known.unfinished {
             self.reload_known(known).await;
             return;
@@ -77,6 +78,20 @@ impl Runtime {
         };
         if self.running.lock().iter().any(changed) {
             self.reload_known(known).await;
+        }
+    }
+
+    /// Backlogs hold at once: who is past one may be far from the mark of the change.
+    fn set_backlogs(&self, known: &Known) {
+        for (who, running) in &*self.running.lock() {
+            let wanted = known.plans.get(&who.pipeline);
+            let wanted = wanted.and_then(|plan| plan.backlog_of(who.sink.as_deref()));
+            let mut plan = running.plan.lock();
+            if let Some(backlog) = wanted
+                && backlog != plan.backlog
+            {
+                *plan = Arc::new(PipelinePlan { backlog, ..PipelinePlan::clone(&plan) });
+            }
         }
     }
 

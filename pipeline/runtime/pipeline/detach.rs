@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::super::Shared;
 use super::super::sink::{Given, Gone, SinkHandle};
@@ -17,8 +18,6 @@ use crate::intake::now;
 use crate::journal::Trimmed;
 use crate::plan::PipelinePlan;
 
-/// A sink that takes, stages or commits nothing for this long is detached.
-pub(super) const DETACH_AFTER: Duration = Duration::from_secs(30);
 /// How long a pipeline waits at the mark for a sink that comes back.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
@@ -87,14 +86,19 @@ pub(in super::super) fn detached(
 impl Loop {
     /// Hands something to a sink; waits while its queue is full, but not for ever.
     pub(super) async fn give(&mut self, id: &Arc<str>, given: Given) -> Result<(), End> {
+        // One that is by itself already keeps nobody waiting.
+        let alone = self.consumer.sink.is_some();
         loop {
             let Some(sink) = self.sinks.get(id) else { return Ok(()) };
-            match tokio::time::timeout(DETACH_AFTER, sink.give(given.clone())).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(Gone)) => return Err(self.gone(id)),
-                // It is by itself already, and nobody else waits.
-                Err(_) if self.consumer.sink.is_some() => {}
-                Err(_) => self.detach(id).await,
+            let taken = tokio::select! {
+                biased;
+                taken = sink.give(given.clone()) => Some(taken),
+                () = sink.overdue(Instant::now()), if !alone => None,
+            };
+            match taken {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(Gone)) => return Err(self.gone(id)),
+                None => self.detach(id).await,
             }
         }
     }
@@ -172,7 +176,7 @@ impl Loop {
 
     /// What it needs was trimmed. One that skips what is past its backlog goes on behind the gap.
     pub(super) fn skip(&mut self, gap: Trimmed) -> Option<End> {
-        if self.plan.backlog.policy != Policy::Skip {
+        if self.shown.lock().backlog.policy != Policy::Skip {
             return Some(End::Failed(gap.to_string()));
         }
         tracing::error!(

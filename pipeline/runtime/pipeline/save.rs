@@ -9,9 +9,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::super::Shared;
-use super::super::sink::{Gone, SinkHandle};
+use super::super::sink::{Gone, SILENT, SinkHandle};
 use super::change::AGAIN;
-use super::detach::{self, DETACH_AFTER};
+use super::detach;
 use super::run::{End, Loop};
 use crate::checkpoint::Checkpoint;
 use crate::component::{SinkError, Staged};
@@ -189,12 +189,13 @@ impl Loop {
         let states = self.graph.snapshot()?;
         let mut staging = Vec::new();
         for (id, sink) in &self.sinks {
-            let answer = sink.stage(self.position, leaving.contains(id));
             // A full queue is a sink that does not get on.
-            let answer = match tokio::time::timeout(DETACH_AFTER, answer).await {
-                Ok(answer) => Some(answer.map_err(|Gone| format!("sink `{id}` is gone"))?),
-                Err(_) => None,
+            let answer = tokio::select! {
+                biased;
+                answer = sink.stage(self.position, leaving.contains(id)) => Some(answer),
+                () = sink.overdue(Instant::now()) => None,
             };
+            let answer = answer.transpose().map_err(|Gone| format!("sink `{id}` is gone"))?;
             staging.push(Staging { id: id.clone(), answer, sink: sink.clone() });
         }
         Ok((states, staging))
@@ -235,14 +236,18 @@ async fn finish(
     staging: Vec<Staging>,
     mut checkpoint: Checkpoint,
 ) -> Result<Saved, String> {
-    let limit = Instant::now() + DETACH_AFTER;
+    let since = Instant::now();
     let mut sinks = HashMap::new();
     let (mut failed, mut slow, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     // All answers are awaited, also after a failure: a sink that is still staging must not be
     // asked again meanwhile.
     for Staging { id, answer, sink } in staging {
         let answer = match answer {
-            Some(answer) => tokio::time::timeout_at(limit, answer).await.ok(),
+            Some(answer) => tokio::select! {
+                biased;
+                answer = answer => Some(answer),
+                () = sink.overdue(since) => None,
+            },
             None => None,
         };
         match answer {
@@ -279,7 +284,7 @@ async fn finish(
                 sink.committed(mark);
                 return Ok(None);
             }
-            let done = tokio::time::timeout(DETACH_AFTER, sink.commit(mark, work)).await;
+            let done = tokio::time::timeout(SILENT, sink.commit(mark, work)).await;
             failpoint!("checkpoint.committed");
             match done {
                 Ok(Ok(())) => {
