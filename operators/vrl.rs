@@ -84,7 +84,7 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
     let signal = scope.inputs.first().map(|i| i.edge.signal.clone());
     let Some(signal) = signal else { return Err(Diagnostics::default()) };
     let edge = Edge::open(signal);
-    let (program, warnings) = program::compile(text, &edge)?;
+    let (program, warnings) = program::compile(&section.id, text, &edge)?;
     warnings.into_iter().for_each(|w| scope.warn(w));
     Ok(Box::new(Vrl { program: Arc::new(program), edge }))
 }

@@ -462,14 +462,35 @@ pub fn int_fits_double(i: i64) -> bool {
 }
 
 /// The entity tables of one (source, tenant): the current generation, replaced when it is full, or
-/// all together are and it is one of the larger ones. Older generations live as long as a batch
-/// holds them.
+/// when all together are and it is the largest. Older generations live as long as a batch holds them.
 #[derive(Debug)]
 pub struct EntitySpace {
-    current: ArcSwap<EntityTable>,
+    current: Arc<Current>,
     budget: Arc<Entities>,
-    /// Bytes of the current table that are counted in the budget.
+}
+
+/// A current table.
+#[derive(Debug, Default)]
+pub(crate) struct Current {
+    table: ArcSwap<EntityTable>,
+    /// Bytes of it that are counted in the budget.
     counted: AtomicUsize,
+}
+
+impl Current {
+    pub(crate) fn counted(&self) -> usize {
+        self.counted.load(Relaxed)
+    }
+
+    fn count(&self, bytes: usize, budget: &Entities) {
+        budget.change(self.counted.swap(bytes, Relaxed), bytes);
+    }
+
+    /// Begins a new table.
+    pub(crate) fn renew(&self, budget: &Entities) {
+        self.table.store(Arc::default());
+        self.count(0, budget);
+    }
 }
 
 impl Default for EntitySpace {
@@ -482,28 +503,26 @@ impl Default for EntitySpace {
 impl EntitySpace {
     /// One whose current table counts against `budget`.
     pub fn new(budget: Arc<Entities>) -> Self {
-        budget.join();
-        Self { current: ArcSwap::default(), budget, counted: AtomicUsize::new(0) }
+        let current = Arc::<Current>::default();
+        budget.join(&current);
+        Self { current, budget }
     }
 
     /// The table that the next batch shall use for all its rows.
     pub fn table(&self) -> Arc<EntityTable> {
-        let table = self.current.load_full();
-        let bytes = table.bytes();
-        self.budget.change(self.counted.swap(bytes, Relaxed), bytes);
-        if table.len() < ENTITIES_MAX && !self.budget.is_over(bytes) {
-            return table;
+        let table = self.current.table.load_full();
+        self.current.count(table.bytes(), &self.budget);
+        if table.len() >= ENTITIES_MAX {
+            self.current.renew(&self.budget);
         }
-        let next = Arc::new(EntityTable::default());
-        let before = self.current.compare_and_swap(&table, next.clone());
-        if Arc::ptr_eq(&before, &table) { next } else { self.current.load_full() }
+        self.budget.keep();
+        self.current.table.load_full()
     }
 }
 
 impl Drop for EntitySpace {
     fn drop(&mut self) {
-        self.budget.change(self.counted.swap(0, Relaxed), 0);
-        self.budget.leave();
+        self.current.count(0, &self.budget);
     }
 }
 

@@ -57,8 +57,8 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 pub struct JournalOptions {
     /// Size on disk past which appends are refused, in bytes.
     pub max_bytes: u64,
-    /// How long entries stay though every pipeline is past them. Gives way when the journal
-    /// has come to three quarters of `max_bytes`, or cannot be written.
+    /// How long entries stay though every pipeline is past them. Gives way when the journal has come
+    /// to half of `max_bytes`, the disk is nearly full, or the journal cannot be written.
     pub retain: Duration,
     /// Entries kept in memory for readers that keep up, bytes of payload and decoded rows.
     pub memory_bytes: usize,
@@ -353,8 +353,8 @@ impl Journal {
     }
 
     /// Deletes whole segments whose entries are all below `keep_from` and received longer than
-    /// `retain` ago; past three quarters of `max_bytes`, and while the disk refuses what is to be
-    /// written, whatever their age. The segment in writing stays. Gives the bytes freed. Deletes files: not for time slices of the runtime.
+    /// `retain` ago; past half of `max_bytes`, where the disk is nearly full, and while it refuses what
+    /// is to be written, whatever their age. The segment in writing stays. Gives the bytes freed. Deletes files: not for time slices of the runtime.
     pub fn trim(&self, keep_from: u64) -> u64 {
         self.trim_at(keep_from, crate::intake::now())
     }
@@ -364,16 +364,17 @@ impl Journal {
         let options = self.options();
         let retain = i64::try_from(options.retain.as_nanos()).unwrap_or(i64::MAX);
         let mut freed = 0;
+        let nearly_full = disk::is_nearly_full(&shared.dir, options.max_bytes);
         let files = {
             let mut state = shared.state.lock();
             let state: &mut State = &mut state;
             let mut go = 0;
-            let refused = state.trouble.is_some();
+            let needed = state.trouble.is_some() || nearly_full;
             let others = state.segments.len().saturating_sub(1);
             for segment in &state.segments[..others] {
                 let old = segment.received < now.saturating_sub(retain);
-                let full = shared.bytes.load(Relaxed) - freed > options.max_bytes / 4 * 3;
-                if segment.last >= keep_from || !(old || full || refused) {
+                let full = shared.bytes.load(Relaxed) - freed > options.max_bytes / 2;
+                if segment.last >= keep_from || !(old || full || needed) {
                     break;
                 }
                 freed += segment.end;

@@ -6,10 +6,12 @@
 //! in the journal, on disk.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+
+use crate::entity::Current;
 
 /// What the program itself takes: code, stacks, what is not worth counting. Bytes.
 const OWN_BYTES: u64 = 96 << 20;
@@ -90,8 +92,8 @@ pub struct Charge {
 #[derive(Debug)]
 pub struct Entities {
     limit: usize,
-    spaces: AtomicUsize,
     bytes: AtomicUsize,
+    spaces: Mutex<Vec<Weak<Current>>>,
 }
 
 /// What a pipeline has to do for the rows that its sinks hold.
@@ -107,7 +109,7 @@ pub enum Pressure {
 
 impl Default for Entities {
     fn default() -> Self {
-        Self { limit: ENTITIES_BYTES, spaces: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+        Self { limit: ENTITIES_BYTES, bytes: AtomicUsize::new(0), spaces: Mutex::default() }
     }
 }
 
@@ -122,13 +124,11 @@ impl Entities {
         self.bytes.load(Relaxed)
     }
 
-    /// One more source has a table, or one less.
-    pub(crate) fn join(&self) {
-        self.spaces.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn leave(&self) {
-        self.spaces.fetch_sub(1, Relaxed);
+    /// One more source has a table.
+    pub(crate) fn join(&self, current: &Arc<Current>) {
+        let mut spaces = self.spaces.lock();
+        spaces.retain(|space| space.strong_count() > 0);
+        spaces.push(Arc::downgrade(current));
     }
 
     /// A table that counted with `before` bytes counts with `now`.
@@ -136,11 +136,18 @@ impl Entities {
         move_by(&self.bytes, before, now);
     }
 
-    /// Whether all tables take too much, and one of `bytes` bytes at least its share of it: the
-    /// largest always does.
-    pub(crate) fn is_over(&self, bytes: usize) -> bool {
-        let all = self.bytes();
-        all >= self.limit && bytes >= all / self.spaces.load(Relaxed).max(1)
+    /// Where all tables take too much, renews the largest, whoever asks.
+    pub(crate) fn keep(&self) {
+        if self.bytes() < self.limit {
+            return;
+        }
+        let spaces = self.spaces.lock();
+        let spaces: Vec<_> = spaces.iter().filter_map(Weak::upgrade).collect();
+        if self.bytes() >= self.limit
+            && let Some(largest) = spaces.iter().max_by_key(|space| space.counted())
+        {
+            largest.renew(self);
+        }
     }
 }
 
@@ -223,6 +230,11 @@ impl Account {
 }
 
 impl Charge {
+    /// Counts rows of `bytes` bytes for the same sink.
+    pub fn another(&self, bytes: usize) -> Self {
+        self.account.charge(bytes)
+    }
+
     /// The rows take so many bytes now.
     pub fn resize(&mut self, bytes: usize) {
         for counter in [&self.account.bytes, &self.account.rows.total] {

@@ -5,13 +5,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
-use weir_pipeline::batch::Batch;
+use hashbrown::HashMap;
+use weir_pipeline::batch::{Batch, Keys};
+use weir_pipeline::entity::{Entity, EntityTable};
 use weir_pipeline::memory::Charge;
 use weir_pipeline::signal::{META_JSON, META_ORIGIN, Signal};
 
+use crate::cache::next_id;
+use crate::error::{Result, StoreError};
 use crate::file::FileEntry;
 use crate::table::Table;
 use crate::types::ColumnType;
+
+/// Entities of a table that are not worth parting from.
+const FEW: usize = 1_024;
 
 /// Processed rows that no committed file holds yet.
 #[derive(Debug)]
@@ -23,10 +30,46 @@ pub struct HotRun {
     /// Memory of entities that came with it, bytes.
     pub(crate) entities: usize,
     /// Counted for as long as anybody holds it, a query too.
-    pub(crate) _charge: Charge,
+    pub(crate) charge: Charge,
 }
 
 impl HotRun {
+    /// The same rows with a table of only their entities, where they are few of those in the table.
+    pub(crate) fn parted(&self) -> Result<Option<Self>> {
+        let Some(Keys { keys, table }) = self.batch.entities() else { return Ok(None) };
+        if table.len() <= FEW.max(2 * keys.len()) {
+            return Ok(None);
+        }
+        let own = Arc::<EntityTable>::default();
+        let mut known: HashMap<u32, u32> = HashMap::new();
+        let mut new = Vec::with_capacity(keys.len());
+        for key in keys.values() {
+            let key = match known.get(key) {
+                Some(key) => *key,
+                None => {
+                    let mapped = own.intern(Entity::clone(&table.get(*key))).map_err(|e| {
+                        StoreError::Foreign { what: "entities", why: e.to_string() }
+                    })?;
+                    known.insert(*key, mapped);
+                    mapped
+                }
+            };
+            new.push(key);
+        }
+        let batch = &self.batch;
+        let batch = Batch::new(
+            batch.signal().clone(),
+            batch.tenant().clone(),
+            batch.rows().clone(),
+            Some(Keys { keys: new.into(), table: own.clone() }),
+            batch.runs().clone(),
+        )?;
+        let entities = own.bytes();
+        let charge = self.charge.another(batch.bytes() + entities);
+        let (id, min_time, max_time) = (next_id(), self.min_time, self.max_time);
+        Ok(Some(Self { id, batch, min_time, max_time, entities, charge }))
+    }
+
     /// A number that no other hot run of this process has.
     pub fn id(&self) -> u64 {
         self.id

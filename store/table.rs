@@ -230,6 +230,22 @@ impl Table {
         slots.map(|s| (s.run.id, s.run.batch.clone())).collect()
     }
 
+    /// Gives hot rows that stay entities of their own where they are few of many: else they would hold
+    /// in memory all that came with them.
+    ///
+    /// # Errors
+    /// If the rows cannot be put together again.
+    pub(crate) fn part_hot(&self, lane: u64) -> crate::error::Result<()> {
+        let mut state = self.state.lock();
+        let slots = state.hot.iter_mut().filter(|s| s.lane == lane && s.staged.is_none());
+        for slot in slots {
+            if let Some(run) = slot.run.parted()? {
+                slot.run = Arc::new(run);
+            }
+        }
+        Ok(())
+    }
+
     /// Files hold these hot rows; which mark they belong to is not known yet.
     pub(crate) fn mark_flushed(&self, lane: u64, runs: &[u64]) {
         let mut state = self.state.lock();

@@ -253,6 +253,7 @@ impl TableWriter {
                 weir_pipeline::failpoint!("stage.flushed");
                 lane.cover(mark);
             } else if !runs.is_empty() {
+                lane.table.part_hot(lane.id)?;
                 let batches = runs.into_iter().map(|(_, b)| b).collect();
                 carried.push((lane.table.name().clone(), batches));
             }

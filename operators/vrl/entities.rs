@@ -1,7 +1,7 @@
 //! Programs that touch nothing but entity columns: run once per entity, and the entities that
 //! come of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::array::{BooleanArray, UInt32Array};
 use hashbrown::HashMap;
@@ -16,7 +16,7 @@ use super::program::{Compiled, End};
 use super::row::{Changes, Result as Left, Row};
 use super::values::{Columns, check, to_attribute};
 
-/// Entity tables whose results are kept: a table per source and generation.
+/// Entity tables whose results are kept, while they are in use: a table per source and generation.
 const TABLES_MAX: usize = 8;
 
 /// What became of an entity.
@@ -31,8 +31,8 @@ enum Outcome {
 /// Results of one program on the entities of one table.
 #[derive(Debug)]
 struct Derived {
-    /// The table that the keys of `outcomes` point into; held so that its id stays its own.
-    from: Arc<EntityTable>,
+    /// The table that the keys of `outcomes` point into.
+    from: Weak<EntityTable>,
     /// Names left out of the entities (they became row columns); empty when a program ran.
     without: Vec<String>,
     to: Arc<EntityTable>,
@@ -127,8 +127,10 @@ impl Entities {
     }
 
     fn derived(&mut self, from: &Arc<EntityTable>, without: &[String]) -> &mut Derived {
-        let known =
-            self.derived.iter().position(|d| d.from.id() == from.id() && d.without == without);
+        // Results for tables that are gone are of no use.
+        self.derived.retain(|d| d.from.strong_count() > 0);
+        let is_from = |d: &Derived| std::ptr::eq(d.from.as_ptr(), Arc::as_ptr(from));
+        let known = self.derived.iter().position(|d| is_from(d) && d.without == without);
         // The one used last stands at the end.
         let derived = match known {
             Some(index) => self.derived.remove(index),
@@ -137,7 +139,7 @@ impl Entities {
                     self.derived.remove(0);
                 }
                 Derived {
-                    from: from.clone(),
+                    from: Arc::downgrade(from),
                     without: without.to_vec(),
                     to: Arc::default(),
                     outcomes: HashMap::new(),

@@ -2,8 +2,8 @@
 //! input give another output.
 //!
 //! Time and chance come from the journal: `now` is the wall time of the last tick, random
-//! functions derive from the place of the row in the journal and from which call of its function in
-//! the program it is, so that an edit elsewhere changes nothing.
+//! functions derive from the place of the row in the journal, the operator, and from which call of
+//! its function in the program it is, so that an edit elsewhere changes nothing.
 
 use chrono::{DateTime, Utc};
 use vrl::compiler::prelude::*;

@@ -20,6 +20,8 @@ use super::row::Row;
 /// A compiled program and what it touches.
 #[derive(Debug)]
 pub(super) struct Compiled {
+    /// Id of the operator: others draw other numbers for the same row.
+    pub(super) node: Box<str>,
     program: Program,
     text: Text,
     timezone: TimeZone,
@@ -44,8 +46,12 @@ pub(super) enum End {
     Failed(OperatorError),
 }
 
-/// Compiles `text` for rows of `edge`; warnings are given beside the program.
-pub(super) fn compile(text: Text, edge: &Edge) -> Result<(Compiled, Vec<Diagnostic>), Diagnostics> {
+/// Compiles `text` of the operator `node` for rows of `edge`; warnings are given beside the program.
+pub(super) fn compile(
+    node: &str,
+    text: Text,
+    edge: &Edge,
+) -> Result<(Compiled, Vec<Diagnostic>), Diagnostics> {
     let functions = functions::all();
     let state = TypeState {
         local: LocalEnv::default(),
@@ -94,7 +100,8 @@ pub(super) fn compile(text: Text, edge: &Edge) -> Result<(Compiled, Vec<Diagnost
     let place_or_time = metadata || reads_place_or_time(&text.text);
     // "UTC" is always known; the default would be the time zone of the machine.
     let timezone = TimeZone::parse("UTC").unwrap_or_default();
-    Ok((Compiled { program, text, timezone, slots, names, reads, place_or_time }, warnings))
+    let node = node.into();
+    Ok((Compiled { node, program, text, timezone, slots, names, reads, place_or_time }, warnings))
 }
 
 impl Compiled {

@@ -76,7 +76,8 @@ fn metadata(program: &Compiled, batch: &Batch, run: &Run, in_run: usize, now: i6
     if !program.place_or_time {
         return Value::Null;
     }
-    let mut seed = run.offset.to_le_bytes().to_vec();
+    let mut seed = program.node.as_bytes().to_vec();
+    seed.extend(run.offset.to_le_bytes());
     seed.extend((in_run as u64).to_le_bytes());
     let fields = [
         ("tenant", Value::from(&**batch.tenant())),

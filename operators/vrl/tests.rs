@@ -15,8 +15,16 @@ use weir_pipeline::testing::{to_batch, to_rows};
 use super::*;
 
 fn planned(signal: Signal, program: &str) -> Result<Box<dyn OperatorPlan>, Diagnostics> {
+    planned_as("clean", signal, program)
+}
+
+fn planned_as(
+    node: &str,
+    signal: Signal,
+    program: &str,
+) -> Result<Box<dyn OperatorPlan>, Diagnostics> {
     let toml = format!("source = '''\n{program}'''\n");
-    let section = Section::parse_for_tests("clean", &toml);
+    let section = Section::parse_for_tests(node, &toml);
     let input = Input { name: "in".into(), edge: Edge::open(signal) };
     plan(&section, &Scope::new(vec![input], ".".into()))
 }
@@ -145,6 +153,14 @@ fn time_and_chance_come_from_the_journal() {
     let edited = to_rows(&run(edited, &batch).emitted[0].1);
     assert_eq!((&edited[0]["u"], &edited[0]["r"]), (&first[0]["u"], &first[0]["r"]), "moved only");
     assert_ne!(edited[0]["r"], edited[0]["s"], "two calls differ");
+    let mut other = planned_as("other", Signal::Logs, program).unwrap().build();
+    let mut out = Output::default();
+    other.process(0, batch.clone(), &mut out).unwrap();
+    assert_ne!(
+        to_rows(&out.emitted[0].1)[0]["u"],
+        first[0]["u"],
+        "so do those of another operator"
+    );
 }
 
 #[test]

@@ -18,6 +18,14 @@ pub(super) trait Disk: Send + Sync {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
+/// Whether less than a tenth of the disk under `dir` is free, and less than `enough` bytes.
+pub(super) fn is_nearly_full(dir: &Path, enough: u64) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|disk| {
+        let (free, all) = (disk.f_bavail, disk.f_blocks);
+        free < all / 10 && free.saturating_mul(disk.f_frsize) < enough
+    })
+}
+
 /// A segment being written.
 pub(super) trait DiskFile: Send {
     /// Writes all of `parts` at the end.

@@ -140,6 +140,11 @@ fn headers(
                 bad.push((base, "its header names another offset"));
             }
             HeaderFound::Good(header, start) => {
+                // The newest names all that are known.
+                if let Some(mut before) = found.last_entry() {
+                    let before: &mut Found = before.get_mut();
+                    before.header.repeats = Vec::new();
+                }
                 let size = std::fs::metadata(&path)?.len();
                 found.insert(base, Found { header: *header, start, size });
             }

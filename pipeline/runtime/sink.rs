@@ -70,7 +70,7 @@ pub(super) struct SinkHandle {
     failing: Failing,
 }
 
-/// When the first of the failures in a row began.
+/// When the first of the failures in a row was.
 type Failing = Arc<Mutex<Option<Instant>>>;
 
 /// The sink's task is gone: it was cancelled.
@@ -207,7 +207,6 @@ impl Task {
         let start = std::time::Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
-            let tried = Instant::now();
             match self.sink.write(batch.clone()).await {
                 Ok(()) => break self.metrics.output(rows, bytes),
                 Err(e) => {
@@ -217,7 +216,7 @@ impl Task {
                     }
                 }
             }
-            self.fails(tried);
+            self.fails();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_LONGEST);
         }
@@ -228,7 +227,6 @@ impl Task {
     async fn tick(&mut self, offset: u64) {
         let mut pause = RETRY_FIRST;
         loop {
-            let tried = Instant::now();
             match self.sink.tick(offset).await {
                 Ok(()) => break,
                 Err(e) => {
@@ -238,16 +236,16 @@ impl Task {
                     }
                 }
             }
-            self.fails(tried);
+            self.fails();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_LONGEST);
         }
         self.gets_on();
     }
 
-    /// A try that began at `tried` failed, and another will follow.
-    fn fails(&self, tried: Instant) {
-        self.failing.lock().get_or_insert(tried);
+    /// A try failed, and another will follow.
+    fn fails(&self) {
+        self.failing.lock().get_or_insert_with(Instant::now);
     }
 
     fn gets_on(&self) {

@@ -217,10 +217,25 @@ impl EntitySet {
         self.files().into_iter().filter(|file| file.damaged.load(Relaxed)).collect()
     }
 
-    /// The chunks that some of `ids` (sorted) are in, or an error if one of them is damaged.
-    pub(crate) fn load_of(&self, ids: &[u32]) -> Result<Vec<Arc<EntityChunk>>> {
-        let has = |file: &&Arc<ChunkFile>| file.meta.has_any(ids);
-        self.files().iter().filter(has).map(|file| self.load_chunk(file)).collect()
+    /// The chunks that some of `ids` (sorted) are in, those that are not among `loaded` added to it.
+    ///
+    /// # Errors
+    /// If one of them is damaged, or the disk refuses.
+    pub(crate) fn load_of(
+        &self,
+        ids: &[u32],
+        loaded: &mut HashMap<u64, Arc<EntityChunk>>,
+    ) -> Result<Vec<Arc<EntityChunk>>> {
+        let files = self.files().into_iter().filter(|file| file.meta.has_any(ids));
+        let chunk = |file: Arc<ChunkFile>| {
+            if let Some(chunk) = loaded.get(&file.id) {
+                return Ok(chunk.clone());
+            }
+            let chunk = self.load_chunk(&file)?;
+            loaded.insert(file.id, chunk.clone());
+            Ok(chunk)
+        };
+        files.map(chunk).collect()
     }
 
     pub(crate) fn files(&self) -> Vec<Arc<ChunkFile>> {

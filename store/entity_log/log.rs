@@ -37,8 +37,16 @@ pub(crate) struct EntityLog {
     taken: AtomicU32,
 }
 
-/// By fingerprint: id, and hash of the sort key.
-type Ids = HashMap<u128, (u32, u64)>;
+/// By [`print_of`]: id.
+type Ids = HashMap<Print, u32>;
+
+/// What tells an entity from all others: its fingerprint, and where two have the same, its attributes.
+type Print = [u64; 2];
+
+fn print_of(fingerprint: u128, sort_key: &[u8]) -> Print {
+    let halves = [(fingerprint >> 64) as u64, fingerprint as u64];
+    [halves[0], halves[1] ^ xxh3_64(sort_key)]
+}
 
 /// What is known of the ids in use; read from the chunks when the first flush needs it. An entity
 /// that was not met for so long that it is forgotten gets another id when it comes again.
@@ -54,7 +62,7 @@ struct Intern {
 
 impl EntityLog {
     pub(crate) fn new(folder: &Path, chunks: Vec<ChunkMeta>, cache: Arc<Cache>) -> Self {
-        let known_max = (cache.limit() / 4 / size_of::<(u128, (u32, u64))>()).max(KNOWN_MIN);
+        let known_max = (cache.limit() / 2 / size_of::<(Print, u32)>()).max(KNOWN_MIN);
         let chunks = chunks.into_iter().map(|m| Arc::new(ChunkFile::new(m, folder))).collect();
         Self {
             folder: folder.to_owned(),
@@ -112,7 +120,7 @@ impl EntityLog {
             intern.next = next;
             for (id, new) in (first..).zip(new) {
                 map[new.key as usize] = id;
-                intern.learn(new.entity.fingerprint(), (id, new.check), self.known_max);
+                intern.learn(new.print, id, self.known_max);
             }
         }
         let ids = map.clone();
@@ -142,10 +150,9 @@ impl EntityLog {
                 Err(StoreError::Damaged { .. }) => continue,
                 Err(e) => return Err(e),
             };
-            for (i, print) in chunk.fingerprints().iter().enumerate() {
-                let id = (chunk.first() + i as u32, xxh3_64(&chunk.sort_keys()[i]));
-                // Of two ids of an entity the earlier one.
-                intern.young.insert(*print, id);
+            for (i, fingerprint) in chunk.fingerprints().iter().enumerate() {
+                let print = print_of(*fingerprint, &chunk.sort_keys()[i]);
+                intern.young.entry(print).or_insert(chunk.first() + i as u32);
             }
         }
         // Also past chunks that are damaged: their ids stay taken.
@@ -162,7 +169,7 @@ struct New {
     key: u32,
     entity: Arc<Entity>,
     sort_key: Box<[u8]>,
-    check: u64,
+    print: Print,
 }
 
 impl Intern {
@@ -182,23 +189,20 @@ impl Intern {
             }
             let entity = table.get(key);
             let sort_key = sort_key(&entity);
-            let check = xxh3_64(&sort_key);
-            let print = entity.fingerprint();
+            let print = print_of(entity.fingerprint(), &sort_key);
             match self.young.get(&print).or_else(|| self.old.get(&print)).copied() {
-                // Two entities of one fingerprint have different keys; the later one gets an id
-                // of its own each time this process meets it first.
-                Some((id, known)) if known == check => {
+                Some(id) => {
                     map[key as usize] = id;
-                    self.learn(print, (id, check), known_max);
+                    self.learn(print, id, known_max);
                 }
-                _ => new.push(New { key, entity, sort_key, check }),
+                None => new.push(New { key, entity, sort_key, print }),
             }
         }
         new.sort_by(|a, b| a.sort_key.cmp(&b.sort_key));
         new
     }
 
-    fn learn(&mut self, print: u128, id: (u32, u64), known_max: usize) {
+    fn learn(&mut self, print: Print, id: u32, known_max: usize) {
         if self.young.len() >= known_max {
             self.old = std::mem::take(&mut self.young);
         }

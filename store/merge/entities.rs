@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
 use arrow::compute::{concat, take};
+use hashbrown::HashMap;
 use weir_pipeline::entity::Entity;
 
 use super::Limits;
@@ -26,6 +27,8 @@ const COMPACTED_BYTES: u64 = 4 << 10;
 pub(super) struct Entities {
     /// Per input: id of each row, and where ids are found.
     inputs: Vec<(UInt32Array, Vec<Arc<EntityChunk>>, Vec<u32>)>,
+    /// By file, however many inputs refer to them.
+    chunks: HashMap<u64, Arc<EntityChunk>>,
     /// Input, id, rank of each referred-to entity, sorted by input and id once ranked.
     places: Vec<(u32, u32, u32)>,
     /// Per rank: the chunk and index of one of its places.
@@ -38,7 +41,7 @@ impl Entities {
         let mut used: Vec<u32> = ids.values().to_vec();
         used.sort_unstable();
         used.dedup();
-        let chunks = set.load_of(&used)?;
+        let chunks = set.load_of(&used, &mut self.chunks)?;
         if used.iter().any(|id| find(&chunks, *id).is_none()) {
             return Err(StoreError::damaged(path, "it refers to entities that are not there"));
         }

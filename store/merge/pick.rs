@@ -7,7 +7,7 @@ use hashbrown::HashSet;
 use weir_pipeline::signal::COLUMNS_MAX;
 
 use super::{DAY_NS, FAN_IN, HOUR_NS, INPUTS_MAX, Limits};
-use crate::file::FileEntry;
+use crate::file::{EntityPlace, FileEntry};
 use crate::layout::Layout;
 
 /// How long after its end an hour counts as over.
@@ -48,7 +48,7 @@ pub(crate) fn pick(
         if meta.level >= 3 || not.contains(&meta.name) {
             continue;
         }
-        if limits.file().admit(meta.rows, meta.raw_bytes + meta.entity_bytes) {
+        if limits.file().admit(meta.rows, meta.raw_bytes) {
             groups.entry(group(file)).or_default().push(file);
         } else if meta.level == 0 {
             // Too large for company, but it may span hours: it goes up alone.
@@ -133,15 +133,23 @@ fn fan_in(group: Group, files: &[Arc<FileEntry>], now: i64) -> usize {
 }
 
 fn within_budget(members: &[&Arc<FileEntry>], limits: Limits) -> Vec<Arc<FileEntry>> {
-    let (mut rows, mut raw) = (0, 0);
+    let (mut rows, mut raw, mut entities) = (0, 0, 0);
     let mut columns: BTreeSet<Arc<str>> = BTreeSet::new();
     let mut inputs = Vec::new();
     for file in members {
         rows += file.meta.rows;
-        raw += file.meta.raw_bytes + file.meta.entity_bytes;
+        raw += file.meta.raw_bytes;
+        // Files of one day's log share its chunks.
+        entities = match file.meta.entities {
+            Some(EntityPlace::Log(_)) => file.meta.entity_bytes.max(entities),
+            _ => file.meta.entity_bytes + entities,
+        };
         columns.extend(file.meta.columns.iter().map(|c| c.name.clone()));
+        // However many entities two have: else they would stay for ever.
+        let many = inputs.len() >= 2 && !limits.admit(rows, raw + entities);
         if inputs.len() == INPUTS_MAX
             || !limits.admit(rows, raw)
+            || many
             || columns.len() > COLUMNS_UNION_MAX
         {
             break;

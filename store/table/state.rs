@@ -68,16 +68,16 @@ impl State {
             slot.run = Arc::new(HotRun {
                 id: next_id(),
                 entities,
-                _charge: account.charge(joined.bytes() + entities),
+                charge: account.charge(joined.bytes() + entities),
                 batch: joined,
                 min_time: slot.run.min_time.min(min_time),
                 max_time: slot.run.max_time.max(max_time),
             });
             return;
         }
-        let _charge = account.charge(batch.bytes() + came);
+        let charge = account.charge(batch.bytes() + came);
         let run =
-            Arc::new(HotRun { id: next_id(), batch, min_time, max_time, entities: came, _charge });
+            Arc::new(HotRun { id: next_id(), batch, min_time, max_time, entities: came, charge });
         self.hot.push(HotSlot { run, lane, staged: None });
     }
 

@@ -287,6 +287,30 @@ fn an_entity_id_never_comes_to_mean_another_entity() {
 }
 
 #[test]
+fn carried_rows_do_not_hold_the_entities_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut w = writer(&store, "t");
+    let all = metrics(3_000, 1, START);
+    let few = all.filter(&(0..all.num_rows()).map(|row| Some(row < 3)).collect()).unwrap();
+    let expected = rows_in(std::slice::from_ref(&few));
+    w.append(&few).unwrap();
+    let entities = |w: &TableWriter| {
+        let snapshot = w.table().snapshot();
+        let keys = snapshot.hot()[0].batch().entities().unwrap().clone();
+        assert_eq!(snapshot.hot().len(), 1);
+        keys.table.len()
+    };
+    assert!(entities(&w) >= 3_000);
+    assert!(!w.stage(5, false).unwrap().carry.is_empty());
+    assert_eq!(entities(&w), 3);
+    assert_eq!(rows_of(w.table()), expected);
+    let staged = w.stage(6, true).unwrap();
+    w.commit(6, &staged.work).unwrap();
+    assert_eq!(rows_of(w.table()), expected);
+}
+
+#[test]
 fn few_rows_are_carried_and_come_back_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

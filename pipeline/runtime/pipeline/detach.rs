@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::super::Shared;
 use super::super::sink::{Given, Gone, SinkHandle};
+use super::change::AGAIN;
 use super::run::{End, Loop};
 use crate::backlog::Policy;
 use crate::checkpoint::{Checkpoint, Consumer};
@@ -103,6 +104,7 @@ impl Loop {
         }
     }
 
+    /// Where it cannot be (the disk refuses, perhaps), it is waited for a little longer.
     async fn detach(&mut self, id: &Arc<str>) {
         // It may find out the same.
         self.finish_checkpoint().await;
@@ -111,7 +113,10 @@ impl Loop {
         }
         match part(&self.shared, &self.consumer, id).await {
             Ok(()) => self.let_go(vec![id.clone()]),
-            Err(why) => self.note_failure(why),
+            Err(why) => {
+                self.note_failure(why);
+                tokio::time::sleep(AGAIN).await;
+            }
         }
     }
 

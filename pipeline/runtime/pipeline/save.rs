@@ -193,7 +193,7 @@ impl Loop {
             let answer = tokio::select! {
                 biased;
                 answer = sink.stage(self.position, leaving.contains(id)) => Some(answer),
-                () = sink.overdue(Instant::now()) => None,
+                () = waited(sink, Instant::now(), self.consumer.sink.is_some()) => None,
             };
             let answer = answer.transpose().map_err(|Gone| format!("sink `{id}` is gone"))?;
             staging.push(Staging { id: id.clone(), answer, sink: sink.clone() });
@@ -207,6 +207,16 @@ impl Loop {
         checkpoint: Checkpoint,
     ) -> impl Future<Output = Result<Saved, String>> + Send + 'static {
         finish(self.shared.clone(), self.plan.clone(), staging, checkpoint)
+    }
+}
+
+/// Ends when a checkpoint that waits for a sink since `since` shall wait no more. One that is `alone`
+/// keeps nobody else waiting.
+async fn waited(sink: &SinkHandle, since: Instant, alone: bool) {
+    if alone {
+        tokio::time::sleep_until(since + SILENT).await;
+    } else {
+        sink.overdue(since).await;
     }
 }
 
@@ -246,7 +256,7 @@ async fn finish(
             Some(answer) => tokio::select! {
                 biased;
                 answer = answer => Some(answer),
-                () = sink.overdue(since) => None,
+                () = waited(&sink, since, checkpoint.detached.is_some()) => None,
             },
             None => None,
         };
