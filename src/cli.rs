@@ -45,6 +45,8 @@ enum Command {
     Describe(Describe),
     /// Write a table to plain wide Parquet
     Export(Export),
+    /// Send made-up data and count what is acknowledged
+    Load(Load),
 }
 
 /// Where the files of a server are.
@@ -192,6 +194,123 @@ pub(crate) struct Export {
     pub(crate) to: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    #[command(subcommand)]
+    pub(crate) what: LoadWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LoadWhat {
+    /// Samples, by Prometheus remote write
+    RemoteWrite(RemoteWriteLoad),
+    /// Log records, by OTLP
+    Logs(OtlpLoad),
+    /// Spans, by OTLP
+    Spans(OtlpLoad),
+    /// Metric points, by OTLP
+    Points(OtlpLoad),
+    /// Lines, by syslog over TCP, which acknowledges nothing: what was sent counts
+    Syslog(SyslogLoad),
+}
+
+impl LoadWhat {
+    /// How much and how fast.
+    pub(crate) fn pace(&self) -> &Pace {
+        match self {
+            Self::RemoteWrite(args) => &args.pace,
+            Self::Logs(args) | Self::Spans(args) | Self::Points(args) => &args.pace,
+            Self::Syslog(args) => &args.pace,
+        }
+    }
+}
+
+/// How much is sent, and how fast.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Pace {
+    /// Stop after this time, such as `1m` (default: 10s, if there is no `--count`)
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) time: Option<String>,
+    /// Stop after so many rows
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Rows a second (default: as fast as they are taken)
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<f64>,
+    /// Connections; each waits for an answer before it sends again
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) connections: usize,
+    /// Count the rows that are there behind it, by SQL of the server at this URL
+    #[arg(long, value_name = "URL")]
+    pub(crate) check: Option<String>,
+    /// Table to count in (default: that of the signal)
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) table: Option<String>,
+    /// Print figures as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RemoteWriteLoad {
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+    /// Where to
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090/api/v1/write")]
+    pub(crate) to: String,
+    /// Series
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(crate) series: usize,
+    /// Labels of each, the name of the metric with them
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) labels: usize,
+    /// Samples of one request
+    #[arg(long = "per-request", value_name = "N", default_value_t = 2_000)]
+    pub(crate) rows: usize,
+    /// Series a minute that end, another beginning in their place
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) churn: u64,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct OtlpLoad {
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+    /// Where to; `grpc://127.0.0.1:4317` for gRPC
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4318")]
+    pub(crate) to: String,
+    /// Rows of one request
+    #[arg(long = "per-request", value_name = "N", default_value_t = 1_000)]
+    pub(crate) rows: usize,
+    /// Letters of the body of a log record
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub(crate) bytes: usize,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SyslogLoad {
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+    /// Where to
+    #[arg(long, value_name = "URL", default_value = "tcp://127.0.0.1:5514")]
+    pub(crate) to: String,
+    /// Lines that are written at once
+    #[arg(long = "per-write", value_name = "N", default_value_t = 500)]
+    pub(crate) rows: usize,
+    /// How lines look
+    #[arg(long, value_enum, default_value_t = SyslogFormat::Rfc5424)]
+    pub(crate) format: SyslogFormat,
+    /// Letters of the message of a line
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    pub(crate) bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SyslogFormat {
+    Rfc5424,
+    Rfc3164,
+}
+
 impl Cli {
     /// Does what was asked. Exit codes: 0 fine, 1 degraded or mistakes found, 2 unreachable.
     pub(crate) fn run(self) -> Result<ExitCode> {
@@ -210,6 +329,7 @@ impl Cli {
             Command::List => Ok(crate::describe::list()),
             Command::Describe(args) => crate::describe::run(&args),
             Command::Export(args) => crate::export::run(&args),
+            Command::Load(args) => crate::load::run(&args),
         }
     }
 }

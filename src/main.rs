@@ -9,6 +9,7 @@ mod describe;
 mod engine;
 mod export;
 mod folder;
+mod load;
 mod notify;
 mod plan;
 mod reload;

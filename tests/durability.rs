@@ -6,7 +6,7 @@ mod crash;
 mod damage;
 mod dead_sink;
 mod disk;
-mod load;
+pub(crate) mod load;
 mod overload;
 mod poison;
 pub(crate) mod remote_write;

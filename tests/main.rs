@@ -11,5 +11,6 @@ mod clients;
 mod determinism;
 mod durability;
 mod harness;
+mod load;
 mod plan;
 mod replay;

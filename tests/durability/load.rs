@@ -21,7 +21,7 @@ pub(super) const ROWS: i64 = 50;
 const PAUSE: Duration = Duration::from_millis(4);
 
 /// Three ways in, in a file of its own; three addresses, since sockets are kept by address.
-pub(super) const SOURCES: &str = r#"
+pub(crate) const SOURCES: &str = r#"
 [sources.otlp]
 type = "otlp"
 http = "127.0.0.1:0"
