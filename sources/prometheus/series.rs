@@ -1,21 +1,22 @@
 //! Finds the entity of a series by the bytes that name it on the wire, so that a known series
-//! costs a hash and a comparison, and no entity is built.
+//! costs a hash, and no entity is built.
+//!
+//! A name is known by 128 bits of hash under a secret that this process made up: two names that
+//! agree in them do not occur, and nobody can make any. So the names themselves are not kept.
 //!
 //! Two halves of bounded size: what is used moves to the young one; when that is full it becomes
-//! the old one, and what was not used since is forgotten. A hit compares the bytes themselves.
+//! the old one, and what was not used since is forgotten.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::HashTable;
 use parking_lot::{RwLock, RwLockReadGuard};
 use weir_pipeline::entity::{Entity, EntityTable};
+use xxhash_rust::xxh3::xxh3_128_with_secret;
 
-/// Bytes of names in one half: some 250,000 series of 250 bytes, beside 64 MB of slots at most.
-const HALF_BYTES_MAX: usize = 64 << 20;
-
-/// Wire names longer than this are not kept: one such series must not push out thousands.
-const NAME_BYTES_MAX: usize = 64 << 10;
+/// Series in one half.
+const HALF_MAX: usize = 1 << 20;
 
 /// Why a series has no entity.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,47 +33,44 @@ impl BadSeries {
     }
 }
 
+/// What a name is known by.
+type Print = [u64; 2];
+
 #[derive(Debug)]
 struct Slot {
-    hash: u64,
-    start: u32,
-    len: u32,
+    print: Print,
     key: u32,
 }
 
+/// Series in the order in which they came: mostly they come in that order again, and the next one
+/// is at hand without a search.
 #[derive(Debug, Default)]
 struct Half {
-    names: Vec<u8>,
-    slots: HashTable<Slot>,
+    slots: Vec<Slot>,
+    /// Places in `slots`.
+    index: HashTable<u32>,
 }
 
 impl Half {
-    fn get(&self, hash: u64, name: &[u8]) -> Option<u32> {
-        let same = |s: &Slot| s.hash == hash && self.name(s) == name;
-        self.slots.find(hash, same).map(|s| s.key)
+    /// The place of a series that is likely at `guess`.
+    #[inline]
+    fn find(&self, print: Print, guess: usize) -> Option<usize> {
+        if self.slots.get(guess).is_some_and(|s| s.print == print) {
+            return Some(guess);
+        }
+        let same = |place: &u32| self.slots[*place as usize].print == print;
+        self.index.find(print[0], same).map(|place| *place as usize)
     }
 
-    fn name(&self, slot: &Slot) -> &[u8] {
-        let start = slot.start as usize;
-        self.names.get(start..start + slot.len as usize).unwrap_or_default()
-    }
-
-    /// Memory that `name` takes here, bytes: a table is half full on average.
-    fn takes(name: &[u8]) -> usize {
-        name.len() + 2 * size_of::<Slot>()
-    }
-
-    /// Whether there is room: the bounds keep every position within 32 bits.
-    fn has_room(&self, name: &[u8]) -> bool {
-        self.names.len() + name.len() <= HALF_BYTES_MAX
-    }
-
-    fn insert(&mut self, hash: u64, name: &[u8], key: u32) {
-        let slot = Slot { hash, start: self.names.len() as u32, len: name.len() as u32, key };
-        self.names.extend_from_slice(name);
-        self.slots.insert_unique(hash, slot, |s| s.hash);
+    fn insert(&mut self, print: Print, key: u32) {
+        let Self { slots, index } = self;
+        index.insert_unique(print[0], slots.len() as u32, |i| slots[*i as usize].print[0]);
+        slots.push(Slot { print, key });
     }
 }
+
+/// Memory of a series here, bytes: lists and tables are between half and all full.
+const SLOT_BYTES: usize = (size_of::<Slot>() + size_of::<u32>() + 1) * 3 / 2;
 
 #[derive(Debug, Default)]
 struct Halves {
@@ -83,10 +81,21 @@ struct Halves {
 }
 
 /// Keys of known series by their bytes on the wire, for one entity table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SeriesCache {
-    hasher: DefaultHashBuilder,
+    secret: [u8; 192],
     halves: RwLock<Halves>,
+}
+
+impl Default for SeriesCache {
+    fn default() -> Self {
+        let chance = RandomState::new();
+        let mut secret = [0; 192];
+        for (i, part) in secret.chunks_mut(8).enumerate() {
+            part.copy_from_slice(&chance.hash_one(i).to_le_bytes());
+        }
+        Self { secret, halves: RwLock::default() }
+    }
 }
 
 impl SeriesCache {
@@ -94,7 +103,13 @@ impl SeriesCache {
     pub(crate) fn lookup(&self, table: Arc<EntityTable>) -> Lookup<'_> {
         let halves = self.halves.read();
         let known = halves.table == table.id();
-        Lookup { cache: self, known: known.then_some(halves), table, fresh: Half::default() }
+        Lookup {
+            cache: self,
+            known: known.then_some(halves),
+            table,
+            fresh: Half::default(),
+            next: 0,
+        }
     }
 }
 
@@ -104,29 +119,46 @@ pub(crate) struct Lookup<'a> {
     known: Option<RwLockReadGuard<'a, Halves>>,
     table: Arc<EntityTable>,
     fresh: Half,
+    /// Where the next series is in the young half, if all come in the order as before.
+    next: usize,
 }
 
 impl Lookup<'_> {
-    /// The key of the series that is `name` on the wire (any bytes that decide its entity);
-    /// `build` makes the entity of one that is not known.
+    /// The key of the series of this `kind` that is `name` on the wire (any bytes that together
+    /// decide its entity); `build` makes the entity of one that is not known.
     ///
     /// # Errors
     /// Those of `build`, and a collision of fingerprints.
+    #[inline]
     pub(crate) fn key(
         &mut self,
+        kind: u8,
         name: &[u8],
         build: impl FnOnce() -> Result<Entity, BadSeries>,
     ) -> Result<u32, BadSeries> {
-        let hash = self.cache.hasher.hash_one(name);
+        let hash = xxh3_128_with_secret(name, &self.cache.secret);
+        let print = [hash as u64, (hash >> 64) as u64 ^ u64::from(kind)];
         if let Some(halves) = &self.known
-            && let Some(key) = halves.young.get(hash, name)
+            && let Some(place) = halves.young.find(print, self.next)
         {
+            self.next = place + 1;
+            return Ok(halves.young.slots[place].key);
+        }
+        self.unused(print, build)
+    }
+
+    /// One that was not used for some time, or never.
+    #[cold]
+    fn unused(
+        &mut self,
+        print: Print,
+        build: impl FnOnce() -> Result<Entity, BadSeries>,
+    ) -> Result<u32, BadSeries> {
+        let key_in = |half: &Half| half.find(print, 0).map(|place| half.slots[place].key);
+        if let Some(key) = key_in(&self.fresh) {
             return Ok(key);
         }
-        if let Some(key) = self.fresh.get(hash, name) {
-            return Ok(key);
-        }
-        let aged = self.known.as_ref().and_then(|h| h.old.get(hash, name));
+        let aged = self.known.as_ref().and_then(|h| key_in(&h.old));
         let key = match aged {
             Some(key) => key,
             None => self
@@ -134,9 +166,7 @@ impl Lookup<'_> {
                 .intern(build()?)
                 .map_err(|e| BadSeries::new("collision", e.to_string()))?,
         };
-        if name.len() <= NAME_BYTES_MAX && self.fresh.has_room(name) {
-            self.fresh.insert(hash, name, key);
-        }
+        self.fresh.insert(print, key);
         Ok(key)
     }
 
@@ -152,15 +182,14 @@ impl Lookup<'_> {
             *halves = Halves { table: self.table.id(), ..Halves::default() };
         }
         for slot in &self.fresh.slots {
-            let name = self.fresh.name(slot);
-            if halves.young.get(slot.hash, name).is_some() {
+            if halves.young.find(slot.print, 0).is_some() {
                 continue; // another request was faster
             }
-            if !halves.young.has_room(name) {
+            if halves.young.slots.len() >= HALF_MAX {
                 halves.old = std::mem::take(&mut halves.young);
             }
-            learned += Half::takes(name);
-            halves.young.insert(slot.hash, name, slot.key);
+            learned += SLOT_BYTES;
+            halves.young.insert(slot.print, slot.key);
         }
         drop(halves);
         // What is forgotten meanwhile is still counted: better too early a new table than too late.
@@ -186,55 +215,55 @@ mod tests {
         let cache = SeriesCache::default();
         let table = Arc::new(EntityTable::default());
         let mut first = cache.lookup(table.clone());
-        let a = first.key(b"a", || Ok(entity("a"))).unwrap();
-        let b = first.key(b"b", || Ok(entity("b"))).unwrap();
-        assert_eq!(first.key(b"a", || panic!("built twice")), Ok(a));
+        let a = first.key(0, b"a", || Ok(entity("a"))).unwrap();
+        let b = first.key(0, b"b", || Ok(entity("b"))).unwrap();
+        assert_eq!(first.key(0, b"a", || panic!("built twice")), Ok(a));
         first.finish();
         let mut second = cache.lookup(table);
-        assert_eq!(second.key(b"a", || panic!("built twice")), Ok(a));
-        assert_eq!(second.key(b"b", || panic!("built twice")), Ok(b));
+        assert_eq!(second.key(0, b"a", || panic!("built twice")), Ok(a));
+        assert_eq!(second.key(0, b"b", || panic!("built twice")), Ok(b));
         let bad = || Err(BadSeries::new("x", "y"));
-        assert_eq!(second.key(b"c", bad).unwrap_err().reason, "x");
+        assert_eq!(second.key(0, b"c", bad).unwrap_err().reason, "x");
         second.finish();
         // Another table, other keys.
         let other = Arc::new(EntityTable::default());
         let mut third = cache.lookup(other);
-        assert_eq!(third.key(b"b", || Ok(entity("b"))), Ok(0));
+        assert_eq!(third.key(0, b"b", || Ok(entity("b"))), Ok(0));
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let cache = SeriesCache::default();
+        let mut lookup = cache.lookup(Arc::default());
+        let keys =
+            [0, 1].map(|kind| lookup.key(kind, b"a", || Ok(entity(&kind.to_string()))).unwrap());
+        assert_ne!(keys[0], keys[1]);
     }
 
     #[test]
     fn what_is_not_used_is_forgotten() {
         let cache = SeriesCache::default();
         let table = Arc::new(EntityTable::default());
-        let long = NAME_BYTES_MAX - 4;
-        let name = |i: usize| {
-            let mut name = vec![b'x'; long];
-            name.extend((i as u32).to_le_bytes());
-            name
-        };
-        let per_half = HALF_BYTES_MAX / name(0).len();
-        let mut built = Vec::new();
-        for i in 0..2 * per_half + 1 {
+        let built = |names: &mut dyn Iterator<Item = usize>| {
             let mut lookup = cache.lookup(table.clone());
-            for i in [0, i] {
-                lookup
-                    .key(&name(i), || {
-                        built.push(i);
-                        Ok(entity(&i.to_string()))
-                    })
-                    .unwrap();
+            let mut built = 0;
+            for i in names {
+                // Many names of one entity: what it is does not matter here.
+                let name = (i as u64).to_le_bytes();
+                let build = || {
+                    built += 1;
+                    Ok(entity("all"))
+                };
+                lookup.key(0, &name, build).unwrap();
             }
             lookup.finish();
-        }
-        assert_eq!(built, (0..2 * per_half + 1).collect::<Vec<_>>());
-        let mut lookup = cache.lookup(table);
-        let mut again = false;
-        lookup
-            .key(&name(1), || {
-                again = true;
-                Ok(entity("1"))
-            })
-            .unwrap();
-        assert!(again);
+            built
+        };
+        assert_eq!(built(&mut (0..HALF_MAX)), HALF_MAX);
+        assert_eq!(built(&mut (HALF_MAX..HALF_MAX + 1)), 1);
+        assert_eq!(built(&mut [0, HALF_MAX].into_iter()), 0, "the old half is known");
+        assert_eq!(built(&mut (HALF_MAX + 1..2 * HALF_MAX)), HALF_MAX - 1);
+        assert_eq!(built(&mut [0].into_iter()), 0, "it was used");
+        assert_eq!(built(&mut [1].into_iter()), 1, "this was not");
     }
 }

@@ -10,7 +10,7 @@ use weir_pipeline::entity::{Entity, EntitySpace, Origin, Value as Attribute};
 use weir_pipeline::signal::Signal;
 
 use super::histogram::Native;
-use super::wire::{Fields, Malformed};
+use super::wire::{self, Fields, Malformed};
 use crate::columns::{Cell, EntityBuilder};
 use crate::json;
 use crate::prometheus::rows::MetricRows;
@@ -93,7 +93,7 @@ struct Request<'a> {
     lookup: Lookup<'a>,
     rows: MetricRows,
     rejects: Rejects,
-    /// Name of a series for the lookup: what it is, then its labels as they stand.
+    /// Name of a series for the lookup, where it does not stand in one piece.
     name: Vec<u8>,
 }
 
@@ -124,17 +124,18 @@ impl Request<'_> {
         message: &'a [u8],
         parts: &mut TimeSeries<'a>,
     ) -> Result<(), DecodeError> {
+        // Every sender writes the labels first.
+        let (mut labels, rest) = wire::leading(message, 1);
         parts.samples.clear();
         parts.exemplars.clear();
         parts.histograms.clear();
-        self.name.clear();
-        self.name.push(0);
-        for field in Fields(message) {
+        let mut more_labels = false;
+        for field in Fields(rest) {
             let field = field?;
             match field.number {
                 1 => {
                     field.value.bytes()?;
-                    self.name.extend_from_slice(field.raw);
+                    more_labels = true;
                 }
                 2 => parts.samples.push(field.value.bytes()?),
                 3 => parts.exemplars.push(field.value.bytes()?),
@@ -142,31 +143,42 @@ impl Request<'_> {
                 _ => {}
             }
         }
+        let mut gathered = Vec::new();
+        if more_labels {
+            gathered.extend_from_slice(labels);
+            for field in Fields(rest) {
+                let field = field?;
+                if field.number == 1 {
+                    gathered.extend_from_slice(field.raw);
+                }
+            }
+            labels = &gathered;
+        }
         check_rows(self.rows.len() + parts.samples.len() + parts.histograms.len())?;
         let rows = self.rows.len();
-        self.samples(&parts.samples)?;
-        self.histograms(&parts.histograms)?;
+        self.samples(labels, &parts.samples)?;
+        self.histograms(labels, &parts.histograms)?;
         self.exemplars(&parts.exemplars, self.rows.len() > rows)
     }
 
-    /// The key of the series in `self.name`, which is a `kind` unless its name says more.
-    fn key(&mut self, kind: Kind, bounds: &[f64]) -> Result<u32, BadSeries> {
-        self.name[0] = kind as u8;
-        let labels = self.name.len();
+    /// The key of the series with these labels, which is a `kind` unless its name says more.
+    fn key(&mut self, labels: &[u8], kind: Kind, bounds: &[f64]) -> Result<u32, BadSeries> {
+        if bounds.is_empty() {
+            return self.lookup.key(kind as u8, labels, || entity(labels, kind, bounds));
+        }
+        self.name.clear();
+        self.name.extend_from_slice(labels);
         for bound in bounds {
             self.name.extend(bound.to_bits().to_le_bytes());
         }
-        let raw = &self.name[1..labels];
-        let key = self.lookup.key(&self.name, || entity(raw, kind, bounds));
-        self.name.truncate(labels);
-        key
+        self.lookup.key(kind as u8, &self.name, || entity(labels, kind, bounds))
     }
 
-    fn samples(&mut self, samples: &[&[u8]]) -> Result<(), DecodeError> {
+    fn samples(&mut self, labels: &[u8], samples: &[&[u8]]) -> Result<(), DecodeError> {
         if samples.is_empty() {
             return Ok(());
         }
-        let key = match self.key(Kind::Unknown, &[]) {
+        let key = match self.key(labels, Kind::Unknown, &[]) {
             Ok(key) => Some(key),
             Err(bad) => {
                 self.rejects.add(samples.len() as u64, bad.reason, || bad.message);
@@ -174,15 +186,7 @@ impl Request<'_> {
             }
         };
         for sample in samples {
-            let (mut value, mut time) = (0.0, 0);
-            for field in Fields(sample) {
-                let field = field?;
-                match field.number {
-                    1 => value = field.value.double()?,
-                    2 => time = field.value.varint()? as i64,
-                    _ => {}
-                }
-            }
+            let (value, time) = read_sample(sample)?;
             match key {
                 Some(key) if is_time(time) => self.rows.sample(key, time, value),
                 Some(_) => self.rejects.add(1, "bad_time", || bad_time(time)),
@@ -192,10 +196,10 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn histograms(&mut self, histograms: &[&[u8]]) -> Result<(), DecodeError> {
+    fn histograms(&mut self, labels: &[u8], histograms: &[&[u8]]) -> Result<(), DecodeError> {
         for message in histograms {
             let native = Native::read(message)?;
-            match self.histogram(&native) {
+            match self.histogram(labels, &native) {
                 Ok(()) => {}
                 Err(Bad::Series(bad)) => self.rejects.add(1, bad.reason, || bad.message),
                 Err(Bad::Request(e)) => return Err(e),
@@ -204,7 +208,7 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn histogram(&mut self, native: &Native) -> Result<(), Bad> {
+    fn histogram(&mut self, labels: &[u8], native: &Native) -> Result<(), Bad> {
         if !is_time(native.time) {
             return Err(BadSeries::new("bad_time", bad_time(native.time)).into());
         }
@@ -216,12 +220,12 @@ impl Request<'_> {
         };
         let bounds = if native.is_custom() { native.bounds.as_slice() } else { &[] };
         if native.sum.to_bits() == STALE_NAN {
-            let key = self.key(kind, bounds)?;
+            let key = self.key(labels, kind, bounds)?;
             self.rows.stale(key, native.time);
             return Ok(());
         }
         let histogram = native.to_histogram()?;
-        let key = self.key(kind, bounds)?;
+        let key = self.key(labels, kind, bounds)?;
         self.rows.histogram(key, native.time, histogram);
         Ok(())
     }
@@ -250,6 +254,26 @@ impl Request<'_> {
         }
         Ok(())
     }
+}
+
+/// Value and time, milliseconds, of a `Sample`.
+fn read_sample(message: &[u8]) -> Result<(f64, i64), Malformed> {
+    // As every sender writes it.
+    if let Some((&[0x09, a, b, c, d, e, f, g, h, 0x10], mut time)) = message.split_first_chunk()
+        && let Some(time) = wire::varint(&mut time).filter(|_| time.is_empty())
+    {
+        return Ok((f64::from_le_bytes([a, b, c, d, e, f, g, h]), time as i64));
+    }
+    let (mut value, mut time) = (0.0, 0);
+    for field in Fields(message) {
+        let field = field?;
+        match field.number {
+            1 => value = field.value.double()?,
+            2 => time = field.value.varint()? as i64,
+            _ => {}
+        }
+    }
+    Ok((value, time))
 }
 
 fn bad_time(time: i64) -> String {

@@ -74,8 +74,22 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The fields `number` (bytes, below 16) that a message begins with, as they stand, and what follows
+/// them. A field that is cut short is left to what follows.
+pub(super) fn leading(message: &[u8], number: u8) -> (&[u8], &[u8]) {
+    let mut rest = message;
+    while let Some((tag, mut body)) = rest.split_first()
+        && *tag == number << 3 | 2
+        && let Some(length) = varint(&mut body)
+        && let Some(after) = usize::try_from(length).ok().and_then(|n| body.get(n..))
+    {
+        rest = after;
+    }
+    message.split_at(message.len() - rest.len())
+}
+
 /// Takes a varint of at most ten bytes off the front.
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
+pub(super) fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let (&first, rest) = bytes.split_first()?;
     if first < 0x80 {
         *bytes = rest;

@@ -167,7 +167,7 @@ impl Scrape<'_> {
         self.name.push(b'\n'); // in neither of the two
         self.name.extend_from_slice(sample.series.as_bytes());
         let (labels, honor) = (&self.outcome.labels, self.decoder.honor_labels);
-        let key = self.lookup.key(&self.name, || {
+        let key = self.lookup.key(0, &self.name, || {
             let series = text::series(sample.series)?;
             Ok(entity(&series, sample.kind, sample.unit, labels, honor))
         })?;
@@ -197,7 +197,7 @@ impl Scrape<'_> {
         let series = Series { name: name.into(), labels: Vec::new() };
         let labels = &self.outcome.labels;
         let build = || Ok(entity(&series, Kind::Gauge, "", labels, false));
-        let key = self.lookup.key(&self.name, build);
+        let key = self.lookup.key(0, &self.name, build);
         let key = key.map_err(|bad| DecodeError::new(bad.reason, bad.message))?;
         self.rows.sample(key, self.start, value);
         Ok(())
