@@ -4,7 +4,7 @@
 # make overload  ten minutes of more load than it can carry; memory and answers in figures
 # make storm  1,000 random edits under load, WEIR_STORM_EDITS=N for as many; figures at the end
 # make start  time from a kill -9 until data is taken, WEIR_START_MIB=N with so much to replay
-# make bench  ingest through journal, window and store: samples per second, CPU per million
+# make bench  the way in, beside VictoriaMetrics and Prometheus; writes docs/benchmarks.md
 # make dist   the binary that is shipped (thin link-time optimisation)
 # make docs   write docs/reference/ anew from the component tables
 
@@ -58,7 +58,14 @@ overload storm start: compiler
 	cargo build --release --bin weir
 	cargo test -p weir --test main $(FIGURES) -- --nocapture
 
+# Peers to compare with.
 bench: compiler
+	@$(packages)
+	missing=()
+	for peer in prometheus victoria-metrics; do
+		command -v "$$peer" >/dev/null || missing+=("$$peer")
+	done
+	[ $${#missing[@]} = 0 ] || packages "$${missing[@]}"
 	cargo bench -p weir --bench ingest
 
 dist: compiler

@@ -1,212 +1,430 @@
-//! Ingest: Prometheus remote write over HTTP through the journal (fsynced), a window and the
-//! store, against the real binary. Prints samples per second and CPU seconds per million samples
-//! of the server, beside what the disk and snappy alone would allow in the same minute, and beside
-//! a Prometheus under the same load where one is installed.
+//! The way in: made-up data over real protocols (`weir load`) through journal (fsynced), pipeline and
+//! store of the real binary, beside peers under the same load on the same cores. Prints a table and
+//! writes it to `docs/benchmarks.md`.
 //!
-//! `make bench`; `WEIR_BENCH_SAMPLES` sets the number of samples (default 4,000,000). Nothing is
-//! asserted about time; that each accepted sample is in the table is.
+//! `make bench`; `WEIR_BENCH_SECONDS` sets how long each load lasts (default 30). Nothing is asserted
+//! about time; that what was acknowledged is there is.
 
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message;
 use serde_json::Value;
 
-/// Series, ten labels each.
-const SERIES: usize = 10_000;
-/// Samples of one request, one per series: what Prometheus sends by default.
-const REQUEST_SAMPLES: usize = 2_000;
-/// Each connection sends its share of the series in order, as the queue shards of Prometheus do.
-const CONNECTIONS: usize = SERIES / REQUEST_SAMPLES;
-/// Time between two samples of a series, milliseconds: fast, so that windows open and close.
-const STEP_MS: i64 = 100;
 /// `USER_HZ`, the unit of times in `/proc/PID/stat`; 100 on every Linux architecture of today.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// What the server may take: a peer takes what it likes.
+const MEMORY: &str = "4GiB";
 
 const PIPELINE: &str = r#"
 [sources.prometheus]
 type = "prometheus_remote_write"
 listen = "127.0.0.1:0"
 
+[sources.otlp]
+type = "otlp"
+http = "127.0.0.2:0"
+grpc = "127.0.0.3:0"
+
+[sources.syslog]
+type = "syslog"
+listen = "127.0.0.4:0"
+protocol = "tcp"
+
 [operators.by_job]
 type = "window"
 inputs = ["prometheus.metrics"]
 every = "10s"
-group_by = ["job"]
+group_by = ["job", "mode"]
 [operators.by_job.aggregate]
 samples = "count(*)"
 total = "sum(value)"
 
-[sinks.metrics]
+[operators.logs]
+type = "vrl"
+inputs = ["otlp.logs"]
+source = """
+.http.method = del(.http.request.method)
+.http.status_code = del(.http.response.status_code)
+"""
+
+[operators.spans]
+type = "vrl"
+inputs = ["otlp.spans"]
+source = """
+.http.method = del(.http.request.method)
+.http.status_code = del(.http.response.status_code)
+"""
+
+[sinks.metrics_table]
 type = "store"
-inputs = ["prometheus.metrics"]
+inputs = ["prometheus.metrics", "otlp.metrics"]
 table = "metrics"
 
-[sinks.jobs]
+[sinks.jobs_table]
 type = "store"
 inputs = ["by_job"]
 table = "jobs"
+
+[sinks.logs_table]
+type = "store"
+inputs = ["logs", "syslog.logs"]
+table = "logs"
+
+[sinks.spans_table]
+type = "store"
+inputs = ["spans"]
+table = "spans"
 "#;
 
-/// Request bodies, by connection, in order.
-type Bodies = Arc<Vec<Vec<Vec<u8>>>>;
-
-/// What a run gave.
+/// What a load gave.
 struct Measured {
-    /// From the first request to the last acknowledgement.
-    acknowledged: Duration,
-    /// CPU time of the server for all of it.
+    rows: f64,
+    rows_per_second: f64,
+    /// CPU time of the server for all of it, until nothing was left to do.
     cpu: f64,
     /// Most resident memory of the server, bytes.
     peak: u64,
+    p99_ms: f64,
+}
+
+impl Measured {
+    fn cpu_per_million(&self) -> f64 {
+        self.cpu * 1e6 / self.rows
+    }
 }
 
 fn main() {
-    let samples: usize = std::env::var("WEIR_BENCH_SAMPLES")
-        .map_or(4_000_000, |n| n.parse().expect("WEIR_BENCH_SAMPLES is a number"));
-    let rounds = samples.div_ceil(SERIES).max(1);
-    let samples = rounds * SERIES;
     // As the binary's own `main` does: reqwest asks for it.
     rustls::crypto::ring::default_provider().install_default().expect("the first to ask");
-    let bodies = bodies(rounds);
-    let sent: usize = bodies.iter().flatten().map(Vec::len).sum();
-    println!(
-        "{samples} samples of {SERIES} series with 10 labels, {REQUEST_SAMPLES} a request, \
-         {CONNECTIONS} connections, {:.1} bytes a sample as sent",
-        sent as f64 / samples as f64
-    );
+    let seconds: u64 = std::env::var("WEIR_BENCH_SECONDS")
+        .map_or(30, |n| n.parse().expect("WEIR_BENCH_SECONDS is a number"));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-
-    let disk = disk_bytes_per_second(dir.path());
-    let disk_samples = disk / (sent as f64 / samples as f64);
-    println!("\nlimits of this machine");
-    println!(
-        "  disk, 1 MiB writes each fsynced   {:>9.1} MB/s = {disk_samples:>11.0} samples/s",
-        disk / 1e6
-    );
-    let snappy = snappy_seconds(&bodies);
-    println!(
-        "  snappy alone, one core            {:>23.0} samples/s = {:.3} CPU s per million",
-        samples as f64 / snappy,
-        snappy * 1e6 / samples as f64
-    );
-
-    let weir = runtime.block_on(weir(dir.path(), bodies.clone(), samples));
-    let rate = print("weir (journal, window, store)", &weir, samples);
-    println!("  of the disk limit                 {:>22.1} %", 100.0 * rate / disk_samples);
-    match runtime.block_on(prometheus(dir.path(), bodies, samples)) {
-        Some(peer) => {
-            let peer_rate = print("prometheus (write-ahead log, head)", &peer, samples);
-            println!("\nweir / prometheus: {:.2} x the samples per second", rate / peer_rate);
-            println!("                   {:.2} x the CPU", weir.cpu / peer.cpu);
-        }
-        None => println!("\nprometheus is not installed: no peer to compare with"),
-    }
+    let mut page = page_head(seconds);
+    runtime.block_on(async {
+        remote_write(seconds, &mut page).await;
+        events(seconds, &mut page).await;
+    });
+    print!("{page}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
+    std::fs::write(&path, page).unwrap();
+    println!("\nwritten: {}", path.display());
 }
 
-fn print(name: &str, measured: &Measured, samples: usize) -> f64 {
-    let rate = samples as f64 / measured.acknowledged.as_secs_f64();
-    println!("\n{name}");
-    println!("  acknowledged                      {rate:>23.0} samples/s");
-    let cpu = measured.cpu * 1e6 / samples as f64;
-    println!("  CPU of the server                 {cpu:>23.3} s per million samples");
-    println!("  resident memory, at most          {:>23} MiB", measured.peak >> 20);
-    rate
-}
-
-/// Sends through Weir; ends when all is in files, and checks that it is.
-async fn weir(dir: &Path, bodies: Bodies, samples: usize) -> Measured {
-    let pipelines = dir.join("pipelines.d");
-    std::fs::create_dir(&pipelines).unwrap();
-    let file = pipelines.join("bench.toml");
-    std::fs::write(&file, PIPELINE).unwrap();
-    let mut server = Process(
-        Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["run", "--listen", "127.0.0.1:0", "--pipelines"])
-            .arg(&pipelines)
-            .arg("--data")
-            .arg(dir.join("data"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts"),
-    );
-    let api = api_address(&mut server.0);
-    let client = reqwest::Client::new();
-    wait_for(&client, &format!("{api}/readyz")).await;
-    let status = || async {
-        let answer = client.get(format!("{api}/api/v1/status")).send().await.unwrap();
-        answer.json::<Value>().await.unwrap()
+fn page_head(seconds: u64) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let of = |text: String, key: &str| {
+        let line = text.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_owned();
+        line.split_once(':').map(|(_, v)| v.trim().to_owned()).unwrap_or_default()
     };
-    let reload = &status().await["reload"];
-    assert_eq!(reload["ok"], true, "{reload}");
-    let listens = status().await["sources"][0]["listens"][0].as_str().unwrap().to_owned();
-    let address = listens.split([' ', '/']).find(|part| part.contains("127.0.0.1:")).unwrap();
-    let url = format!("http://{address}/api/v1/write");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let dir = tempfile::tempdir().unwrap();
+    format!(
+        "# Benchmarks\n\nWritten by `make bench`, all in one run on one machine: {cores} cores of \
+         {}, {} of memory, a disk that takes {:.0} MB/s in writes of 1 MiB with an fsync each. \
+         Server and `weir load` share the cores; each load lasts {seconds} s. What was acknowledged \
+         was counted afterwards. CPU is that of the server, until all was in files or it had nothing \
+         left to do.\n",
+        of(read("/proc/cpuinfo"), "model name"),
+        of(read("/proc/meminfo"), "MemTotal"),
+        disk_bytes_per_second(dir.path()) / 1e6,
+    )
+}
 
-    let before = cpu_seconds(server.0.id());
-    let acknowledged = send(&client, &url, bodies).await;
-    // What is in the journal now has to pass the pipeline, too.
-    let head = status().await["journal"]["head"].as_u64().unwrap();
-    while status().await["pipelines"][0]["position"].as_u64().unwrap() < head {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+async fn remote_write(seconds: u64, page: &mut String) {
+    let time = format!("{seconds}s");
+    let arguments = ["remote-write", "--for", &time];
+    page.push_str(
+        "\n## Prometheus remote write\n\n100,000 series with 10 labels, 2,000 samples a request, \
+         4 connections. Weir runs a window of 10 s by `job` and `mode` beside the table.\n\n\
+         | | samples/s | CPU s per million | p99 of answers | most memory |\n|---|---|---|---|---|\n",
+    );
+    let weir = Weir::start().await;
+    let ours = weir.load(&arguments, "prometheus", "http", "/api/v1/write").await;
+    drop(weir);
+    let mut all = vec![("Weir", ours)];
+    if let Some(peer) = victoria_metrics(&arguments).await {
+        all.push(("VictoriaMetrics", peer));
     }
-    // An edit makes a mark: state is saved, hot rows become files.
-    std::fs::write(&file, PIPELINE.replace("every =", "max_groups = 50000\nevery =")).unwrap();
-    let outcome = client.post(format!("{api}/api/v1/reload")).send().await.unwrap();
-    let outcome: Value = outcome.json().await.unwrap();
-    assert_eq!(outcome["ok"], true, "{outcome}");
-    let cpu = cpu_seconds(server.0.id()) - before;
-    let peak = peak_bytes(server.0.id());
+    if let Some(peer) = prometheus(&arguments).await {
+        all.push(("Prometheus", peer));
+    }
+    for (name, m) in &all {
+        let _ = writeln!(
+            page,
+            "| {name} | {:.2} M | {:.2} | {:.0} ms | {} MiB |",
+            m.rows_per_second / 1e6,
+            m.cpu_per_million(),
+            m.p99_ms,
+            m.peak >> 20
+        );
+    }
+    let ours = &all[0].1;
+    for (name, m) in &all[1..] {
+        let _ = write!(
+            page,
+            "\nWeir takes {:.2} times the samples of {name}, at {:.2} times its CPU per sample.",
+            ours.rows_per_second / m.rows_per_second,
+            ours.cpu_per_million() / m.cpu_per_million()
+        );
+    }
+    page.push('\n');
+}
 
-    let count = client.post(format!("{api}/api/v1/sql")).body("SELECT count(*) AS n FROM metrics");
-    let count: Value = count.send().await.unwrap().json().await.unwrap();
-    assert_eq!(count["rows"][0]["n"], samples, "each accepted sample is in the table: {count}");
-    Measured { acknowledged, cpu, peak }
+/// Logs, spans, points and lines, beside what decoding alone costs.
+async fn events(seconds: u64, page: &mut String) {
+    let time = format!("{seconds}s");
+    page.push_str(
+        "\n## OpenTelemetry and syslog\n\n1,000 rows a request (syslog: 500 lines a write). Logs \
+         and spans pass a `vrl` operator that renames two attributes. `prost` is the time in which \
+         the crate of that name decodes the same bytes, and nothing else.\n\n\
+         | | rows/s | CPU s per million | prost | Weir / prost | p99 of answers |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    let weir = Weir::start().await;
+    let loads: [(&str, &[&str], &str, &str); 7] = [
+        ("logs of 300 B, HTTP", &["logs"], "otlp", "http"),
+        ("logs of 300 B, gRPC", &["logs"], "otlp", "grpc"),
+        ("logs of 1 KB, HTTP", &["logs", "--bytes", "1024"], "otlp", "http"),
+        ("spans, HTTP", &["spans"], "otlp", "http"),
+        ("spans, gRPC", &["spans"], "otlp", "grpc"),
+        ("points, HTTP", &["points"], "otlp", "http"),
+        ("syslog RFC 5424, TCP", &["syslog"], "syslog", "tcp"),
+    ];
+    for (name, what, source, scheme) in loads {
+        let arguments = [what, &["--for", &time]].concat();
+        let m = weir.load(&arguments, source, scheme, "").await;
+        let decode = match source {
+            "otlp" => Some(prost_seconds_per_million(what).await),
+            _ => None,
+        };
+        let cost = m.cpu_per_million();
+        let (prost, ratio) = match decode {
+            Some(decode) => (format!("{decode:.2}"), format!("{:.1}", cost / decode)),
+            None => (String::new(), String::new()),
+        };
+        let _ = writeln!(
+            page,
+            "| {name} | {:.0} k | {cost:.2} | {prost} | {ratio} | {:.0} ms |",
+            m.rows_per_second / 1e3,
+            m.p99_ms,
+        );
+    }
+}
+
+/// A Weir that runs [`PIPELINE`].
+struct Weir {
+    server: Process,
+    api: String,
+    client: reqwest::Client,
+    _dir: tempfile::TempDir,
+}
+
+impl Weir {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let pipelines = dir.path().join("pipelines.d");
+        std::fs::create_dir(&pipelines).unwrap();
+        std::fs::write(pipelines.join("bench.toml"), PIPELINE).unwrap();
+        let config = dir.path().join("weir.toml");
+        std::fs::write(&config, format!("[server]\nmemory = \"{MEMORY}\"\n")).unwrap();
+        let mut server = Process(
+            Command::new(env!("CARGO_BIN_EXE_weir"))
+                .args(["run", "--listen", "127.0.0.1:0", "--pipelines"])
+                .arg(&pipelines)
+                .arg("--config")
+                .arg(&config)
+                .arg("--data")
+                .arg(dir.path().join("data"))
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("the binary starts"),
+        );
+        let api = api_address(&mut server.0);
+        let client = reqwest::Client::new();
+        wait_for(&client, &format!("{api}/readyz")).await;
+        let weir = Self { server, api, client, _dir: dir };
+        let reload = &weir.status().await["reload"];
+        assert_eq!(reload["ok"], true, "{reload}");
+        weir
+    }
+
+    async fn status(&self) -> Value {
+        let answer = self.client.get(format!("{}/api/v1/status", self.api)).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
+    }
+
+    /// Where `source` listens for a scheme.
+    async fn address(&self, source: &str, scheme: &str) -> String {
+        let status = self.status().await;
+        let sources = status["sources"].as_array().unwrap();
+        let of = sources.iter().find(|s| s["name"] == source).expect("the source");
+        let listens = of["listens"].as_array().unwrap().iter().map(|l| l.as_str().unwrap());
+        // OTLP over HTTP and gRPC differ by host.
+        let host = match (source, scheme) {
+            ("otlp", "http") => "127.0.0.2:",
+            ("otlp", "grpc") => "127.0.0.3:",
+            _ => "127.0.0.",
+        };
+        let address = listens.flat_map(|l| l.split([' ', '/'])).find(|l| l.starts_with(host));
+        address.expect("an address").to_owned()
+    }
+
+    async fn load(&self, arguments: &[&str], source: &str, scheme: &str, path: &str) -> Measured {
+        let to = format!("{scheme}://{}{path}", self.address(source, scheme).await);
+        let before = cpu_seconds(self.server.0.id());
+        let told = load(arguments, &to, &["--check", &self.api]);
+        assert_eq!(told["found"], told["rows"], "{told}");
+        self.settle().await;
+        measured(&told, self.server.0.id(), before)
+    }
+
+    /// Until all is in files and merges are done.
+    async fn settle(&self) {
+        let head = self.status().await["journal"]["head"].as_u64().unwrap();
+        while self.status().await["pipelines"][0]["committed"].as_u64().unwrap_or(u64::MAX) < head {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        idle(self.server.0.id()).await;
+    }
+}
+
+fn measured(told: &Value, pid: u32, before: f64) -> Measured {
+    Measured {
+        rows: told["rows"].as_f64().unwrap(),
+        rows_per_second: told["rows_per_second"].as_f64().unwrap(),
+        cpu: cpu_seconds(pid) - before,
+        peak: peak_bytes(pid),
+        p99_ms: told["answered_ms"]["p99"].as_f64().unwrap(),
+    }
+}
+
+/// `weir load`: what it says of it.
+fn load(arguments: &[&str], to: &str, more: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .arg("load")
+        .args(arguments)
+        .args(["--to", to, "--json"])
+        .args(more)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The same through VictoriaMetrics, if there is one.
+async fn victoria_metrics(arguments: &[&str]) -> Option<Measured> {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let server = Command::new("victoria-metrics")
+        .arg(format!("-httpListenAddr=127.0.0.1:{port}"))
+        .arg(format!("-storageDataPath={}", dir.path().display()))
+        .args(["-retentionPeriod=1", "-search.maxUniqueTimeseries=1000000"])
+        .args(["-search.maxQueryDuration=10m", "-search.latencyOffset=0s"])
+        .stderr(Stdio::null())
+        .spawn();
+    peer(server.ok()?, port, "/health", arguments).await
 }
 
 /// The same through Prometheus, if there is one.
-async fn prometheus(dir: &Path, bodies: Bodies, samples: usize) -> Option<Measured> {
-    let config = dir.join("prometheus.yml");
+async fn prometheus(arguments: &[&str]) -> Option<Measured> {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("prometheus.yml");
     std::fs::write(&config, "global: {}\n").unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let server = Command::new("prometheus")
-        .arg("--web.enable-remote-write-receiver")
+        .args(["--web.enable-remote-write-receiver", "--query.timeout=10m"])
+        .arg("--query.max-samples=5000000000")
         .arg(format!("--web.listen-address=127.0.0.1:{port}"))
         .arg(format!("--config.file={}", config.display()))
-        .arg(format!("--storage.tsdb.path={}", dir.join("prometheus").display()))
+        .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
         .stderr(Stdio::null())
         .spawn();
-    let server = Process(server.ok()?);
+    peer(server.ok()?, port, "/-/ready", arguments).await
+}
+
+async fn peer(server: Child, port: u16, ready: &str, arguments: &[&str]) -> Option<Measured> {
+    let server = Process(server);
     let client = reqwest::Client::new();
     let url = format!("http://127.0.0.1:{port}");
-    wait_for(&client, &format!("{url}/-/ready")).await;
+    wait_for(&client, &format!("{url}{ready}")).await;
     let before = cpu_seconds(server.0.id());
-    let acknowledged = send(&client, &format!("{url}/api/v1/write"), bodies).await;
-    let cpu = cpu_seconds(server.0.id()) - before;
-    let peak = peak_bytes(server.0.id());
-    let end = now_ms() / 1000 + 3600;
-    let query = [
-        ("query", "sum(count_over_time({job=~\"job.*\"}[3h]))".to_owned()),
-        ("time", end.to_string()),
-    ];
-    let count = client.get(format!("{url}/api/v1/query")).query(&query).send().await.unwrap();
-    let count: Value = count.json().await.unwrap();
+    let told = load(arguments, &format!("{url}/api/v1/write"), &[]);
+    idle(server.0.id()).await;
+    let measured = measured(&told, server.0.id(), before);
+    let run = told["sql"].as_str().unwrap().rsplit('\'').nth(1).unwrap();
+    let query = format!("sum(count_over_time({{cluster=\"{run}\"}}[1h]))");
+    let request = client.get(format!("{url}/api/v1/query")).query(&[("query", query)]);
+    let count: Value = request.send().await.unwrap().json().await.unwrap();
     let count = count["data"]["result"][0]["value"][1].as_str().unwrap_or("none").to_owned();
-    assert_eq!(count, samples.to_string(), "prometheus has each sample");
-    Some(Measured { acknowledged, cpu, peak })
+    println!("peer on port {port}: {count} samples counted, {} acknowledged", told["rows"]);
+    Some(measured)
+}
+
+/// Seconds in which `prost` decodes a million rows of what `weir load` sends.
+async fn prost_seconds_per_million(what: &[&str]) -> f64 {
+    let caught: Arc<Mutex<Bytes>> = Arc::default();
+    let keep = caught.clone();
+    let app = axum::Router::new().fallback(move |body: Bytes| async move {
+        *keep.lock().unwrap() = body;
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    let arguments: Vec<String> = what.iter().map(|a| (*a).to_owned()).collect();
+    let sent = tokio::task::spawn_blocking(move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        load(&arguments, &to, &["--count", "1000", "--connections", "1"])
+    });
+    let rows = sent.await.unwrap()["rows"].as_u64().unwrap();
+    server.abort();
+    let body = caught.lock().unwrap().clone();
+    let decode = || match what[0] {
+        "logs" => drop(std::hint::black_box(ExportLogsServiceRequest::decode(body.clone()))),
+        "spans" => drop(std::hint::black_box(ExportTraceServiceRequest::decode(body.clone()))),
+        _ => drop(std::hint::black_box(ExportMetricsServiceRequest::decode(body.clone()))),
+    };
+    decode();
+    let (start, mut times) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(1) {
+        decode();
+        times += 1;
+    }
+    start.elapsed().as_secs_f64() * 1e6 / (times * rows) as f64
 }
 
 async fn wait_for(client: &reqwest::Client, url: &str) {
     while !client.get(url).send().await.is_ok_and(|a| a.status().is_success()) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Until a process has done next to nothing for two seconds, at most a minute.
+async fn idle(pid: u32) {
+    for _ in 0..30 {
+        let before = cpu_seconds(pid);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if cpu_seconds(pid) - before < 0.1 {
+            return;
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Ends with what owns it.
@@ -233,95 +451,6 @@ fn api_address(server: &mut Child) -> String {
     up.unwrap_or_else(|| panic!("weir did not start:\n{log}"))
 }
 
-/// Sends all bodies; each has to be accepted. How long it took.
-async fn send(client: &reqwest::Client, url: &str, bodies: Bodies) -> Duration {
-    let start = Instant::now();
-    let connections = (0..CONNECTIONS).map(|c| {
-        let (client, url, bodies) = (client.clone(), url.to_owned(), bodies.clone());
-        tokio::spawn(async move {
-            for body in &bodies[c] {
-                let request = client
-                    .post(&url)
-                    .header("content-encoding", "snappy")
-                    .header("content-type", "application/x-protobuf")
-                    .header("x-prometheus-remote-write-version", "0.1.0")
-                    .body(body.clone());
-                let answer = request.send().await.expect("an answer");
-                let status = answer.status();
-                let text = answer.text().await.unwrap_or_default();
-                assert!(status.is_success(), "{status}: {text}");
-            }
-        })
-    });
-    for connection in connections.collect::<Vec<_>>() {
-        connection.await.unwrap();
-    }
-    start.elapsed()
-}
-
-fn bodies(rounds: usize) -> Bodies {
-    let heads: Vec<Vec<u8>> = (0..SERIES).map(series).collect();
-    let start = now_ms();
-    let body = |connection: usize, round: usize| {
-        let mut request = Vec::new();
-        let first = connection * REQUEST_SAMPLES;
-        for (s, head) in heads.iter().enumerate().skip(first).take(REQUEST_SAMPLES) {
-            let mut sample = vec![0x09];
-            sample.extend(((round * (s % 100)) as f64 * 0.25).to_le_bytes());
-            sample.push(0x10);
-            varint(&mut sample, (start + round as i64 * STEP_MS).cast_unsigned());
-            let mut message = head.clone();
-            field(&mut message, 2, &sample);
-            field(&mut request, 1, &message);
-        }
-        snap::raw::Encoder::new().compress_vec(&request).unwrap()
-    };
-    Arc::new((0..CONNECTIONS).map(|c| (0..rounds).map(|r| body(c, r)).collect()).collect())
-}
-
-/// The labels of a series, in order of their names, as fields of a `TimeSeries`.
-fn series(s: usize) -> Vec<u8> {
-    let labels = [
-        ("__name__", format!("bench_requests_{}", s % 100)),
-        ("cluster", "eu-west-1a".to_owned()),
-        ("container", format!("container-{}", s % 7)),
-        ("endpoint", format!("/api/v1/resource/{}", s % 50)),
-        ("env", "production".to_owned()),
-        ("instance", format!("10.0.{}.{}:9100", s / 250 % 250, s % 250)),
-        ("job", format!("job-{}", s % 20)),
-        ("namespace", format!("namespace-{}", s % 13)),
-        ("pod", format!("pod-{s}-7d9f8b6c5-x2x4z")),
-        ("region", "eu-west-1".to_owned()),
-    ];
-    let mut out = Vec::new();
-    for (name, value) in labels {
-        let mut label = Vec::new();
-        field(&mut label, 1, name.as_bytes());
-        field(&mut label, 2, value.as_bytes());
-        field(&mut out, 1, &label);
-    }
-    out
-}
-
-/// A field of protobuf that holds bytes.
-fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    out.push(number << 3 | 2);
-    varint(out, bytes.len() as u64);
-    out.extend(bytes);
-}
-
-fn varint(out: &mut Vec<u8>, mut n: u64) {
-    while n > 0x7f {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
-}
-
 /// User and system time so far.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -339,11 +468,12 @@ fn peak_bytes(pid: u32) -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// What the journal's disk takes when each MiB is fsynced.
+/// What the disk takes when each MiB is fsynced.
 fn disk_bytes_per_second(dir: &Path) -> f64 {
     const BLOCK: usize = 1 << 20;
     const BLOCKS: usize = 256;
-    let mut file = File::create(dir.join("limit")).unwrap();
+    let path: PathBuf = dir.join("limit");
+    let mut file = File::create(path).unwrap();
     // Not zeros: some disks are quicker at those.
     let block: Vec<u8> = (0..BLOCK).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let start = Instant::now();
@@ -352,13 +482,4 @@ fn disk_bytes_per_second(dir: &Path) -> f64 {
         file.sync_data().unwrap();
     }
     (BLOCK * BLOCKS) as f64 / start.elapsed().as_secs_f64()
-}
-
-/// Time that one core takes to uncompress all bodies.
-fn snappy_seconds(bodies: &Bodies) -> f64 {
-    let start = Instant::now();
-    for body in bodies.iter().flatten() {
-        std::hint::black_box(snap::raw::Decoder::new().decompress_vec(body).unwrap());
-    }
-    start.elapsed().as_secs_f64()
 }

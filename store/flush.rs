@@ -20,7 +20,7 @@ use crate::entity_log::{ChunkMeta, EntityLog, sort_key};
 use crate::error::{Result, StoreError};
 use crate::file::{EntityPlace, FileMeta, FileSpec, rest_kind, write_file};
 use crate::layout::Layout;
-use crate::merge::{Limits, entity_bytes};
+use crate::merge::{HOUR_NS, Limits, entity_bytes};
 use crate::normalise::TIMESTAMP;
 use crate::order::{RowKey, arrange};
 use crate::turns::Turns;
@@ -134,7 +134,7 @@ fn flush_one(batches: &[Batch], raw: usize, place: &mut Place<'_>) -> Result<Opt
     let spec = FileSpec {
         folder: place.files,
         name: file_name(place.prefix),
-        level: 0,
+        level: level(&times, raw, place.limits),
         layout,
         columns: wanted,
         overflow: columns.overflow(),
@@ -149,6 +149,14 @@ fn flush_one(batches: &[Batch], raw: usize, place: &mut Place<'_>) -> Result<Opt
     };
     let meta = write_file(spec, &mut |c| columns.parts(&c.name, c.kind.surface()))?;
     Ok(Some(meta))
+}
+
+/// A file that no merge would take with others, all of one hour, is as good as the first merge would
+/// make it.
+fn level(times: &[i64], raw: usize, limits: Limits) -> u8 {
+    let hour = |time: &i64| time.div_euclid(HOUR_NS);
+    let large = !limits.file().admit(times.len() as u64, raw as u64);
+    u8::from(large && times.iter().all(|time| hour(time) == hour(&times[0])))
 }
 
 /// Where some batches have entities, those that have none get the empty one.
@@ -204,20 +212,69 @@ fn entity_ids(batches: &[Batch], place: &mut Place<'_>) -> Result<Option<Vec<Vec
 /// The place of each row's entity among all entities of these batches, and the memory that they take
 /// in a merge.
 fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>]) -> (Vec<Vec<u32>>, u64) {
-    let mut sort_keys: HashMap<u32, Box<[u8]>> = HashMap::new();
-    for (batch, ids) in batches.iter().zip(ids) {
+    const NONE: u32 = u32::MAX;
+    let used = Used::of(ids);
+    // For each id: the table and key of a row that has it, later its rank.
+    let mut some = vec![(NONE, 0); used.len()];
+    for (part, (batch, ids)) in batches.iter().zip(ids).enumerate() {
         let Some(e) = batch.entities() else { continue };
         for (&key, &id) in e.keys.values().iter().zip(ids) {
-            sort_keys.entry(id).or_insert_with(|| sort_key(&e.table.get(key)));
+            some[used.place(id)] = (part as u32, key);
         }
     }
-    let mut sorted: Vec<(Box<[u8]>, u32)> = sort_keys.into_iter().map(|(id, k)| (k, id)).collect();
+    let of_row = |(at, (part, key)): (usize, &(u32, u32))| {
+        let e = batches.get(*part as usize)?.entities()?;
+        Some((sort_key(&e.table.get(*key)), at))
+    };
+    let mut sorted: Vec<(Box<[u8]>, usize)> = some.iter().enumerate().filter_map(of_row).collect();
     sorted.sort_unstable();
     let bytes = sorted.iter().map(|(key, _)| entity_bytes(key)).sum();
-    let ranks: HashMap<u32, u32> =
-        sorted.iter().enumerate().map(|(rank, (_, id))| (*id, rank as u32)).collect();
-    let ranks = ids.iter().map(|ids| ids.iter().map(|id| ranks[id]).collect());
-    (ranks.collect(), bytes)
+    for (rank, (_, at)) in sorted.iter().enumerate() {
+        some[*at].0 = rank as u32;
+    }
+    let rank = |id: &u32| some[used.place(*id)].0;
+    (ids.iter().map(|ids| ids.iter().map(rank).collect()).collect(), bytes)
+}
+
+/// The ids that rows have, each with a place.
+enum Used {
+    /// Nearly all from the first on: a place for each.
+    Dense { first: u32, len: usize },
+    /// Few of many, sorted.
+    Sparse(Vec<u32>),
+}
+
+impl Used {
+    /// Places for each row past which not every id gets one.
+    const PLACES: usize = 4;
+
+    fn of(ids: &[Vec<u32>]) -> Self {
+        let first = ids.iter().flatten().min().copied().unwrap_or_default();
+        let last = ids.iter().flatten().max().copied().unwrap_or_default();
+        let rows: usize = ids.iter().map(Vec::len).sum();
+        let len = (last - first) as usize + 1;
+        if len <= rows * Self::PLACES {
+            return Self::Dense { first, len };
+        }
+        let mut used: Vec<u32> = ids.iter().flatten().copied().collect();
+        used.sort_unstable();
+        used.dedup();
+        Self::Sparse(used)
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Dense { len, .. } => *len,
+            Self::Sparse(used) => used.len(),
+        }
+    }
+
+    fn place(&self, id: u32) -> usize {
+        match self {
+            Self::Dense { first, .. } => (id - first) as usize,
+            Self::Sparse(used) => used.partition_point(|u| *u < id),
+        }
+    }
 }
 
 fn times_of(batch: &Batch) -> Result<arrow::array::TimestampNanosecondArray> {

@@ -55,7 +55,7 @@ impl Limits {
     }
 }
 
-const HOUR_NS: i64 = 3_600_000_000_000;
+pub(crate) const HOUR_NS: i64 = 3_600_000_000_000;
 const DAY_NS: i64 = 24 * HOUR_NS;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::layout::{Layout, SLICE_ROWS};
+use crate::merge::HOUR_NS;
 
 /// Most rows of a row group in the layout by series: they compress better in long stretches.
 const SERIES_ROWS: usize = 256 << 10;
@@ -11,7 +12,6 @@ const GROUP_BYTES: usize = 64 << 20;
 /// Sections that a file has at most; rows of wild times would else make a row group each.
 const SECTIONS_MAX: usize = 64;
 
-const HOUR_NS: i64 = 3_600_000_000_000;
 const DAY_NS: i64 = 24 * HOUR_NS;
 
 /// What decides the place of a row.
@@ -25,23 +25,35 @@ pub(crate) struct RowKey {
     pub(crate) place: (u32, u32),
 }
 
-/// Sorts `rows` (in order of arrival) as `layout` wants them; the row groups. `row_bytes` is the
-/// average size of a row in memory.
+/// Sorts `rows` (in order of arrival, which is that of their places) as `layout` wants them; the row
+/// groups. `row_bytes` is the average size of a row in memory.
 pub(crate) fn arrange(rows: &mut [RowKey], layout: Layout, row_bytes: usize) -> Vec<Range<usize>> {
     let by_bytes = (GROUP_BYTES / row_bytes.max(1)).max(1);
+    let ranks = rows.iter().map(|r| r.rank as usize + 1).max().unwrap_or_default();
     match layout {
         Layout::Slices => {
-            rows.sort_unstable_by_key(|r| (r.time, r.place));
+            // Stable, and quick where rows come nearly in order.
+            rows.sort_by_key(|r| r.time);
             let groups = cut(0..rows.len(), SLICE_ROWS.min(by_bytes));
             for group in &groups {
-                rows[group.clone()].sort_unstable_by_key(|r| (r.rank, r.time, r.place));
+                by_bucket(&mut rows[group.clone()], ranks, |r| r.rank as usize);
             }
             groups
         }
         Layout::Series => {
             let section = section_length(rows);
             let of = |r: &RowKey| r.time.div_euclid(section);
-            rows.sort_unstable_by_key(|r| (of(r), r.rank, r.time, r.place));
+            let first = rows.iter().map(of).min().unwrap_or_default();
+            let last = rows.iter().map(of).max().unwrap_or_default();
+            // Far from each other they take more room than a sort by numbers is worth.
+            let sections = usize::try_from(last.abs_diff(first)).unwrap_or(usize::MAX);
+            let buckets = sections.saturating_add(1).saturating_mul(ranks);
+            if buckets == usize::MAX {
+                rows.sort_unstable_by_key(|r| (of(r), r.rank, r.time, r.place));
+            } else {
+                let bucket = |r: &RowKey| of(r).abs_diff(first) as usize * ranks + r.rank as usize;
+                by_bucket(rows, buckets, bucket);
+            }
             let mut groups = Vec::new();
             let mut start = 0;
             for part in rows.chunk_by(|a, b| of(a) == of(b)) {
@@ -50,6 +62,36 @@ pub(crate) fn arrange(rows: &mut [RowKey], layout: Layout, row_bytes: usize) -> 
             }
             groups
         }
+    }
+}
+
+/// Buckets for each row past which they are not counted.
+const BUCKETS_PER_ROW: usize = 4;
+
+/// Sorts rows by bucket, time and place: by counting, since rows of one bucket mostly come in order.
+fn by_bucket(rows: &mut [RowKey], buckets: usize, bucket: impl Fn(&RowKey) -> usize) {
+    if buckets > rows.len().saturating_mul(BUCKETS_PER_ROW) {
+        return rows.sort_unstable_by_key(|r| (bucket(r), r.time, r.place));
+    }
+    let mut next = vec![0_usize; buckets];
+    rows.iter().for_each(|r| next[bucket(r)] += 1);
+    let mut start = 0;
+    for n in &mut next {
+        start += std::mem::replace(n, start);
+    }
+    for row in rows.to_vec() {
+        let place = &mut next[bucket(&row)];
+        rows[*place] = row;
+        *place += 1;
+    }
+    // Now each is the end of its bucket.
+    let mut start = 0;
+    for end in next {
+        let part = &mut rows[start..end];
+        if !part.is_sorted_by_key(|r| (r.time, r.place)) {
+            part.sort_unstable_by_key(|r| (r.time, r.place));
+        }
+        start = end;
     }
 }
 
@@ -70,4 +112,48 @@ fn section_length(rows: &[RowKey]) -> i64 {
 
 fn cut(rows: Range<usize>, most: usize) -> Vec<Range<usize>> {
     rows.clone().step_by(most).map(|start| start..(start + most).min(rows.end)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn rows_are_sorted_however_they_come(
+            mut rows in prop::collection::vec((0..40_u32, 0..10 * HOUR_NS / 7), 1..1_000),
+            sparse in 0..3_u32,
+            wild in any::<bool>(),
+        ) {
+            if wild {
+                rows.push((1, i64::MAX));
+                rows.push((1, i64::MIN + 1));
+            }
+            let mut keys: Vec<RowKey> = rows
+                .iter()
+                .enumerate()
+                .map(|(i, (rank, time))| {
+                    let rank = rank * 100_u32.pow(sparse);
+                    RowKey { rank, time: *time, place: (i as u32 / 300, i as u32 % 300) }
+                })
+                .collect();
+            let arrived = keys.clone();
+            let section = section_length(&arrived);
+            let of = |r: &RowKey| r.time.div_euclid(section);
+            arrange(&mut keys, Layout::Series, 30);
+            let mut expected = arrived.clone();
+            expected.sort_by_key(|r| (of(r), r.rank, r.time, r.place));
+            prop_assert_eq!(&keys, &expected);
+            let mut keys = arrived.clone();
+            let groups = arrange(&mut keys, Layout::Slices, GROUP_BYTES / 300);
+            let mut expected = arrived;
+            expected.sort_by_key(|r| (r.time, r.place));
+            for group in groups {
+                expected[group].sort_by_key(|r| (r.rank, r.time, r.place));
+            }
+            prop_assert_eq!(&keys, &expected);
+        }
+    }
 }

@@ -198,8 +198,21 @@ pub(super) struct Groups {
 /// Finds the groups of batches, remembering those of entities.
 #[derive(Debug, Default)]
 pub(super) struct Grouper {
-    /// Keys by entity of a few tables, most recently used first.
-    tables: Vec<(u64, Vec<Key>)>,
+    /// Most recently used first.
+    tables: Vec<OfTable>,
+}
+
+/// The groups of the entities of one table.
+#[derive(Debug, Default)]
+struct OfTable {
+    table: u64,
+    /// By entity: index into `keys`.
+    groups: Vec<u32>,
+    keys: Vec<Key>,
+    known: HashMap<Key, u32>,
+    /// By group: the batch that had it last, and its index there.
+    seen: Vec<(u64, u32)>,
+    batch: u64,
 }
 
 /// Entity tables whose keys are remembered.
@@ -256,39 +269,57 @@ impl Grouper {
             return None;
         }
         let entities = batch.entities()?;
-        let of_entity = self.of_table(&entities.table, &names);
-        let mut known: HashMap<Key, u32> = HashMap::new();
-        let mut by_entity: HashMap<u32, u32> = HashMap::new();
-        let mut keys: Vec<Key> = Vec::new();
-        let rows = entities.keys.values().iter().map(|entity| {
-            *by_entity.entry(*entity).or_insert_with(|| {
-                let key = &of_entity[*entity as usize];
-                *known.entry(key.clone()).or_insert_with(|| {
-                    keys.push(key.clone());
-                    keys.len() as u32 - 1
-                })
-            })
-        });
-        let rows = rows.collect();
-        Some(Groups { rows, keys })
+        Some(self.of_table(&entities.table, &names).groups(entities.keys.values()))
     }
 
-    fn of_table(&mut self, table: &EntityTable, names: &[&str]) -> &[Key] {
-        let place = self.tables.iter().position(|(id, _)| *id == table.id());
-        let mut keys = place.map_or_else(Vec::new, |i| self.tables.remove(i).1);
+    fn of_table(&mut self, table: &EntityTable, names: &[&str]) -> &mut OfTable {
+        let place = self.tables.iter().position(|t| t.table == table.id());
+        let mut of = match place {
+            Some(place) => self.tables.remove(place),
+            None => OfTable { table: table.id(), ..OfTable::default() },
+        };
+        of.extend(table, names);
+        self.tables.insert(0, of);
+        self.tables.truncate(TABLES_MAX);
+        &mut self.tables[0]
+    }
+}
+
+impl OfTable {
+    /// Takes in the entities that are new.
+    fn extend(&mut self, table: &EntityTable, names: &[&str]) {
         let mut bytes = Vec::new();
-        for entity in table.since(keys.len()) {
+        for entity in table.since(self.groups.len()) {
             bytes.clear();
             names.iter().for_each(|name| put_value(&mut bytes, entity.get(name)));
-            // Entities of one group mostly follow each other: then they share the key.
-            match keys.last() {
-                Some(last) if **last == bytes[..] => keys.push(last.clone()),
-                _ => keys.push(Arc::from(&bytes[..])),
-            }
+            let group = match self.known.get(&bytes[..]) {
+                Some(group) => *group,
+                None => {
+                    let (key, group): (Key, _) = (Arc::from(&bytes[..]), self.keys.len() as u32);
+                    self.known.insert(key.clone(), group);
+                    self.keys.push(key);
+                    self.seen.push((0, 0));
+                    group
+                }
+            };
+            self.groups.push(group);
         }
-        self.tables.insert(0, (table.id(), keys));
-        self.tables.truncate(TABLES_MAX);
-        &self.tables[0].1
+    }
+
+    /// The groups of rows with these entities.
+    fn groups(&mut self, entities: &[u32]) -> Groups {
+        self.batch += 1;
+        let mut keys = Vec::new();
+        let rows = entities.iter().map(|entity| {
+            let group = self.groups[*entity as usize] as usize;
+            let seen = &mut self.seen[group];
+            if seen.0 != self.batch {
+                *seen = (self.batch, keys.len() as u32);
+                keys.push(self.keys[group].clone());
+            }
+            seen.1
+        });
+        Groups { rows: rows.collect(), keys }
     }
 }
 

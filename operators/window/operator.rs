@@ -135,11 +135,24 @@ impl Window {
         let times: &TimestampNanosecondArray = times.as_primitive::<TimestampNanosecondType>();
         let received = batch.runs().iter().flat_map(|r| std::iter::repeat_n(r.received, r.rows));
         let (mut good, mut late, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        // Rows of one window mostly follow each other.
+        let mut current = None;
         for (row, received) in received.enumerate() {
+            if let Some(start) = current
+                && times.is_valid(row)
+                && let time = times.value(row)
+                && (start..start + self.shape.every).contains(&time)
+                && time <= received.saturating_add(AHEAD_MAX)
+            {
+                good.push(row);
+                starts.push(start);
+                continue;
+            }
             match self.place(times.is_valid(row).then(|| times.value(row)), received) {
                 Place::In(start) => {
                     good.push(row);
                     starts.push(start);
+                    current = Some(start);
                 }
                 Place::Late => late.push(row),
                 Place::Ahead => out.dropped += 1,
@@ -186,8 +199,19 @@ impl Window {
         }
         let mut refused: BTreeMap<usize, &'static str> = BTreeMap::new();
         let mut parts: BTreeMap<i64, Part> = BTreeMap::new();
+        // Where windows do not overlap: the part that the last row went to, out of `parts`.
+        let mut current: Option<(i64, Part)> = None;
         for (row, &last) in starts.iter().enumerate() {
             let group = groups.rows[row] as usize;
+            if let Some((start, part)) = &mut current
+                && *start == last
+                && let Some(index) = part.indices[group]
+            {
+                part.rows.push(row as u32);
+                part.of.push(index);
+                continue;
+            }
+            parts.extend(current.take());
             let key = &groups.keys[group];
             if let Some(reason) = self.full(&parts, last, group, key) {
                 refused.insert(row, reason);
@@ -203,7 +227,11 @@ impl Window {
                 part.rows.push(row as u32);
                 part.of.extend(index);
             }
+            if shape.over == shape.every {
+                current = parts.remove_entry(&last);
+            }
         }
+        parts.extend(current.take());
         for (start, Part { rows, of, .. }) in parts {
             let Some(window) = self.open.get_mut(&start) else { continue };
             let full = window.update(&calls, &inputs, &UInt32Array::from(rows), &of)?;

@@ -16,6 +16,8 @@ const TIME_BYTES: usize = 6;
 const POD_BYTES: usize = 12;
 /// Times that a request is made until what changes stands in it as it is.
 const TRIES: usize = 100;
+/// Series of one target.
+const TARGET_SERIES: usize = 100;
 /// Labels that are always there.
 const LABELS: usize = 10;
 
@@ -62,18 +64,20 @@ impl Model {
         Ok(Series { requests, next: 0, round: 0, began: now_ns(), churn })
     }
 
-    /// The labels of a series, sorted by name; `pod` where pods come and go.
+    /// The labels of a series, sorted by name; `pod` where pods come and go. Series of one target
+    /// follow each other, as a scrape has them.
     fn labels(&self, s: usize, pod: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let (target, metric) = (s / TARGET_SERIES, s % TARGET_SERIES);
         let mut labels: Vec<(String, Vec<u8>)> = [
-            ("__name__", format!("load_requests_{}", s % 100)),
+            ("__name__", format!("load_{}_requests", metric / 4)),
             ("cluster", self.run.to_string()),
-            ("container", format!("container-{}", s % 7)),
-            ("endpoint", format!("/api/v1/resource/{}", s % 50)),
+            ("container", format!("container-{}", target % 7)),
+            ("endpoint", "/api/v1/resource".to_owned()),
             ("env", "production".to_owned()),
-            ("instance", format!("10.0.{}.{}:9100", s / 250 % 250, s % 250)),
-            ("job", format!("job-{}", s % 20)),
-            ("mode", ["user", "system", "idle", "iowait"][s % 4].to_owned()),
-            ("pod", format!("pod-{s}-7d9f8b6c5-x2x4z")),
+            ("instance", format!("10.0.{}.{}:9100", target / 250 % 250, target % 250)),
+            ("job", format!("job-{}", target % 20)),
+            ("mode", ["user", "system", "idle", "iowait"][metric % 4].to_owned()),
+            ("pod", format!("pod-{target}-7d9f8b6c5-x2x4z")),
             ("region", "eu-west-1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value.into_bytes()))
@@ -82,7 +86,10 @@ impl Model {
             labels[8].1 = pod.to_vec();
         }
         for extra in LABELS..self.labels {
-            labels.push((format!("tag_{extra:03}"), format!("value-{}", s % (extra + 3)).into()));
+            labels.push((
+                format!("tag_{extra:03}"),
+                format!("value-{}", target % (extra + 3)).into(),
+            ));
         }
         labels.sort();
         labels

@@ -12,26 +12,35 @@ const SORT_KEY_BYTES: usize = 1_024;
 /// Bytes whose order is the order of entities in files: metrics by name, others by service, then
 /// by all attributes. Different entities have different keys (the fingerprint ends them).
 pub(crate) fn sort_key(entity: &Entity) -> Box<[u8]> {
-    let mut key = Vec::with_capacity(128);
-    let lead = ["metric.name", "service.name"].into_iter().find(|n| entity.get(n).is_some());
-    if let Some(value) = lead.and_then(|name| entity.get(name)) {
-        key.extend(value.to_text().bytes().filter(|b| *b > 1));
+    let mut key = Vec::with_capacity(256);
+    let lead = ["metric.name", "service.name"].into_iter().find_map(|n| entity.attribute(n));
+    if let Some(lead) = lead {
+        put_part(&mut key, &lead.value.to_text());
     }
     key.push(0);
     for a in entity.attributes() {
         if key.len() >= SORT_KEY_BYTES {
             break;
         }
-        if lead != Some(&*a.name) {
-            key.extend(a.name.bytes().filter(|b| *b > 1));
+        if lead.is_none_or(|lead| !std::ptr::eq(lead, a)) {
+            put_part(&mut key, &a.name);
             key.push(1);
-            key.extend(a.value.to_text().bytes().filter(|b| *b > 1));
+            put_part(&mut key, &a.value.to_text());
             key.push(0);
         }
     }
     key.truncate(SORT_KEY_BYTES);
     key.extend(entity.fingerprint().to_be_bytes());
-    key.into()
+    key.as_slice().into()
+}
+
+/// Text without the bytes that stand between parts.
+fn put_part(key: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|b| b > 1) {
+        key.extend_from_slice(text.as_bytes());
+    } else {
+        key.extend(text.bytes().filter(|b| *b > 1));
+    }
 }
 
 /// Every attribute with its type and origin.

@@ -91,6 +91,11 @@ impl Entities {
         })
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.ranked.len()
+    }
+
     pub(super) fn entity(&self, rank: u32) -> Arc<Entity> {
         let (chunk, index) = &self.ranked[rank as usize];
         chunk.entity(*index)

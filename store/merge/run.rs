@@ -23,6 +23,9 @@ use crate::order::{RowKey, arrange};
 use crate::table::{Change, Table};
 use crate::types::ColumnType;
 
+/// No id.
+const NONE: u32 = u32::MAX;
+
 /// What became of a merge.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -117,14 +120,19 @@ fn write_all(
         let mut ids = None;
         let mut entity_bytes = 0;
         if let Some(entities) = entities {
-            let used: BTreeSet<u32> = keys.iter().map(|k| k.rank).collect();
-            let used: Vec<u32> = used.into_iter().collect();
+            // By rank: the id in the output, where a row has it.
+            let mut id_of = vec![NONE; entities.len()];
+            keys.iter().for_each(|k| id_of[k.rank as usize] = 0);
+            let mut used = Vec::new();
+            for (rank, id) in id_of.iter_mut().enumerate().filter(|(_, id)| **id != NONE) {
+                *id = used.len() as u32;
+                used.push(rank as u32);
+            }
             entity_bytes = used.iter().map(|rank| entities.bytes(*rank)).sum();
             let own: Vec<_> = used.iter().map(|rank| entities.entity(*rank)).collect();
             let chunk = write_chunk(&table.folders().entities, &file_name("m"), 0, &own)?;
             place = Some(EntityPlace::Own(chunk));
-            let id = |k: &RowKey| used.partition_point(|rank| *rank < k.rank) as u32;
-            ids = Some(keys.iter().map(id).collect::<Vec<u32>>());
+            ids = Some(keys.iter().map(|k| id_of[k.rank as usize]).collect::<Vec<u32>>());
         }
         drop(keys);
         let spec = FileSpec {
