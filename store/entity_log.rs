@@ -5,9 +5,11 @@ mod chunk;
 mod chunk_file;
 mod codec;
 mod log;
+mod ranking;
 
 pub(crate) use chunk::{CHUNK_VERSION, ChunkFile};
 pub use chunk::{ChunkMeta, EntityChunk, EntitySet};
 pub(crate) use chunk_file::write_chunk;
 pub(crate) use codec::{decode_entity, encode_entity, sort_key};
 pub(crate) use log::EntityLog;
+pub(crate) use ranking::{Ranking, Used};

@@ -16,11 +16,11 @@ use weir_pipeline::entity::{Entity, EntityTable};
 use weir_pipeline::signal::Signal;
 
 use crate::disk::{file_name, sync_folder};
-use crate::entity_log::{ChunkMeta, EntityLog, sort_key};
+use crate::entity_log::{ChunkMeta, EntityLog, Ranking, Used, sort_key};
 use crate::error::{Result, StoreError};
 use crate::file::{EntityPlace, FileMeta, FileSpec, rest_kind, write_file};
 use crate::layout::Layout;
-use crate::merge::{HOUR_NS, Limits, entity_bytes};
+use crate::merge::{HOUR_NS, Limits};
 use crate::normalise::TIMESTAMP;
 use crate::order::{RowKey, arrange};
 use crate::turns::Turns;
@@ -101,7 +101,7 @@ fn flush_one(batches: &[Batch], raw: usize, place: &mut Place<'_>) -> Result<Opt
     let ids = entity_ids(&batches, place)?;
     let (ranks, entity_bytes) = match &ids {
         Some(ids) => {
-            let (ranks, bytes) = entity_ranks(&batches, ids);
+            let (ranks, bytes) = entity_ranks(&batches, ids, place.log.1);
             (Some(ranks), bytes)
         }
         None => (None, 0),
@@ -209,12 +209,15 @@ fn entity_ids(batches: &[Batch], place: &mut Place<'_>) -> Result<Option<Vec<Vec
     Ok(Some(ids.collect()))
 }
 
-/// The place of each row's entity among all entities of these batches, and the memory that they take
-/// in a merge.
-fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>]) -> (Vec<Vec<u32>>, u64) {
+/// The place of each row's entity among others, and the memory that they take in a merge.
+fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>], log: &EntityLog) -> (Vec<Vec<u32>>, u64) {
+    let last = log.ranking();
+    if let Some(ranked) = last.ranks(ids) {
+        return ranked;
+    }
     const NONE: u32 = u32::MAX;
     let used = Used::of(ids);
-    // For each id: the table and key of a row that has it, later its rank.
+    // For each id: the table and key of a row that has it.
     let mut some = vec![(NONE, 0); used.len()];
     for (part, (batch, ids)) in batches.iter().zip(ids).enumerate() {
         let Some(e) = batch.entities() else { continue };
@@ -228,53 +231,13 @@ fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>]) -> (Vec<Vec<u32>>, u64) {
     };
     let mut sorted: Vec<(Box<[u8]>, usize)> = some.iter().enumerate().filter_map(of_row).collect();
     sorted.sort_unstable();
-    let bytes = sorted.iter().map(|(key, _)| entity_bytes(key)).sum();
-    for (rank, (_, at)) in sorted.iter().enumerate() {
-        some[*at].0 = rank as u32;
+    let mut ranking = Ranking::new(used);
+    for (key, at) in sorted {
+        ranking.push(at, &key);
     }
-    let rank = |id: &u32| some[used.place(*id)].0;
-    (ids.iter().map(|ids| ids.iter().map(rank).collect()).collect(), bytes)
-}
-
-/// The ids that rows have, each with a place.
-enum Used {
-    /// Nearly all from the first on: a place for each.
-    Dense { first: u32, len: usize },
-    /// Few of many, sorted.
-    Sparse(Vec<u32>),
-}
-
-impl Used {
-    /// Places for each row past which not every id gets one.
-    const PLACES: usize = 4;
-
-    fn of(ids: &[Vec<u32>]) -> Self {
-        let first = ids.iter().flatten().min().copied().unwrap_or_default();
-        let last = ids.iter().flatten().max().copied().unwrap_or_default();
-        let rows: usize = ids.iter().map(Vec::len).sum();
-        let len = (last - first) as usize + 1;
-        if len <= rows * Self::PLACES {
-            return Self::Dense { first, len };
-        }
-        let mut used: Vec<u32> = ids.iter().flatten().copied().collect();
-        used.sort_unstable();
-        used.dedup();
-        Self::Sparse(used)
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Dense { len, .. } => *len,
-            Self::Sparse(used) => used.len(),
-        }
-    }
-
-    fn place(&self, id: u32) -> usize {
-        match self {
-            Self::Dense { first, .. } => (id - first) as usize,
-            Self::Sparse(used) => used.partition_point(|u| *u < id),
-        }
-    }
+    let ranks = ranking.ranks(ids).unwrap_or_default();
+    log.set_ranking(ranking);
+    ranks
 }
 
 fn times_of(batch: &Batch) -> Result<arrow::array::TimestampNanosecondArray> {

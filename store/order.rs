@@ -79,7 +79,8 @@ fn by_bucket(rows: &mut [RowKey], buckets: usize, bucket: impl Fn(&RowKey) -> us
     for n in &mut next {
         start += std::mem::replace(n, start);
     }
-    for row in rows.to_vec() {
+    let arrived = rows.to_vec();
+    for row in arrived {
         let place = &mut next[bucket(&row)];
         rows[*place] = row;
         *place += 1;

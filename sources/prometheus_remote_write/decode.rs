@@ -3,6 +3,8 @@
 //! Messages: <https://prometheus.io/docs/specs/prw/remote_write_spec/>. The request is walked in
 //! place; a series whose labels are known costs a hash of their bytes.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use hashbrown::HashSet;
 use weir_pipeline::component::{DecodeError, Decoded, Decoder, EntryHead};
@@ -35,14 +37,29 @@ impl Decoder for RemoteWriteDecoder {
         payload: &Bytes,
         entities: &EntitySpace,
     ) -> Result<Decoded, DecodeError> {
-        let request = decompress(payload, self.bytes_max)?;
+        UNCOMPRESSED.with_borrow_mut(|buffer| {
+            let request = decompress(payload, self.bytes_max, buffer)?;
+            let decoded = self.decode_request(request, entities);
+            buffer.truncate(KEPT_BYTES_MAX);
+            buffer.shrink_to(KEPT_BYTES_MAX);
+            decoded
+        })
+    }
+}
+
+impl RemoteWriteDecoder {
+    fn decode_request(
+        &self,
+        request: &[u8],
+        entities: &EntitySpace,
+    ) -> Result<Decoded, DecodeError> {
         let mut requested = Request {
             lookup: self.cache.lookup(entities.table()),
             rows: MetricRows::default(),
             rejects: Rejects::default(),
             name: Vec::new(),
         };
-        let walked = requested.walk(&request);
+        let walked = requested.walk(request);
         // Also after a failure: entities that were made are known.
         let table = requested.lookup.finish();
         walked?;
@@ -53,8 +70,20 @@ impl Decoder for RemoteWriteDecoder {
     }
 }
 
+thread_local! {
+    /// What the last request of this thread was uncompressed to: the next one needs no new memory.
+    static UNCOMPRESSED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Of that memory at most so much is kept.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
 /// Snappy block format, with a limit that is checked before anything is allocated.
-fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, DecodeError> {
+fn decompress<'a>(
+    payload: &[u8],
+    limit: usize,
+    buffer: &'a mut Vec<u8>,
+) -> Result<&'a [u8], DecodeError> {
     let malformed =
         |e: snap::Error| DecodeError::new("malformed", format!("the body is not snappy: {e}"));
     let length = snap::raw::decompress_len(payload).map_err(malformed)?;
@@ -62,7 +91,11 @@ fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, DecodeError> {
         let message = format!("the body is larger than {limit} bytes uncompressed");
         return Err(DecodeError::new("too_large", message));
     }
-    snap::raw::Decoder::new().decompress_vec(payload).map_err(malformed)
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
+    let length = snap::raw::Decoder::new().decompress(payload, buffer).map_err(malformed)?;
+    Ok(&buffer[..length])
 }
 
 impl From<Malformed> for DecodeError {
@@ -126,6 +159,13 @@ impl Request<'_> {
     ) -> Result<(), DecodeError> {
         // Every sender writes the labels first.
         let (mut labels, rest) = wire::leading(message, 1);
+        // Mostly there is one sample and nothing else.
+        if let Some((&[0x12, length @ ..0x80], sample)) = rest.split_first_chunk()
+            && sample.len() == usize::from(length)
+        {
+            check_rows(self.rows.len() + 1)?;
+            return self.samples(labels, &[sample]);
+        }
         parts.samples.clear();
         parts.exemplars.clear();
         parts.histograms.clear();

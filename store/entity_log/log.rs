@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::chunk::{ChunkFile, ChunkMeta, EntitySet};
 use super::chunk_file::write_chunk;
 use super::codec::sort_key;
+use super::ranking::Ranking;
 use crate::cache::Cache;
 use crate::disk::{file_name, sync_folder};
 use crate::error::{Result, StoreError};
@@ -30,6 +31,8 @@ pub(crate) struct EntityLog {
     folder: PathBuf,
     set: Arc<EntitySet>,
     intern: Mutex<Option<Intern>>,
+    /// The order of those that the last flushes had.
+    ranking: Mutex<Arc<Ranking>>,
     /// Entities that half of what is at hand has.
     known_max: usize,
     /// Ids below this stand in files, whatever the chunks say: a damaged manifest may have lost
@@ -68,6 +71,7 @@ impl EntityLog {
             folder: folder.to_owned(),
             set: Arc::new(EntitySet::new(chunks, cache)),
             intern: Mutex::default(),
+            ranking: Mutex::default(),
             known_max,
             taken: AtomicU32::new(0),
         }
@@ -129,6 +133,15 @@ impl EntityLog {
             intern.tables.remove(0);
         }
         Ok(ids)
+    }
+
+    /// The order that was found last.
+    pub(crate) fn ranking(&self) -> Arc<Ranking> {
+        self.ranking.lock().clone()
+    }
+
+    pub(crate) fn set_ranking(&self, ranking: Ranking) {
+        *self.ranking.lock() = Arc::new(ranking);
     }
 
     /// Holds off [`EntityLog::ids`] while `work` replaces chunks by equal ones.

@@ -104,14 +104,14 @@ impl Entities {
     /// Memory that such an entity takes in a merge, about, bytes.
     pub(super) fn bytes(&self, rank: u32) -> u64 {
         let (chunk, index) = &self.ranked[rank as usize];
-        entity_bytes(&chunk.sort_keys()[*index])
+        entity_bytes(chunk.sort_keys()[*index].len())
     }
 }
 
-/// Memory that an entity with this sort key takes in a merge, about, bytes: the key, the attributes
+/// Memory that an entity takes in a merge, about, bytes: its sort key, of this length, the attributes
 /// as columns, and as one entity while its chunk is written.
-pub(crate) fn entity_bytes(sort_key: &[u8]) -> u64 {
-    sort_key.len() as u64 * 4 + 128
+pub(crate) fn entity_bytes(sort_key: usize) -> u64 {
+    sort_key as u64 * 4 + 128
 }
 
 /// The chunk of `id` and its index there.

@@ -23,8 +23,9 @@ use crate::plan::PipelinePlan;
 
 /// A checkpoint is due after this much running time, nanoseconds.
 const EVERY_NS: i64 = 30_000_000_000;
-/// ... or after this many bytes of decoded rows.
-const EVERY_BYTES: u64 = 256 << 20;
+/// ... or after this many bytes of decoded rows: what a sink stages meanwhile shall not take longer
+/// than the journal's memory lasts, or all is decoded again.
+const EVERY_BYTES: u64 = 128 << 20;
 /// While it replays what it had read before a death, checkpoints come this often.
 const REPLAYED: Duration = Duration::from_secs(1);
 /// Where rows in memory are many, checkpoints come at most this often, nanoseconds.
