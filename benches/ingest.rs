@@ -270,7 +270,7 @@ impl Weir {
     async fn address(&self, source: &str, scheme: &str) -> String {
         let status = self.status().await;
         let sources = status["sources"].as_array().unwrap();
-        let of = sources.iter().find(|s| s["name"] == source).expect("the source");
+        let of = sources.iter().find(|s| s["id"] == source).expect("the source");
         let listens = of["listens"].as_array().unwrap().iter().map(|l| l.as_str().unwrap());
         // OTLP over HTTP and gRPC differ by host.
         let host = match (source, scheme) {
@@ -366,11 +366,17 @@ async fn peer(server: Child, port: u16, ready: &str, arguments: &[&str]) -> Opti
     idle(server.0.id()).await;
     let measured = measured(&told, server.0.id(), before);
     let run = told["sql"].as_str().unwrap().rsplit('\'').nth(1).unwrap();
-    let query = format!("sum(count_over_time({{cluster=\"{run}\"}}[1h]))");
-    let request = client.get(format!("{url}/api/v1/query")).query(&[("query", query)]);
-    let count: Value = request.send().await.unwrap().json().await.unwrap();
-    let count = count["data"]["result"][0]["value"][1].as_str().unwrap_or("none").to_owned();
-    println!("peer on port {port}: {count} samples counted, {} acknowledged", told["rows"]);
+    // Name by name: `count_over_time` drops them, and then some series are alike.
+    let mut count = 0;
+    for name in 0..25 {
+        let query = format!("sum(count_over_time(load_{name}_requests{{cluster=\"{run}\"}}[1h]))");
+        let request = client.get(format!("{url}/api/v1/query")).query(&[("query", &query)]);
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        let found = answer["data"]["result"][0]["value"][1].as_str();
+        let found = found.unwrap_or_else(|| panic!("{query}: {answer}"));
+        count += found.parse::<u64>().unwrap();
+    }
+    assert_eq!(Some(count), told["rows"].as_u64(), "what was acknowledged is there");
     Some(measured)
 }
 

@@ -51,6 +51,16 @@ pub(crate) struct MetricRows {
 }
 
 impl MetricRows {
+    /// None, with room for `rows`.
+    pub(crate) fn with_capacity(rows: usize) -> Self {
+        Self {
+            keys: Vec::with_capacity(rows),
+            timestamps: Vec::with_capacity(rows),
+            values: Vec::with_capacity(rows),
+            ..Self::default()
+        }
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.keys.len()

@@ -36,10 +36,12 @@ impl BadSeries {
 /// What a name is known by.
 type Print = [u64; 2];
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     print: Print,
     key: u32,
+    /// Length of the name.
+    len: u32,
 }
 
 /// Series in the order in which they came: mostly they come in that order again, and the next one
@@ -62,10 +64,10 @@ impl Half {
         self.index.find(print[0], same).map(|place| *place as usize)
     }
 
-    fn insert(&mut self, print: Print, key: u32) {
+    fn insert(&mut self, slot: Slot) {
         let Self { slots, index } = self;
-        index.insert_unique(print[0], slots.len() as u32, |i| slots[*i as usize].print[0]);
-        slots.push(Slot { print, key });
+        index.insert_unique(slot.print[0], slots.len() as u32, |i| slots[*i as usize].print[0]);
+        slots.push(slot);
     }
 }
 
@@ -136,15 +138,33 @@ impl Lookup<'_> {
         name: &[u8],
         build: impl FnOnce() -> Result<Entity, BadSeries>,
     ) -> Result<u32, BadSeries> {
-        let hash = xxh3_128_with_secret(name, &self.cache.secret);
-        let print = [hash as u64, (hash >> 64) as u64 ^ u64::from(kind)];
+        let print = self.print(kind, name);
         if let Some(halves) = &self.known
             && let Some(place) = halves.young.find(print, self.next)
         {
             self.next = place + 1;
             return Ok(halves.young.slots[place].key);
         }
-        self.unused(print, build)
+        self.unused(print, name.len(), build)
+    }
+
+    /// The key of the series that comes after the one before, and the length of its name, if its name
+    /// is what `message` begins with, so that nobody has to look where that ends.
+    #[inline]
+    pub(crate) fn next(&mut self, kind: u8, message: &[u8]) -> Option<(u32, usize)> {
+        let Slot { print, key, len } = *self.known.as_ref()?.young.slots.get(self.next)?;
+        let len = len as usize;
+        if self.print(kind, message.get(..len)?) != print {
+            return None;
+        }
+        self.next += 1;
+        Some((key, len))
+    }
+
+    #[inline]
+    fn print(&self, kind: u8, name: &[u8]) -> Print {
+        let hash = xxh3_128_with_secret(name, &self.cache.secret);
+        [hash as u64, (hash >> 64) as u64 ^ u64::from(kind)]
     }
 
     /// One that was not used for some time, or never.
@@ -152,6 +172,7 @@ impl Lookup<'_> {
     fn unused(
         &mut self,
         print: Print,
+        len: usize,
         build: impl FnOnce() -> Result<Entity, BadSeries>,
     ) -> Result<u32, BadSeries> {
         let key_in = |half: &Half| half.find(print, 0).map(|place| half.slots[place].key);
@@ -166,7 +187,9 @@ impl Lookup<'_> {
                 .intern(build()?)
                 .map_err(|e| BadSeries::new("collision", e.to_string()))?,
         };
-        self.fresh.insert(print, key);
+        // A name of over 4 GiB there is not.
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.fresh.insert(Slot { print, key, len });
         Ok(key)
     }
 
@@ -189,7 +212,7 @@ impl Lookup<'_> {
                 halves.old = std::mem::take(&mut halves.young);
             }
             learned += SLOT_BYTES;
-            halves.young.insert(slot.print, slot.key);
+            halves.young.insert(*slot);
         }
         drop(halves);
         // What is forgotten meanwhile is still counted: better too early a new table than too late.
@@ -229,6 +252,25 @@ mod tests {
         let other = Arc::new(EntityTable::default());
         let mut third = cache.lookup(other);
         assert_eq!(third.key(0, b"b", || Ok(entity("b"))), Ok(0));
+    }
+
+    #[test]
+    fn the_next_one_is_known_by_its_beginning() {
+        let cache = SeriesCache::default();
+        let table = Arc::new(EntityTable::default());
+        let mut first = cache.lookup(table.clone());
+        let keys = ["one", "two", "three"]
+            .map(|name| first.key(0, name.as_bytes(), || Ok(entity(name))).unwrap());
+        first.finish();
+        let mut second = cache.lookup(table.clone());
+        assert_eq!(second.next(0, b"one and more"), Some((keys[0], 3)));
+        assert_eq!(second.next(0, b"three"), None, "it comes later");
+        assert_eq!(second.next(1, b"two"), None, "of another kind");
+        assert_eq!(second.next(0, b"tw"), None);
+        assert_eq!(second.next(0, b"two"), Some((keys[1], 3)));
+        assert_eq!(second.key(0, b"one", || panic!("built twice")), Ok(keys[0]));
+        assert_eq!(second.next(0, b"two"), Some((keys[1], 3)), "after that one again");
+        assert_eq!(cache.lookup(Arc::default()).next(0, b"one"), None, "another table");
     }
 
     #[test]

@@ -19,6 +19,12 @@ use crate::prometheus::rows::MetricRows;
 use crate::prometheus::series::{BadSeries, Lookup, SeriesCache};
 use crate::prometheus::{Kind, Rejects, STALE_NAN, check_rows, is_time, write_exemplar};
 
+/// Bytes of a series with one sample, about.
+const SERIES_BYTES: usize = 200;
+
+/// Tag of a sample in a `TimeSeries`.
+const SAMPLE: u8 = 2 << 3 | 2;
+
 /// Reason of exemplars that came without a sample: not a mistake of the sender.
 pub(super) const EXEMPLAR: &str = "exemplar_without_sample";
 
@@ -55,7 +61,7 @@ impl RemoteWriteDecoder {
     ) -> Result<Decoded, DecodeError> {
         let mut requested = Request {
             lookup: self.cache.lookup(entities.table()),
-            rows: MetricRows::default(),
+            rows: MetricRows::with_capacity(request.len() / SERIES_BYTES),
             rejects: Rejects::default(),
             name: Vec::new(),
         };
@@ -157,15 +163,17 @@ impl Request<'_> {
         message: &'a [u8],
         parts: &mut TimeSeries<'a>,
     ) -> Result<(), DecodeError> {
-        // Every sender writes the labels first.
-        let (mut labels, rest) = wire::leading(message, 1);
-        // Mostly there is one sample and nothing else.
-        if let Some((&[0x12, length @ ..0x80], sample)) = rest.split_first_chunk()
+        // Mostly series come in the order as before, each with one sample and nothing else.
+        if let Some((key, length)) = self.lookup.next(Kind::Unknown as u8, message)
+            && let Some((&[SAMPLE, length @ ..0x80], sample)) =
+                message[length..].split_first_chunk()
             && sample.len() == usize::from(length)
         {
             check_rows(self.rows.len() + 1)?;
-            return self.samples(labels, &[sample]);
+            return self.sample(key, sample);
         }
+        // Every sender writes the labels first.
+        let (mut labels, rest) = wire::leading(message, 1);
         parts.samples.clear();
         parts.exemplars.clear();
         parts.histograms.clear();
@@ -225,13 +233,19 @@ impl Request<'_> {
                 None
             }
         };
-        for sample in samples {
-            let (value, time) = read_sample(sample)?;
-            match key {
-                Some(key) if is_time(time) => self.rows.sample(key, time, value),
-                Some(_) => self.rejects.add(1, "bad_time", || bad_time(time)),
-                None => {}
-            }
+        match key {
+            Some(key) => samples.iter().try_for_each(|sample| self.sample(key, sample)),
+            // They have to make sense all the same.
+            None => samples.iter().try_for_each(|sample| Ok(read_sample(sample).map(|_| ())?)),
+        }
+    }
+
+    fn sample(&mut self, key: u32, sample: &[u8]) -> Result<(), DecodeError> {
+        let (value, time) = read_sample(sample)?;
+        if is_time(time) {
+            self.rows.sample(key, time, value);
+        } else {
+            self.rejects.add(1, "bad_time", || bad_time(time));
         }
         Ok(())
     }
