@@ -214,6 +214,14 @@ pub(crate) enum LoadWhat {
     Syslog(SyslogLoad),
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
+    }
+}
+
 impl LoadWhat {
     /// How much and how fast.
     pub(crate) fn pace(&self) -> &Pace {
@@ -231,14 +239,14 @@ pub(crate) struct Pace {
     /// Stop after this time, such as `1m` (default: 10s, if there is no `--count`)
     #[arg(long = "for", value_name = "DURATION")]
     pub(crate) time: Option<String>,
-    /// Stop after so many rows
-    #[arg(long, value_name = "N")]
+    /// Stop after so many rows; requests are whole, and each connection sends at least one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Rows a second (default: as fast as they are taken)
-    #[arg(long, value_name = "N")]
-    pub(crate) rate: Option<f64>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
     /// Connections; each waits for an answer before it sends again
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = at_least_one)]
     pub(crate) connections: usize,
     /// Count the rows that are there behind it, by SQL of the server at this URL
     #[arg(long, value_name = "URL")]
@@ -259,13 +267,13 @@ pub(crate) struct RemoteWriteLoad {
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090/api/v1/write")]
     pub(crate) to: String,
     /// Series
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = at_least_one)]
     pub(crate) series: usize,
     /// Labels of each, the name of the metric with them
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) labels: usize,
     /// Samples of one request
-    #[arg(long = "per-request", value_name = "N", default_value_t = 2_000)]
+    #[arg(long = "per-request", value_name = "N", default_value = "2000", value_parser = at_least_one)]
     pub(crate) rows: usize,
     /// Series a minute that end, another beginning in their place
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -280,7 +288,7 @@ pub(crate) struct OtlpLoad {
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4318")]
     pub(crate) to: String,
     /// Rows of one request
-    #[arg(long = "per-request", value_name = "N", default_value_t = 1_000)]
+    #[arg(long = "per-request", value_name = "N", default_value = "1000", value_parser = at_least_one)]
     pub(crate) rows: usize,
     /// Letters of the body of a log record
     #[arg(long, value_name = "N", default_value_t = 300)]
@@ -295,7 +303,7 @@ pub(crate) struct SyslogLoad {
     #[arg(long, value_name = "URL", default_value = "tcp://127.0.0.1:5514")]
     pub(crate) to: String,
     /// Lines that are written at once
-    #[arg(long = "per-write", value_name = "N", default_value_t = 500)]
+    #[arg(long = "per-write", value_name = "N", default_value = "500", value_parser = at_least_one)]
     pub(crate) rows: usize,
     /// How lines look
     #[arg(long, value_enum, default_value_t = SyslogFormat::Rfc5424)]

@@ -58,7 +58,8 @@ async fn load(args: &Load) -> Result<ExitCode> {
     let until = pace.time()?.map(|time| Instant::now() + time);
     let (column, table) = (plan.column, plan.table.clone());
     let start = Instant::now();
-    let limits = send::Limits::new(until, pace.count, pace.rate, plan.feeds.len());
+    let rate = pace.rate.map(f64::from);
+    let limits = send::Limits::new(until, pace.count, rate, plan.feeds.len());
     let ledger = send::all(plan.way, plan.feeds, limits).await?;
     let took = start.elapsed();
     let sql = format!("SELECT count(*) AS n FROM {table} WHERE {column} = '{run}'");
@@ -87,7 +88,7 @@ async fn load(args: &Load) -> Result<ExitCode> {
 }
 
 fn plan(what: &LoadWhat, run: &str) -> Result<Plan> {
-    let connections = what.pace().connections.max(1);
+    let connections = what.pace().connections;
     let each = |make: &dyn Fn(usize) -> Result<Box<dyn Feed>>| -> Result<Vec<Box<dyn Feed>>> {
         (0..connections).map(make).collect()
     };

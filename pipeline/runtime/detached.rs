@@ -114,7 +114,10 @@ impl Runtime {
             let well = progress.failed.is_none() && progress.checkpoint_error.is_none();
             well && r.is_as_asked() && pipeline::lag(&progress, head) < CAUGHT_UP_NS
         };
-        same && well(part) && well(whole)
+        // It takes, stages and commits: one that is only started may be as dead as before, and its
+        // pipeline would wait for it at the mark.
+        let saves = part.progress.lock().committed_at > 0;
+        same && saves && well(part) && well(whole)
     }
 
     async fn join(&self, who: Consumer, sink: Arc<str>, part: Arc<Running>, whole: Arc<Running>) {

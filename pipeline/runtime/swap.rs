@@ -247,7 +247,13 @@ impl Runtime {
     }
 
     async fn tell(&self, mark: Mark, verbs: &Verbs, outcome: &mut Outcome) {
-        for (who, result) in self.answers(mark, MARK_DEADLINE).await {
+        // Nobody waits for a detached sink, which may be far from its mark.
+        let Mark { offset, answers } = mark;
+        let (apart, whole): (Vec<_>, Vec<_>) =
+            answers.into_iter().partition(|(who, _)| who.sink.is_some());
+        let mut results = self.answers(Mark { offset, answers: whole }, MARK_DEADLINE).await;
+        results.extend(self.answers(Mark { offset, answers: apart }, Duration::ZERO).await);
+        for (who, result) in results {
             let verb = verbs.get(&who).map_or("changed", String::as_str);
             let name = &who.pipeline;
             match result {

@@ -31,7 +31,8 @@ const REPLAYED: Duration = Duration::from_secs(1);
 /// Where rows in memory are many, checkpoints come at most this often, nanoseconds.
 const PRESSED_NS: i64 = 1_000_000_000;
 /// After a checkpoint that failed the next try waits this long, nanoseconds of running time; so
-/// long also between checkpoints while the journal is filling up, so that it can be trimmed.
+/// long also between checkpoints while the journal is filling up, so that it can be trimmed, and
+/// between those of a detached sink, which comes back once it has saved.
 const SOON_NS: i64 = 5_000_000_000;
 
 impl Loop {
@@ -68,7 +69,8 @@ impl Loop {
         let filling = filling && elapsed >= due - EVERY_NS + SOON_NS;
         let pressed = self.pressure() > Pressure::None && elapsed >= due - EVERY_NS + PRESSED_NS;
         let replays = self.position < self.replays_to && self.saved.elapsed() >= REPLAYED;
-        let early = replays || filling || pressed || self.bytes_since >= EVERY_BYTES;
+        let alone = self.consumer.sink.is_some() && elapsed >= due - EVERY_NS + SOON_NS;
+        let early = replays || filling || pressed || alone || self.bytes_since >= EVERY_BYTES;
         elapsed >= due || early && elapsed >= self.not_before
     }
 
