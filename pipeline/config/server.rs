@@ -50,7 +50,7 @@ const DATA: &str = "data";
 const MEMORY: &str = "1GiB";
 /// Disk for the journal.
 const JOURNAL_MAX_BYTES: &str = "10GiB";
-/// Nothing is kept that no checkpoint needs.
+/// How long entries stay that no checkpoint needs.
 const JOURNAL_RETAIN: &str = "15m";
 
 /// What the server runs with.
