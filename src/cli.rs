@@ -245,6 +245,9 @@ pub(crate) struct Pace {
     /// Rows a second (default: as fast as they are taken)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
+    /// Spread the rows over the past, up to now, such as `24h`: fills a store with history
+    #[arg(long, value_name = "DURATION", requires = "count")]
+    pub(crate) over: Option<String>,
     /// Connections; each waits for an answer before it sends again
     #[arg(long, value_name = "N", default_value = "4", value_parser = at_least_one)]
     pub(crate) connections: usize,

@@ -5,6 +5,7 @@
 //! costs little beside the server that it is to load. What is refused for now is sent again after the
 //! pause that the answer asks for; only an answer of success counts.
 
+mod clock;
 mod ledger;
 mod otlp;
 mod protobuf;
@@ -22,6 +23,7 @@ use serde_json::json;
 
 use crate::cli::{Load, LoadWhat, Pace};
 use crate::client::{DEGRADED, out, out_json};
+use clock::Clock;
 use ledger::Ledger;
 use send::Way;
 
@@ -54,7 +56,7 @@ async fn load(args: &Load) -> Result<ExitCode> {
     let pace = args.what.pace();
     // A name of its own, so that its rows can be told from all others.
     let run = format!("load-{:x}", now_ns() / 1_000_000);
-    let plan = plan(&args.what, &run)?;
+    let plan = plan(&args.what, &run, &Clock::new(pace)?)?;
     let until = pace.time()?.map(|time| Instant::now() + time);
     let (column, table) = (plan.column, plan.table.clone());
     let start = Instant::now();
@@ -87,7 +89,7 @@ async fn load(args: &Load) -> Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(DEGRADED) })
 }
 
-fn plan(what: &LoadWhat, run: &str) -> Result<Plan> {
+fn plan(what: &LoadWhat, run: &str, clock: &Clock) -> Result<Plan> {
     let connections = what.pace().connections;
     let each = |make: &dyn Fn(usize) -> Result<Box<dyn Feed>>| -> Result<Vec<Box<dyn Feed>>> {
         (0..connections).map(make).collect()
@@ -95,7 +97,7 @@ fn plan(what: &LoadWhat, run: &str) -> Result<Plan> {
     let table = |default: &str| what.pace().table.clone().unwrap_or_else(|| default.to_owned());
     Ok(match what {
         LoadWhat::RemoteWrite(args) => {
-            let model = remote_write::Model::new(args, run)?;
+            let model = remote_write::Model::new(args, run, clock)?;
             Plan {
                 way: Way::remote_write(&args.to)?,
                 feeds: each(&|i| Ok(Box::new(model.feed(i, connections)?)))?,
@@ -105,25 +107,25 @@ fn plan(what: &LoadWhat, run: &str) -> Result<Plan> {
         }
         LoadWhat::Logs(args) => Plan {
             way: Way::otlp(&args.to, "logs", "Logs")?,
-            feeds: each(&|i| Ok(Box::new(otlp::logs(args, run, i)?)))?,
+            feeds: each(&|i| Ok(Box::new(otlp::logs(args, run, i, clock)?)))?,
             column: "service.namespace",
             table: table("logs"),
         },
         LoadWhat::Spans(args) => Plan {
             way: Way::otlp(&args.to, "traces", "Trace")?,
-            feeds: each(&|i| Ok(Box::new(otlp::spans(args, run, i)?)))?,
+            feeds: each(&|i| Ok(Box::new(otlp::spans(args, run, i, clock)?)))?,
             column: "service.namespace",
             table: table("spans"),
         },
         LoadWhat::Points(args) => Plan {
             way: Way::otlp(&args.to, "metrics", "Metrics")?,
-            feeds: each(&|i| Ok(Box::new(otlp::points(args, run, i)?)))?,
+            feeds: each(&|i| Ok(Box::new(otlp::points(args, run, i, clock)?)))?,
             column: "service.namespace",
             table: table("metrics"),
         },
         LoadWhat::Syslog(args) => Plan {
             way: Way::Tcp(address(&args.to, "tcp")?),
-            feeds: each(&|i| Ok(Box::new(syslog::feed(args, run, i))))?,
+            feeds: each(&|i| Ok(Box::new(syslog::feed(args, run, i, clock))))?,
             column: "service.name",
             table: table("logs"),
         },
@@ -132,14 +134,17 @@ fn plan(what: &LoadWhat, run: &str) -> Result<Plan> {
 
 impl Pace {
     fn time(&self) -> Result<Option<Duration>> {
-        let Some(text) = &self.time else {
+        match &self.time {
+            Some(text) => duration("--for", text).map(Some),
             // Neither a time nor a number of rows: some seconds, not for ever.
-            return Ok(self.count.is_none().then_some(Duration::from_secs(10)));
-        };
-        let time: weir_pipeline::config::Duration =
-            text.parse().map_err(|e| anyhow::anyhow!("--for: {e}"))?;
-        Ok(Some(time.0))
+            None => Ok(self.count.is_none().then_some(Duration::from_secs(10))),
+        }
     }
+}
+
+fn duration(option: &str, text: &str) -> Result<Duration> {
+    let parsed: Result<weir_pipeline::config::Duration, _> = text.parse();
+    parsed.map(|d| d.0).map_err(|e| anyhow::anyhow!("{option}: {e}"))
 }
 
 /// The address in `scheme://host:port`.

@@ -67,6 +67,32 @@ fn what_is_acknowledged_is_counted_and_there() {
 }
 
 #[test]
+fn history_is_spread_over_the_past() {
+    let server = Server::start(&[("sources", SOURCES), ("tables", TABLES)], None);
+    let otlp = format!("http://{}", server.address("otlp"));
+    let remote_write = format!("http://{}/api/v1/write", server.address("prometheus"));
+    let past = ["--over", "10h", "--count", "10000", "--per-request", "500"];
+    for (what, to, more, distinct) in [
+        ("logs", &otlp, vec![], 10_000),
+        ("remote-write", &remote_write, vec!["--series", "1000"], 10),
+    ] {
+        let told = load(&server, what, to, &[&past[..], &more].concat());
+        assert_eq!(told["found"], 10_000, "{what}: {told}");
+        let table = if what == "logs" { "logs" } else { "metrics" };
+        let sql = format!(
+            "SELECT count(DISTINCT timestamp) AS times, count(DISTINCT date_bin(interval '1 hour', \
+             timestamp, now() - interval '10 hour')) AS hours, max(timestamp) <= now() AS past \
+             FROM {table}"
+        );
+        let answer: Value = serde_json::from_str(&server.query(&sql).body).unwrap();
+        let row = &answer["rows"][0];
+        assert!(row["times"].as_u64().unwrap() >= distinct, "{what}: {row}");
+        assert!((10..=11).contains(&row["hours"].as_u64().unwrap()), "{what}: {row}");
+        assert_eq!(row["past"], true, "{what}: {row}");
+    }
+}
+
+#[test]
 fn a_server_that_is_not_there_is_said() {
     let output = Command::new(binary())
         .args(["load", "logs", "--to", "http://127.0.0.1:1", "--count", "1"])

@@ -16,7 +16,8 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use prost::Message;
 
-use super::{Feed, mix, now_ns};
+use super::clock::Clock;
+use super::{Feed, mix};
 use crate::cli::OtlpLoad;
 
 /// Services that share a request.
@@ -43,11 +44,14 @@ const WORDS: [&str; 16] = [
     "completed",
 ];
 
+/// Numbers, ids counted too, from one log record that has the word `unusual` to the next.
+const RARE: u64 = 1 << 18;
+
 /// A message with places that are changed for each request.
 pub(super) struct Template {
     body: Vec<u8>,
     rows: u64,
-    /// Where times stand (eight bytes, nanoseconds), and how much later than now they are.
+    /// Where times stand (eight bytes, nanoseconds), and how much later than that of the first row.
     times: Vec<(usize, u64)>,
     /// Where 16 digits of a number stand that no other row has.
     numbers: Vec<usize>,
@@ -55,18 +59,26 @@ pub(super) struct Template {
     ids: Vec<(usize, usize)>,
     parents: Vec<(usize, usize)>,
     next: u64,
+    /// Rows so far.
+    sent: u64,
+    clock: Clock,
 }
 
 impl Feed for Template {
     fn next(&mut self) -> (Bytes, u64) {
-        let now = now_ns();
+        let first = self.clock.row(self.sent);
+        self.sent += self.rows;
         let body = &mut self.body;
         for (at, later) in &self.times {
-            body[*at..at + 8].copy_from_slice(&(now + later).to_le_bytes());
+            body[*at..at + 8].copy_from_slice(&(first + later).to_le_bytes());
         }
         for at in &self.numbers {
             self.next += 1;
-            body[*at..at + 16].copy_from_slice(format!("{:016}", self.next).as_bytes());
+            let number = match self.next.is_multiple_of(RARE) {
+                true => format!("unusual {:08}", self.next % 100_000_000),
+                false => format!("{:016}", self.next),
+            };
+            body[*at..at + 16].copy_from_slice(number.as_bytes());
         }
         for (at, len) in &self.ids {
             self.next += 1;
@@ -88,13 +100,15 @@ struct Marks {
     ids: Vec<Vec<u8>>,
     /// Index of the id that is the parent's.
     parents: Vec<([u8; 8], usize)>,
+    clock: Clock,
 }
 
 impl Marks {
     /// For the connection `nth`: no two have the same numbers and ids.
-    fn new(nth: usize) -> Self {
+    fn new(nth: usize, clock: &Clock) -> Self {
         let (times, numbers, ids, parents) = Default::default();
-        Self { seed: (nth as u64 + 1) << 40, times, numbers, ids, parents }
+        let clock = clock.clone();
+        Self { seed: (nth as u64 + 1) << 40, times, numbers, ids, parents, clock }
     }
 
     fn mark(&mut self) -> u64 {
@@ -102,9 +116,10 @@ impl Marks {
         mix(self.seed)
     }
 
-    fn time(&mut self, later: u64) -> u64 {
+    /// The time of the row `n` of the request, and `later` nanoseconds.
+    fn time(&mut self, n: usize, later: u64) -> u64 {
         let mark = self.mark();
-        self.times.push((mark.to_le_bytes(), later));
+        self.times.push((mark.to_le_bytes(), n as u64 * self.clock.between_rows() + later));
         mark
     }
 
@@ -136,7 +151,8 @@ impl Marks {
         let parents = parents.into_iter().zip(&self.parents).map(|(at, (_, of))| (at, ids[*of]));
         let (times, parents) = (times.collect(), parents.collect());
         let ids = ids.into_iter().zip(&self.ids).map(|(at, mark)| (at, mark.len())).collect();
-        Ok(Template { rows: rows as u64, times, numbers, ids, parents, next: self.seed, body })
+        let (rows, next, clock) = (rows as u64, self.seed, self.clock);
+        Ok(Template { body, rows, times, numbers, ids, parents, next, sent: 0, clock })
     }
 }
 
@@ -218,14 +234,14 @@ fn line(begin: String, n: usize, len: usize) -> String {
 }
 
 /// Requests of log records for the connection `nth`.
-pub(super) fn logs(args: &OtlpLoad, run: &str, nth: usize) -> Result<Template> {
-    let mut marks = Marks::new(nth);
+pub(super) fn logs(args: &OtlpLoad, run: &str, nth: usize, clock: &Clock) -> Result<Template> {
+    let mut marks = Marks::new(nth, clock);
     let mut record = |n: usize| {
         let (trace, span) = (marks.id(16), marks.id(8));
         let begin = format!("{} {} {}", METHODS[n % 4], ROUTES[n % 6], marks.number());
         LogRecord {
-            time_unix_nano: marks.time(n as u64),
-            observed_time_unix_nano: marks.time(n as u64 + 1_000_000),
+            time_unix_nano: marks.time(n, 0),
+            observed_time_unix_nano: marks.time(n, 1_000_000),
             severity_number: [9, 9, 9, 9, 9, 9, 13, 17][n % 8],
             severity_text: ["INFO", "INFO", "INFO", "INFO", "INFO", "INFO", "WARN", "ERROR"][n % 8]
                 .to_owned(),
@@ -257,9 +273,9 @@ pub(super) fn logs(args: &OtlpLoad, run: &str, nth: usize) -> Result<Template> {
 
 /// Requests of spans for the connection `nth`: traces of eight, each span but the first with a
 /// parent.
-pub(super) fn spans(args: &OtlpLoad, run: &str, nth: usize) -> Result<Template> {
+pub(super) fn spans(args: &OtlpLoad, run: &str, nth: usize, clock: &Clock) -> Result<Template> {
     const TRACE: usize = 8;
-    let mut marks = Marks::new(nth);
+    let mut marks = Marks::new(nth, clock);
     let mut of_trace = (0, Vec::new());
     let mut span = |n: usize| {
         if n.is_multiple_of(TRACE) {
@@ -271,15 +287,14 @@ pub(super) fn spans(args: &OtlpLoad, run: &str, nth: usize) -> Result<Template> 
             // The ids of the spans of a trace follow its own.
             _ => marks.parent(of_trace.0 + 1),
         };
-        let start = n as u64 * 1_000;
         Span {
             trace_id: of_trace.1.clone(),
             span_id: id,
             parent_span_id: parent,
             name: format!("{} {}", METHODS[n % 4], ROUTES[n % 6]),
             kind: [2, 3, 1][n % 3],
-            start_time_unix_nano: marks.time(start),
-            end_time_unix_nano: marks.time(start + 1_000 + mix(n as u64) % 50_000_000),
+            start_time_unix_nano: marks.time(n, 0),
+            end_time_unix_nano: marks.time(n, 1_000 + mix(n as u64) % 50_000_000),
             attributes: vec![
                 text("http.request.method", METHODS[n % 4]),
                 text("http.route", ROUTES[n % 6]),
@@ -305,15 +320,15 @@ pub(super) fn spans(args: &OtlpLoad, run: &str, nth: usize) -> Result<Template> 
 }
 
 /// Requests of points for the connection `nth`, each of a series of its own.
-pub(super) fn points(args: &OtlpLoad, run: &str, nth: usize) -> Result<Template> {
-    let mut marks = Marks::new(nth);
+pub(super) fn points(args: &OtlpLoad, run: &str, nth: usize, clock: &Clock) -> Result<Template> {
+    let mut marks = Marks::new(nth, clock);
     let mut point = |n: usize| NumberDataPoint {
         attributes: vec![
             text("cpu", format!("cpu{}", n % 64)),
             text("mode", ["user", "system", "idle", "iowait"][n % 4]),
             text("device", format!("dev-{nth}-{n}")),
         ],
-        time_unix_nano: marks.time(0),
+        time_unix_nano: marks.time(n, 0),
         value: Some(number_data_point::Value::AsDouble(n as f64 * 0.25)),
         ..NumberDataPoint::default()
     };
@@ -353,7 +368,8 @@ mod tests {
     #[test]
     fn no_two_records_are_alike() {
         let mut bodies = BTreeSet::new();
-        let mut feeds = [0, 1].map(|nth| logs(&args(50), "load-1", nth).unwrap());
+        let mut feeds =
+            [0, 1].map(|nth| logs(&args(50), "load-1", nth, &Clock::default()).unwrap());
         for _ in 0..3 {
             for feed in &mut feeds {
                 let (body, rows) = feed.next();
@@ -375,7 +391,7 @@ mod tests {
 
     #[test]
     fn spans_have_parents_in_their_trace() {
-        let mut feed = spans(&args(40), "load-1", 0).unwrap();
+        let mut feed = spans(&args(40), "load-1", 0, &Clock::default()).unwrap();
         feed.next();
         let request = ExportTraceServiceRequest::decode(feed.next().0).unwrap();
         let spans: Vec<&Span> =
@@ -392,8 +408,8 @@ mod tests {
 
     #[test]
     fn points_are_of_now() {
-        let mut feed = points(&args(10), "load-1", 0).unwrap();
-        let before = now_ns();
+        let mut feed = points(&args(10), "load-1", 0, &Clock::default()).unwrap();
+        let before = super::super::now_ns();
         let request = ExportMetricsServiceRequest::decode(feed.next().0).unwrap();
         let metric = &request.resource_metrics[4].scope_metrics[0].metrics[0];
         let Some(metric::Data::Gauge(gauge)) = &metric.data else { panic!("{metric:?}") };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 
+use super::clock::Clock;
 use super::protobuf::{field, varint};
 use super::{Feed, mix, now_ns};
 use crate::cli::RemoteWriteLoad;
@@ -29,10 +30,11 @@ pub(super) struct Model {
     per_request: usize,
     /// Series a minute that end, another beginning in their place.
     churn: u64,
+    clock: Clock,
 }
 
 impl Model {
-    pub(super) fn new(args: &RemoteWriteLoad, run: &str) -> Result<Self> {
+    pub(super) fn new(args: &RemoteWriteLoad, run: &str, clock: &Clock) -> Result<Self> {
         if args.labels < LABELS {
             bail!("--labels: at least {LABELS}");
         }
@@ -43,6 +45,7 @@ impl Model {
             labels: args.labels,
             per_request,
             churn: args.churn,
+            clock: clock.clone(),
         })
     }
 
@@ -61,7 +64,8 @@ impl Model {
             bail!("more connections than series");
         }
         let churn = self.churn as f64 / self.series as f64 / 60.0;
-        Ok(Series { requests, next: 0, round: 0, began: now_ns(), churn })
+        let clock = self.clock.clone();
+        Ok(Series { requests, next: 0, round: 0, began: now_ns(), churn, clock, all: self.series })
     }
 
     /// The labels of a series, sorted by name; `pod` where pods come and go. Series of one target
@@ -104,18 +108,21 @@ pub(super) struct Series {
     began: u64,
     /// Part of the series that is replaced each second.
     churn: f64,
+    clock: Clock,
+    /// Series of all connections.
+    all: usize,
 }
 
 impl Feed for Series {
     fn next(&mut self) -> (Bytes, u64) {
-        let now = now_ns();
-        let replaced = (now - self.began) as f64 / 1e9 * self.churn;
+        let replaced = (now_ns() - self.began) as f64 / 1e9 * self.churn;
         if self.next == self.requests.len() {
             self.next = 0;
             self.round += 1;
         }
         let request = &mut self.requests[self.next];
-        request.patch(now / 1_000_000, self.round, replaced);
+        let time = self.clock.round(self.round, self.all);
+        request.patch(time / 1_000_000, self.round, replaced);
         self.next += 1;
         (Bytes::copy_from_slice(&request.body), request.series.len() as u64)
     }
@@ -264,8 +271,14 @@ mod tests {
     use super::*;
 
     fn request(churn: u64) -> Template {
-        let model =
-            Model { run: "load-1".into(), series: 2_000, labels: 12, per_request: 2_000, churn };
+        let model = Model {
+            run: "load-1".into(),
+            series: 2_000,
+            labels: 12,
+            per_request: 2_000,
+            churn,
+            clock: Clock::default(),
+        };
         Template::new(&model, 0..2_000).unwrap()
     }
 

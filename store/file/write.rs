@@ -30,6 +30,8 @@ pub(super) const ENTITY_MAX: &str = "weir.entity_max";
 const WITH_STATISTICS: [&str; 2] = ["severity", "severity_number"];
 /// Columns of numbers that hardly repeat, so that a dictionary only costs.
 const WITHOUT_DICTIONARY: [&str; 3] = ["value", "value_int", "duration_ns"];
+/// Share of slices that a look for a trace id reads in vain.
+const ID_FALSE_POSITIVES: f64 = 0.01;
 /// Values looked at to choose between a dictionary and byte-stream-split.
 const SAMPLE: usize = 4_096;
 
@@ -78,7 +80,8 @@ fn write_to(
     let schema = Arc::new(file_schema(&spec.columns, spec.ids.is_some()));
     let file = CrcFile::create(path)?;
     let doubles = double_encodings(&spec, column)?;
-    let properties = properties(&spec.columns, &doubles);
+    let rows_max = spec.groups.iter().map(Range::len).max().unwrap_or_default();
+    let properties = properties(&spec.columns, &doubles, rows_max);
     let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties))?;
     let (mut writer, factory) = writer.into_serialized_writer()?;
     let mut pending = Vec::with_capacity(spec.groups.len());
@@ -204,7 +207,12 @@ fn double_encodings(
     Ok(with_dictionary)
 }
 
-fn properties(columns: &[FileColumn], doubles: &HashSet<Arc<str>>) -> WriterProperties {
+/// `rows_max`: rows of the largest row group.
+fn properties(
+    columns: &[FileColumn],
+    doubles: &HashSet<Arc<str>>,
+    rows_max: usize,
+) -> WriterProperties {
     let mut builder = WriterProperties::builder()
         .set_created_by(format!("weir {}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -220,9 +228,13 @@ fn properties(columns: &[FileColumn], doubles: &HashSet<Arc<str>>) -> WriterProp
                 .set_column_dictionary_enabled(path.clone(), false)
                 .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
                 .set_column_statistics_enabled(path, EnabledStatistics::Chunk),
-            ColumnType::Id16 | ColumnType::Id8 => builder
+            // Traces are looked for by their id; a filter shrinks to the ids that there are.
+            ColumnType::Id16 => builder
                 .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_statistics_enabled(path, EnabledStatistics::Chunk),
+                .set_column_bloom_filter_enabled(path.clone(), true)
+                .set_column_bloom_filter_fpp(path.clone(), ID_FALSE_POSITIVES)
+                .set_column_bloom_filter_max_ndv(path, rows_max.max(1) as u64),
+            ColumnType::Id8 => builder.set_column_dictionary_enabled(path, false),
             ColumnType::Int | ColumnType::WideInt | ColumnType::IntDouble => {
                 let dictionary = !WITHOUT_DICTIONARY.contains(&name);
                 let builder = builder

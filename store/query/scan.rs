@@ -10,6 +10,7 @@ mod column;
 mod conditions;
 mod exec;
 mod file;
+mod ids;
 mod keep;
 mod memory;
 mod overflow;

@@ -151,6 +151,36 @@ async fn reads_only_what_is_needed() {
 }
 
 #[tokio::test]
+async fn only_files_that_may_hold_a_trace_are_read() {
+    let f = Fixture::new();
+    let id = |n: i64| Some(format!("{:032x}", (n as u128 + 1) * 0x9e37_79b9_7f4a_7c15_f39c_c060));
+    for hour in 0..6 {
+        let ids = (0..100).map(|i| (i % 10 != 0).then(|| id(hour * 100 + i)).flatten());
+        f.write_traces(T0 + hour * HOUR, &ids.collect::<Vec<_>>(), hour < 5);
+    }
+    // A file whose ids are none: kept as text, and without a filter.
+    f.write_traces(T0 + 7 * HOUR, &[Some("abc".into()), id(301), None], true);
+    let asked = |condition: String| {
+        let f = &f;
+        async move {
+            let sql = format!("SELECT count(*) FROM spans WHERE {condition}");
+            let mut answer = f.queries.query("default", &sql).await.unwrap();
+            (text(&answer.collect().await.unwrap()).join(","), answer.cost().files_read)
+        }
+    };
+    let is = |n: i64| format!("trace_id = '{}'", id(n).unwrap());
+    assert_eq!(asked(is(101)).await, ("1".into(), 2), "its file, and the one without a filter");
+    assert_eq!(asked(is(301)).await, ("2".into(), 2));
+    assert_eq!(asked(is(501)).await, ("1".into(), 1), "a hot row");
+    assert_eq!(asked(is(100)).await.0, "0", "that one has no id");
+    assert_eq!(asked("trace_id = 'abc'".into()).await, ("1".into(), 1));
+    assert_eq!(asked(is(101).to_uppercase().replace("TRACE_ID", "trace_id")).await.0, "0");
+    assert_eq!(asked(format!("{} OR {}", is(1), is(402))).await, ("2".into(), 3));
+    assert_eq!(asked(format!("NOT {}", is(101))).await.0, "541", "NULL is not another");
+    assert_eq!(asked("trace_id IS NULL".into()).await.0, "61");
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_left_out_and_named() {
     let f = Fixture::new();
     f.write("logs", &rows(10), true);

@@ -315,6 +315,7 @@ fn select(
             footer: metadata.metadata(),
             file_schema: &file_schema,
             table_schema: &shared.schema,
+            footers: &shared.footers,
         };
         if let Ok(left) = predicate.prune(&statistics) {
             wanted.iter_mut().zip(left).for_each(|(w, l)| *w &= l);

@@ -17,6 +17,8 @@ use parquet::file::metadata::ParquetMetaData;
 
 use super::TIMESTAMP;
 use super::column::{Level, Source};
+use super::ids;
+use crate::cache::Cache;
 use crate::file::FileEntry;
 use crate::layout::Slice;
 
@@ -118,6 +120,8 @@ pub(super) struct Slices<'a> {
     pub(super) footer: &'a ParquetMetaData,
     pub(super) file_schema: &'a Schema,
     pub(super) table_schema: &'a Schema,
+    /// Of footers, and what belongs to them.
+    pub(super) footers: &'a Cache,
 }
 
 impl Slices<'_> {
@@ -177,7 +181,10 @@ impl PruningStatistics for Slices<'_> {
         Times(&self.file.meta().slices).row_counts()
     }
 
-    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
-        None
+    fn contained(&self, column: &Column, values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        if Source::of(self.file, &column.name).overflow {
+            return None;
+        }
+        ids::contained(self.file, self.footer, self.footers, &column.name, values)
     }
 }

@@ -170,6 +170,18 @@ impl Fixture {
         self.append(table, &self.batch(signal, columns, keys), commit);
     }
 
+    /// Writes spans of these traces, a second apart, the first at `time`.
+    pub(super) fn write_traces(&self, time: i64, traces: &[Option<String>], commit: bool) {
+        let times = (0..traces.len() as i64).map(|i| time + i * 1_000_000_000);
+        let times = TimestampNanosecondArray::from_iter_values(times).with_timezone("UTC");
+        let ids: StringArray = traces.iter().cloned().collect();
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("timestamp", Arc::new(times)), ("trace_id", Arc::new(ids))];
+        let key = self.key(&[("service.name", "cart", Origin::Resource)]);
+        let keys = UInt32Array::from(vec![key; traces.len()]);
+        self.append("spans", &self.batch(Signal::Spans, columns, keys), commit);
+    }
+
     /// Writes a log record with an attribute of its own for each of `names`: its number.
     pub(super) fn write_names(&self, table: &str, names: &[String], commit: bool) {
         let n = names.len() as i64;
