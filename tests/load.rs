@@ -84,7 +84,7 @@ fn history_is_spread_over_the_past() {
              timestamp, now() - interval '10 hour')) AS hours, max(timestamp) <= now() AS past \
              FROM {table}"
         );
-        let answer: Value = serde_json::from_str(&server.query(&sql).body).unwrap();
+        let answer: Value = serde_json::from_slice(&server.query(&sql).body).unwrap();
         let row = &answer["rows"][0];
         assert!(row["times"].as_u64().unwrap() >= distinct, "{what}: {row}");
         assert!((10..=11).contains(&row["hours"].as_u64().unwrap()), "{what}: {row}");

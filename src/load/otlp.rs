@@ -55,9 +55,10 @@ pub(super) struct Template {
     times: Vec<(usize, u64)>,
     /// Where 16 digits of a number stand that no other row has.
     numbers: Vec<usize>,
-    /// Where ids of 16 bytes and of 8 stand; and that of a parent, which is the id before.
+    /// Where ids of 16 bytes and of 8 stand, and how long they are.
     ids: Vec<(usize, usize)>,
-    parents: Vec<(usize, usize)>,
+    /// Where an id stands again, which one, and how long it is.
+    copies: Vec<(usize, usize, usize)>,
     next: u64,
     /// Rows so far.
     sent: u64,
@@ -85,8 +86,8 @@ impl Feed for Template {
             let id = (u128::from(mix(self.next)) << 64 | u128::from(mix(!self.next))).to_be_bytes();
             body[*at..at + len].copy_from_slice(&id[..*len]);
         }
-        for (at, of) in &self.parents {
-            body.copy_within(*of..of + 8, *at);
+        for (at, of, len) in &self.copies {
+            body.copy_within(*of..of + len, *at);
         }
         (Bytes::copy_from_slice(body), self.rows)
     }
@@ -98,17 +99,17 @@ struct Marks {
     times: Vec<([u8; 8], u64)>,
     numbers: Vec<String>,
     ids: Vec<Vec<u8>>,
-    /// Index of the id that is the parent's.
-    parents: Vec<([u8; 8], usize)>,
+    /// A mark, and the index of the id that shall stand there again.
+    copies: Vec<(Vec<u8>, usize)>,
     clock: Clock,
 }
 
 impl Marks {
     /// For the connection `nth`: no two have the same numbers and ids.
     fn new(nth: usize, clock: &Clock) -> Self {
-        let (times, numbers, ids, parents) = Default::default();
+        let (times, numbers, ids, copies) = Default::default();
         let clock = clock.clone();
-        Self { seed: (nth as u64 + 1) << 40, times, numbers, ids, parents, clock }
+        Self { seed: (nth as u64 + 1) << 40, times, numbers, ids, copies, clock }
     }
 
     fn mark(&mut self) -> u64 {
@@ -130,15 +131,21 @@ impl Marks {
     }
 
     fn id(&mut self, len: usize) -> Vec<u8> {
-        let id = (u128::from(self.mark()) << 64 | u128::from(self.mark())).to_be_bytes();
-        self.ids.push(id[..len].to_vec());
-        id[..len].to_vec()
+        let id = self.bytes(len);
+        self.ids.push(id.clone());
+        id
     }
 
-    fn parent(&mut self, of: usize) -> Vec<u8> {
-        let mark = self.mark().to_be_bytes();
-        self.parents.push((mark, of));
-        mark.to_vec()
+    /// The id with the index `of` again.
+    fn again(&mut self, of: usize) -> Vec<u8> {
+        let mark = self.bytes(self.ids[of].len());
+        self.copies.push((mark.clone(), of));
+        mark
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let id = (u128::from(self.mark()) << 64 | u128::from(self.mark())).to_be_bytes();
+        id[..len].to_vec()
     }
 
     fn template(self, message: &impl Message, rows: usize) -> Result<Template> {
@@ -147,12 +154,13 @@ impl Marks {
         let times = times.into_iter().zip(&self.times).map(|(at, (_, later))| (at, *later));
         let numbers = Finder::of(&body).all(self.numbers.iter().map(|mark| mark.as_bytes()))?;
         let ids = Finder::of(&body).all(self.ids.iter().map(Vec::as_slice))?;
-        let parents = Finder::of(&body).all(self.parents.iter().map(|(mark, _)| &mark[..]))?;
-        let parents = parents.into_iter().zip(&self.parents).map(|(at, (_, of))| (at, ids[*of]));
-        let (times, parents) = (times.collect(), parents.collect());
+        let copies = Finder::of(&body).all(self.copies.iter().map(|(mark, _)| &mark[..]))?;
+        let copies = copies.into_iter().zip(&self.copies);
+        let copies = copies.map(|(at, (mark, of))| (at, ids[*of], mark.len()));
+        let (times, copies) = (times.collect(), copies.collect());
         let ids = ids.into_iter().zip(&self.ids).map(|(at, mark)| (at, mark.len())).collect();
         let (rows, next, clock) = (rows as u64, self.seed, self.clock);
-        Ok(Template { body, rows, times, numbers, ids, parents, next, sent: 0, clock })
+        Ok(Template { body, rows, times, numbers, ids, copies, next, sent: 0, clock })
     }
 }
 
@@ -276,19 +284,21 @@ pub(super) fn logs(args: &OtlpLoad, run: &str, nth: usize, clock: &Clock) -> Res
 pub(super) fn spans(args: &OtlpLoad, run: &str, nth: usize, clock: &Clock) -> Result<Template> {
     const TRACE: usize = 8;
     let mut marks = Marks::new(nth, clock);
-    let mut of_trace = (0, Vec::new());
+    // Index of the id of the trace: those of its spans follow.
+    let mut trace = 0;
     let mut span = |n: usize| {
-        if n.is_multiple_of(TRACE) {
-            of_trace = (marks.ids.len(), marks.id(16));
-        }
-        let id = marks.id(8);
-        let parent = match n % TRACE {
-            0 => Vec::new(),
-            // The ids of the spans of a trace follow its own.
-            _ => marks.parent(of_trace.0 + 1),
+        let first = n.is_multiple_of(TRACE);
+        let trace_id = match first {
+            true => {
+                trace = marks.ids.len();
+                marks.id(16)
+            }
+            false => marks.again(trace),
         };
+        let id = marks.id(8);
+        let parent = if first { Vec::new() } else { marks.again(trace + 1) };
         Span {
-            trace_id: of_trace.1.clone(),
+            trace_id,
             span_id: id,
             parent_span_id: parent,
             name: format!("{} {}", METHODS[n % 4], ROUTES[n % 6]),
@@ -401,9 +411,11 @@ mod tests {
             assert!(trace.iter().all(|s| s.end_time_unix_nano > s.start_time_unix_nano));
             assert!(trace[1..].iter().all(|s| s.parent_span_id == trace[0].span_id));
             assert!(trace[0].parent_span_id.is_empty());
+            assert!(trace.iter().all(|s| s.trace_id == trace[0].trace_id));
         }
         let ids: BTreeSet<_> = spans.iter().map(|s| &s.span_id).collect();
-        assert_eq!(ids.len(), 40);
+        let traces: BTreeSet<_> = spans.iter().map(|s| &s.trace_id).collect();
+        assert_eq!((ids.len(), traces.len()), (40, 5));
     }
 
     #[test]
