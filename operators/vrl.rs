@@ -27,9 +27,13 @@
 //! nothing but entity columns (resource attributes, metric labels) runs once per entity, not once
 //! per row. State: none.
 
+mod assemble;
+mod column;
 mod dated;
 mod entities;
+mod flat;
 mod functions;
+mod moves;
 mod program;
 mod row;
 mod rows;
@@ -124,11 +128,17 @@ impl Operator for Running {
         batch: Batch,
         out: &mut Output,
     ) -> Result<(), OperatorError> {
-        if entities::suffices(&self.program, &batch) {
-            self.entities.process(&self.program, &batch, out)
-        } else {
-            rows::process(&self.program, &mut self.entities, &batch, out)
+        let (program, entities) = (&*self.program, &mut self.entities);
+        if entities::suffices(program, &batch) {
+            return entities.process(program, &batch, out);
         }
+        if let Some(flat) = program.flat.as_ref().filter(|flat| flat.suits(&batch))
+            && let Some(moves) = &program.moves
+            && moves::process(moves, flat, entities, &batch, out)?
+        {
+            return Ok(());
+        }
+        rows::process(program, entities, &batch, out)
     }
 
     fn tick(&mut self, _tick: Tick, _out: &mut Output) -> Result<(), OperatorError> {

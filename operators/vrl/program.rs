@@ -1,7 +1,7 @@
 //! A program, compiled against the schema of the edge it stands on.
 
 use vrl::compiler::state::{ExternalEnv, LocalEnv, TypeState};
-use vrl::compiler::{CompileConfig, Context, Program, TimeZone, compile_with_state};
+use vrl::compiler::{CompileConfig, Context, Program, Target, TimeZone, compile_with_state};
 use vrl::compiler::{ExpressionError, state::RuntimeState};
 use vrl::diagnostic::{DiagnosticList, Severity};
 use vrl::path::{OwnedSegment, OwnedTargetPath, OwnedValuePath, PathPrefix};
@@ -14,8 +14,9 @@ use weir_pipeline::edge::Edge;
 
 use arrow::datatypes::DataType;
 
+use super::flat::Flat;
 use super::functions::{self, REFUSED, reads_place_or_time};
-use super::row::Row;
+use super::moves::Moves;
 
 /// A compiled program and what it touches.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(super) struct Compiled {
     program: Program,
     text: Text,
     timezone: TimeZone,
-    /// Every path that it can read or delete, for [`Row::new`].
+    /// Every path that it can read or delete, for [`super::row::Row::new`].
     pub(super) slots: Vec<OwnedTargetPath>,
     /// Column names that it can read, set or delete, without those below them; `None` if it can
     /// touch the whole row.
@@ -34,6 +35,10 @@ pub(super) struct Compiled {
     pub(super) reads: Vec<String>,
     /// Whether it reads `%`, `now` or a function of chance.
     pub(super) place_or_time: bool,
+    /// Its columns, if it touches columns as such.
+    pub(super) flat: Option<Flat>,
+    /// Its statements, if they do nothing but move columns.
+    pub(super) moves: Option<Moves>,
 }
 
 /// How a program ended on one row.
@@ -100,13 +105,18 @@ pub(super) fn compile(
     let place_or_time = metadata || reads_place_or_time(&text.text);
     // "UTC" is always known; the default would be the time zone of the machine.
     let timezone = TimeZone::parse("UTC").unwrap_or_default();
+    let flat =
+        names.as_ref().and_then(|_| Flat::of(&info.target_queries, &info.target_assignments));
+    let moves = flat.as_ref().and_then(|flat| Moves::of(&text.text, flat));
     let node = node.into();
-    Ok((Compiled { node, program, text, timezone, slots, names, reads, place_or_time }, warnings))
+    let compiled =
+        Compiled { node, program, text, timezone, slots, names, reads, place_or_time, flat, moves };
+    Ok((compiled, warnings))
 }
 
 impl Compiled {
     /// Runs the program on one row.
-    pub(super) fn run(&self, row: &mut Row<'_>, state: &mut RuntimeState) -> End {
+    pub(super) fn run(&self, row: &mut dyn Target, state: &mut RuntimeState) -> End {
         state.clear();
         let mut context = Context::new(row, state, &self.timezone);
         match self.program.resolve(&mut context) {

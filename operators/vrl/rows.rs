@@ -1,22 +1,21 @@
 //! The plain run: row by row. It is the reference that faster ways are tested against.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::take;
-use arrow::datatypes::{Field, Schema};
+use arrow::array::{BooleanArray, UInt32Array};
 use vrl::compiler::state::RuntimeState;
 use vrl::value::{KeyString, ObjectMap, Value};
-use weir_pipeline::batch::{Batch, Keys, Run};
+use weir_pipeline::batch::{Batch, Run};
 use weir_pipeline::component::{OperatorError, Output};
 use weir_pipeline::signal::{ATTRIBUTES, META_JSON};
 
+use super::assemble::assemble;
+use super::column::{Cell, column};
 use super::entities::{Entities, first_misfit};
 use super::functions::{NOW, SEED, time};
 use super::program::{Compiled, End};
 use super::row::{Changes, Result as Left, Row};
-use super::values::{Cell, Columns, column};
+use super::values::Columns;
 
 /// One row of the output.
 struct OutRow {
@@ -159,44 +158,27 @@ fn build(
     entities: &mut Entities,
     kept: &[OutRow],
 ) -> Result<Batch, OperatorError> {
-    let touched = touched(batch, kept);
-    let same = kept.len() == batch.num_rows();
-    let indices = UInt32Array::from_iter_values(kept.iter().map(|r| r.from as u32));
-    let mut fields: Vec<Arc<Field>> = Vec::new();
-    let mut arrays: Vec<ArrayRef> = Vec::new();
+    let from = UInt32Array::from_iter_values(kept.iter().map(|r| r.from as u32));
     let schema = batch.rows().schema();
-    for (field, array) in schema.fields().iter().zip(batch.rows().columns()) {
-        if !touched.contains(field.name()) {
-            fields.push(field.clone());
-            arrays.push(if same { array.clone() } else { take(array, &indices, None)? });
-        }
-    }
-    for name in &touched {
+    let column = |name: String| {
         let cells: Vec<Cell<'_>> = kept
             .iter()
-            .map(|row| match row.changes.get(name) {
+            .map(|row| match row.changes.get(&name) {
                 Some(value) => Cell::Set(value.as_ref()),
                 None if row.cleared => Cell::Set(None),
                 None => Cell::Before(row.from),
             })
             .collect();
-        let before = batch.array(name);
-        let was_json = columns.is_json(name)
-            || schema.field_with_name(name).is_ok_and(|f| f.metadata().contains_key(META_JSON));
-        let (field, array) = column(batch.signal(), name, before.as_ref(), was_json, &cells);
-        // A column without a value is none; the time of a row is always there.
-        if array.null_count() < array.len() || name == "timestamp" {
-            fields.push(Arc::new(field));
-            arrays.push(array);
-        }
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(kept.len()));
-    let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
-    let keys = match batch.entities() {
-        None => None,
-        Some(keys) => Some(entities_of(keys, entities, &indices, &touched)?),
+        let before = batch.array(&name);
+        let was_json = columns.is_json(&name)
+            || schema.field_with_name(&name).is_ok_and(|f| f.metadata().contains_key(META_JSON));
+        let (field, array) = column(batch.signal(), &name, before.as_ref(), was_json, &cells);
+        (name, field, array)
     };
-    Ok(Batch::new(batch.signal().clone(), batch.tenant().clone(), rows, keys, runs(batch, kept))?)
+    let touched = touched(batch, kept).into_iter().map(column).collect();
+    // As many rows as before may be other rows: one dropped, another made two.
+    let same = kept.len() == batch.num_rows() && kept.iter().enumerate().all(|(i, r)| i == r.from);
+    assemble(batch, entities, touched, (!same).then_some(&from))
 }
 
 /// Names of the columns that change: those set or deleted, and all where a row was replaced.
@@ -207,36 +189,4 @@ fn touched(batch: &Batch, kept: &[OutRow]) -> BTreeSet<String> {
         touched.extend(batch.names().into_iter().map(|(name, _)| name.to_string()));
     }
     touched
-}
-
-/// Names that rows now say themselves leave their entities.
-fn entities_of(
-    keys: &Keys,
-    entities: &mut Entities,
-    indices: &UInt32Array,
-    touched: &BTreeSet<String>,
-) -> Result<Keys, OperatorError> {
-    let new = UInt32Array::from_iter_values(
-        indices.values().iter().map(|&i| keys.keys.value(i as usize)),
-    );
-    let keys = Keys { keys: new, table: keys.table.clone() };
-    let lost: Vec<String> = touched.iter().filter(|n| keys.table.has(n)).cloned().collect();
-    if lost.is_empty() { Ok(keys) } else { entities.without(&keys, &lost) }
-}
-
-fn runs(batch: &Batch, kept: &[OutRow]) -> Arc<[Run]> {
-    let mut rest = kept.iter().peekable();
-    let mut end = 0;
-    let mut runs = Vec::new();
-    for run in batch.runs().iter() {
-        end += run.rows;
-        let mut rows = 0;
-        while rest.next_if(|r| r.from < end).is_some() {
-            rows += 1;
-        }
-        if rows > 0 {
-            runs.push(Run { rows, ..run.clone() });
-        }
-    }
-    runs.into()
 }

@@ -5,14 +5,11 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray,
-    TimestampNanosecondArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, TimestampNanosecondType};
 use vrl::value::{KeyString, ObjectMap, Value};
 use weir_pipeline::batch::Batch;
-use weir_pipeline::entity::{self, Entity, build_column, double_text};
+use weir_pipeline::entity::{self, Entity, double_text};
 use weir_pipeline::signal::{ATTRIBUTES, META_JSON, Signal};
 
 use super::functions::time;
@@ -102,7 +99,8 @@ impl Columns {
     }
 }
 
-fn is_json(field: &Field) -> bool {
+/// Whether a column holds JSON as text.
+pub(super) fn is_json(field: &Field) -> bool {
     field.metadata().get(META_JSON).is_some_and(|v| v == "true") || field.name() == ATTRIBUTES
 }
 
@@ -112,7 +110,7 @@ fn text_at(array: &ArrayRef, index: usize) -> Option<&str> {
 }
 
 /// JSON text as a value; text that is no JSON stays text.
-fn parse(text: &str) -> Option<Value> {
+pub(super) fn parse(text: &str) -> Option<Value> {
     match serde_json::from_str::<serde_json::Value>(text) {
         Ok(json) => Some(Value::from(json)),
         Err(_) => Some(Value::from(text)),
@@ -120,7 +118,7 @@ fn parse(text: &str) -> Option<Value> {
 }
 
 /// The value of one cell, `None` for NULL and for NaN, which VRL cannot hold.
-fn to_value(array: &ArrayRef, i: usize) -> Option<Value> {
+pub(super) fn to_value(array: &ArrayRef, i: usize) -> Option<Value> {
     if array.is_null(i) {
         return None;
     }
@@ -198,8 +196,12 @@ pub(super) fn text(value: &Value) -> String {
 /// Checks that `value` can stand in the canonical column of `signal` called `name`; other columns
 /// take anything.
 pub(super) fn check(signal: &Signal, name: &str, value: &Value) -> Result<(), String> {
-    let Some(kind) = signal.canonical_type(name) else { return Ok(()) };
-    let fits = match (&kind, value) {
+    signal.canonical_type(name).map_or(Ok(()), |kind| check_kind(&kind, name, value))
+}
+
+/// As [`check`], of a canonical column of type `kind`.
+pub(super) fn check_kind(kind: &DataType, name: &str, value: &Value) -> Result<(), String> {
+    let fits = match (kind, value) {
         (_, Value::Null) | (DataType::Utf8, _) => true,
         (DataType::Int64, v) => int(v).is_some(),
         (DataType::Float64, v) => matches!(v, Value::Float(_) | Value::Integer(_)),
@@ -220,7 +222,7 @@ pub(super) fn check(signal: &Signal, name: &str, value: &Value) -> Result<(), St
     Err(format!("column `{name}` takes {takes}, not {}", value.kind_str()))
 }
 
-fn int(value: &Value) -> Option<i64> {
+pub(super) fn int(value: &Value) -> Option<i64> {
     match value {
         Value::Integer(v) => Some(*v),
         Value::Float(v) if v.fract() == 0.0 && v.abs() <= 9e15 => Some(v.into_inner() as i64),
@@ -228,7 +230,7 @@ fn int(value: &Value) -> Option<i64> {
     }
 }
 
-fn nanos(value: &Value) -> Option<i64> {
+pub(super) fn nanos(value: &Value) -> Option<i64> {
     match value {
         Value::Timestamp(t) => t.timestamp_nanos_opt(),
         Value::Integer(v) => Some(*v),
@@ -238,114 +240,4 @@ fn nanos(value: &Value) -> Option<i64> {
         }
         _ => None,
     }
-}
-
-/// What a cell of the new column is.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Cell<'a> {
-    /// As it was in row `usize` of the column before.
-    Before(usize),
-    /// What the program set.
-    Set(Option<&'a Value>),
-}
-
-/// The column `name` after a program: `before` where it was not set. Canonical columns keep their
-/// type ([`check`] was passed), others take the narrowest that holds all their values.
-pub(super) fn column(
-    signal: &Signal,
-    name: &str,
-    before: Option<&ArrayRef>,
-    was_json: bool,
-    cells: &[Cell<'_>],
-) -> (Field, ArrayRef) {
-    if let Some(kind) = signal.canonical_type(name)
-        && let Some(array) = canonical(&kind, before, cells)
-    {
-        let json = was_json && kind == DataType::Utf8;
-        return (field(name, array.data_type(), json), array);
-    }
-    let values: Vec<Option<entity::Value>> = cells
-        .iter()
-        .map(|cell| match cell {
-            Cell::Set(value) => value.and_then(to_attribute),
-            Cell::Before(row) => before.and_then(|a| attribute_at(a, *row, was_json)),
-        })
-        .collect();
-    let json = values.iter().any(|v| matches!(v, Some(entity::Value::Json(_))));
-    let array = build_column(values.iter().map(Option::as_ref)).values;
-    (field(name, array.data_type(), json && *array.data_type() == DataType::Utf8), array)
-}
-
-fn field(name: &str, kind: &DataType, json: bool) -> Field {
-    let field = Field::new(name, kind.clone(), true);
-    if json {
-        field.with_metadata([(META_JSON.to_owned(), "true".to_owned())].into())
-    } else {
-        field
-    }
-}
-
-fn attribute_at(array: &ArrayRef, i: usize, json: bool) -> Option<entity::Value> {
-    if array.is_null(i) {
-        return None;
-    }
-    Some(match array.data_type() {
-        DataType::Utf8 if json => entity::Value::Json(array.as_string::<i32>().value(i).into()),
-        DataType::Utf8 => entity::Value::Text(array.as_string::<i32>().value(i).into()),
-        DataType::Int64 => entity::Value::Int(array.as_primitive::<Int64Type>().value(i)),
-        DataType::Float64 => entity::Value::Double(array.as_primitive::<Float64Type>().value(i)),
-        DataType::Boolean => entity::Value::Bool(array.as_boolean().value(i)),
-        _ => to_attribute(&to_value(array, i)?)?,
-    })
-}
-
-fn canonical(kind: &DataType, before: Option<&ArrayRef>, cells: &[Cell<'_>]) -> Option<ArrayRef> {
-    let before = before.filter(|a| a.data_type() == kind);
-    macro_rules! build {
-        ($array:ty, $get:expr, $set:expr) => {{
-            let old = before.and_then(|a| a.as_any().downcast_ref::<$array>());
-            <$array>::from_iter(cells.iter().map(|cell| match cell {
-                Cell::Before(row) => old.filter(|a| a.is_valid(*row)).map(|a| $get(a, *row)),
-                Cell::Set(value) => value.and_then($set),
-            }))
-        }};
-    }
-    Some(match kind {
-        DataType::Utf8 => Arc::new(build!(
-            StringArray,
-            |a: &StringArray, i| a.value(i).to_owned(),
-            |v: &Value| (!v.is_null()).then(|| text(v))
-        )),
-        DataType::Int64 => Arc::new(build!(Int64Array, |a: &Int64Array, i| a.value(i), int)),
-        DataType::Float64 => {
-            Arc::new(build!(Float64Array, |a: &Float64Array, i| a.value(i), |v: &Value| match v {
-                Value::Float(v) => Some(v.into_inner()),
-                Value::Integer(v) => Some(*v as f64),
-                _ => None,
-            }))
-        }
-        DataType::Boolean => {
-            Arc::new(build!(BooleanArray, |a: &BooleanArray, i| a.value(i), Value::as_boolean))
-        }
-        DataType::Timestamp(..) => {
-            let array = build!(
-                TimestampNanosecondArray,
-                |a: &TimestampNanosecondArray, i| a.value(i),
-                nanos
-            );
-            Arc::new(array.with_timezone("UTC"))
-        }
-        // A struct can only be kept or deleted.
-        _ => {
-            let rows: Vec<Option<u32>> = cells
-                .iter()
-                .map(|cell| match cell {
-                    Cell::Before(row) => Some(*row as u32),
-                    Cell::Set(_) => None,
-                })
-                .collect();
-            let rows = arrow::array::UInt32Array::from(rows);
-            return arrow::compute::take(before?, &rows, None).ok();
-        }
-    })
 }
