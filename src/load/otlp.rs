@@ -60,18 +60,15 @@ pub(super) struct Template {
     /// Where an id stands again, which one, and how long it is.
     copies: Vec<(usize, usize, usize)>,
     next: u64,
-    /// Rows so far.
-    sent: u64,
     clock: Clock,
 }
 
 impl Feed for Template {
     fn next(&mut self) -> (Bytes, u64) {
-        let first = self.clock.row(self.sent);
-        self.sent += self.rows;
+        let (first, latest) = (self.clock.rows(self.rows), self.clock.latest());
         let body = &mut self.body;
         for (at, later) in &self.times {
-            body[*at..at + 8].copy_from_slice(&(first + later).to_le_bytes());
+            body[*at..at + 8].copy_from_slice(&(first + later).min(latest).to_le_bytes());
         }
         for at in &self.numbers {
             self.next += 1;
@@ -160,7 +157,7 @@ impl Marks {
         let (times, copies) = (times.collect(), copies.collect());
         let ids = ids.into_iter().zip(&self.ids).map(|(at, mark)| (at, mark.len())).collect();
         let (rows, next, clock) = (rows as u64, self.seed, self.clock);
-        Ok(Template { body, rows, times, numbers, ids, copies, next, sent: 0, clock })
+        Ok(Template { body, rows, times, numbers, ids, copies, next, clock })
     }
 }
 

@@ -15,19 +15,18 @@ pub(super) struct Lines {
     rows: usize,
     bytes: usize,
     next: u64,
-    sent: u64,
     clock: Clock,
 }
 
 /// What the connection `nth` sends.
 pub(super) fn feed(args: &SyslogLoad, run: &str, nth: usize, clock: &Clock) -> Lines {
     let (format, run, rows, bytes) = (args.format, run.to_owned(), args.rows.max(1), args.bytes);
-    Lines { format, run, rows, bytes, next: (nth as u64) << 40, sent: 0, clock: clock.clone() }
+    Lines { format, run, rows, bytes, next: (nth as u64) << 40, clock: clock.clone() }
 }
 
 impl Feed for Lines {
     fn next(&mut self) -> (Bytes, u64) {
-        let time = jiff::Timestamp::from_nanosecond(i128::from(self.clock.row(self.sent)))
+        let time = jiff::Timestamp::from_nanosecond(i128::from(self.clock.rows(self.rows as u64)))
             .unwrap_or_default();
         let head = match self.format {
             SyslogFormat::Rfc5424 => format!("<134>1 {time:.3} web-1 {} 4711 ID47 - ", self.run),
@@ -36,7 +35,6 @@ impl Feed for Lines {
             }
         };
         let mut text = String::with_capacity(self.rows * (head.len() + self.bytes + 1));
-        self.sent += self.rows as u64;
         for _ in 0..self.rows {
             self.next += 1;
             let start = text.len();
