@@ -23,7 +23,8 @@
 //! network, files, the environment or the clock do not exist. NaN, which VRL cannot hold, reads as
 //! null.
 //!
-//! Only the columns that the program touches are turned into values. A program that touches
+//! Only the columns that the program touches are turned into values. A program of nothing but
+//! `.a = del(.b)`, `.a = .b`, `.a = "text"` and `del(.b)` moves whole columns. One that touches
 //! nothing but entity columns (resource attributes, metric labels) runs once per entity, not once
 //! per row. State: none.
 
