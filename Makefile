@@ -4,7 +4,7 @@
 # make overload  ten minutes of more load than it can carry; memory and answers in figures
 # make storm  1,000 random edits under load, WEIR_STORM_EDITS=N for as many; figures at the end
 # make start  time from a kill -9 until data is taken, WEIR_START_MIB=N with so much to replay
-# make bench  the way in, beside VictoriaMetrics and Prometheus; writes docs/benchmarks.md
+# make bench  the way in and out, beside VictoriaMetrics and Prometheus; writes docs/benchmarks*.md
 # make dist   the binary that is shipped (thin link-time optimisation)
 # make docs   write docs/reference/ anew from the component tables
 
@@ -66,7 +66,7 @@ bench: compiler
 		command -v "$$peer" >/dev/null || missing+=("$$peer")
 	done
 	[ $${#missing[@]} = 0 ] || packages "$${missing[@]}"
-	cargo bench -p weir --bench ingest
+	cargo bench -p weir --bench bench
 
 dist: compiler
 	cargo build --profile dist --bin weir

@@ -160,20 +160,31 @@ pub fn to_surface(array: &ArrayRef, kind: ColumnType) -> Result<ArrayRef, ArrowE
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
+/// The value of each lower-case hex digit; [`NO_DIGIT`] for all other bytes.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < HEX.len() {
+        digits[HEX[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+const NO_DIGIT: u8 = 0xff;
+
 /// The `2 * N` lower-case hex digits of `text` as bytes, `None` if it is anything else.
 pub fn hex_bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let text = text.as_bytes();
     if text.len() != N * 2 {
         return None;
     }
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Some(b - b'0'),
-        b'a'..=b'f' => Some(b - b'a' + 10),
-        _ => None,
-    };
     let mut out = [0; N];
+    // Looked at once at the end: a branch for each digit would cost more than the digit.
+    let mut all = 0;
     for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        let (high, low) = (DIGITS[pair[0] as usize], DIGITS[pair[1] as usize]);
+        all |= high | low;
+        *byte = high << 4 | low;
     }
-    Some(out)
+    (all < 16).then_some(out)
 }
