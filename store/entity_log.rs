@@ -4,6 +4,7 @@
 mod chunk;
 mod chunk_file;
 mod codec;
+mod columns;
 mod log;
 mod ranking;
 
@@ -11,5 +12,6 @@ pub(crate) use chunk::{CHUNK_VERSION, ChunkFile};
 pub use chunk::{ChunkMeta, EntityChunk, EntitySet};
 pub(crate) use chunk_file::write_chunk;
 pub(crate) use codec::{decode_entity, encode_entity, sort_key};
+pub use columns::EntityColumns;
 pub(crate) use log::EntityLog;
 pub(crate) use ranking::{Ranking, Used};

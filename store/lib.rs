@@ -27,7 +27,7 @@ mod types;
 mod writer;
 
 pub use cache::Cache;
-pub use entity_log::{ChunkMeta, EntityChunk, EntitySet};
+pub use entity_log::{ChunkMeta, EntityChunk, EntityColumns, EntitySet};
 pub use error::{Result, StoreError};
 pub use export::{Exported, export};
 pub use file::{ENTITY_COLUMN, EntityPlace, FileColumn, FileEntry, FileMeta, Overflow};

@@ -168,6 +168,8 @@ pub(crate) struct ChunkFile {
     pub(crate) path: PathBuf,
     pub(crate) id: u64,
     pub(crate) damaged: AtomicBool,
+    /// Whether it was what it should be when this process read it first.
+    pub(crate) verified: AtomicBool,
 }
 
 impl ChunkFile {
@@ -178,6 +180,16 @@ impl ChunkFile {
             meta,
             id: next_id(),
             damaged: AtomicBool::new(false),
+            verified: AtomicBool::new(false),
+        }
+    }
+
+    /// Remembers, and says once, that it is damaged, if that is what `e` says.
+    pub(super) fn note(&self, e: Option<&StoreError>) {
+        if let Some(e @ StoreError::Damaged { .. }) = e
+            && !self.damaged.swap(true, Relaxed)
+        {
+            tracing::error!(error = %e, "entities are damaged and left out");
         }
     }
 }
@@ -247,11 +259,7 @@ impl EntitySet {
             return Ok(chunk);
         }
         let read = read_chunk(file);
-        if let Err(e @ StoreError::Damaged { .. }) = &read
-            && !file.damaged.swap(true, Relaxed)
-        {
-            tracing::error!(error = %e, "entities are damaged and left out");
-        }
+        file.note(read.as_ref().err());
         let chunk = Arc::new(read?);
         self.cache.insert(file.id, chunk.clone(), chunk.memory());
         Ok(chunk)

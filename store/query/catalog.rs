@@ -15,8 +15,8 @@ use weir_pipeline::entity::EntityTable;
 use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, timestamp};
 
 use super::names::{Catalog, Shape, nearest};
-use super::scan::METRIC_NAME;
-use crate::entity_log::{EntityChunk, EntitySet};
+use super::scan::{METRIC_NAME, METRIC_TYPE};
+use crate::entity_log::{ChunkFile, EntitySet};
 use crate::snapshot::TableSnapshot;
 use crate::store::Store;
 
@@ -225,13 +225,15 @@ impl Catalog for Tables {
                 if entity.get(METRIC_NAME).is_some_and(|v| v.to_text() == name) {
                     found.any = true;
                     found.names.extend(entity.attributes().iter().map(|a| a.name.to_string()));
-                    found.types.extend(entity.get("metric.type").map(|t| t.to_text().into()));
+                    found.types.extend(entity.get(METRIC_TYPE).map(|t| t.to_text().into()));
                 }
             }
         }
         let (sets, all) = entity_sets(&snapshot);
-        for chunk in sets.iter().filter_map(|s| s.load().ok()).flatten() {
-            found.look(&chunk, name);
+        for set in &sets {
+            for chunk in set.files() {
+                found.look(set, &chunk, name);
+            }
         }
         if !found.any {
             // Past the sets that were looked through it may exist still.
@@ -254,9 +256,12 @@ impl Catalog for Tables {
             collect(&column.values, &mut names);
         }
         let (sets, _) = entity_sets(&snapshot);
-        for chunk in sets.iter().filter_map(|s| s.load().ok()).flatten() {
-            if let Some(column) = chunk.column(METRIC_NAME) {
-                collect(&column, &mut names);
+        for set in &sets {
+            for chunk in set.files() {
+                let entities = set.columns(&chunk, &[METRIC_NAME]).ok();
+                if let Some(column) = entities.as_ref().and_then(|e| e.column(METRIC_NAME)) {
+                    collect(column, &mut names);
+                }
             }
         }
         nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
@@ -272,27 +277,35 @@ struct Found {
 }
 
 impl Found {
-    fn look(&mut self, chunk: &EntityChunk, name: &str) {
-        let Some(column) = chunk.column(METRIC_NAME) else { return };
-        let Some(values) = column.as_string_opt::<i32>() else { return };
+    /// Looks for `metric` among the entities of `chunk`; one that cannot be read has none.
+    fn look(&mut self, set: &EntitySet, chunk: &ChunkFile, metric: &str) {
+        let Ok(entities) = set.columns(chunk, &[METRIC_NAME, METRIC_TYPE]) else { return };
+        let texts = |name| entities.column(name).and_then(|c| c.as_string_opt::<i32>());
+        let Some(metrics) = texts(METRIC_NAME) else { return };
         let rows: Vec<usize> =
-            (0..chunk.len()).filter(|&i| value(values, i) == Some(name)).collect();
+            (0..metrics.len()).filter(|&i| value(metrics, i) == Some(metric)).collect();
         if rows.is_empty() {
             return;
         }
         self.any = true;
-        for other in chunk.names() {
-            if self.names.contains(other) {
-                continue;
-            }
-            let Some(column) = chunk.column(other) else { continue };
-            if rows.iter().any(|&i| column.is_valid(i)) {
-                self.names.insert(other.to_owned());
-            }
-        }
-        let types = chunk.column("metric.type");
-        if let Some(types) = types.as_ref().and_then(|t| t.as_string_opt::<i32>()) {
+        if let Some(types) = texts(METRIC_TYPE) {
             self.types.extend(rows.iter().filter_map(|&i| value(types, i)).map(str::to_owned));
+        }
+        let mut names: Vec<String> =
+            chunk.meta.columns.iter().map(|c| c.name.to_string()).collect();
+        if chunk.meta.more
+            && let Ok(whole) = set.load_chunk(chunk)
+        {
+            names.extend(whole.names().into_iter().map(str::to_owned));
+        }
+        names.retain(|n| !self.names.contains(n));
+        let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+        let Ok(others) = set.columns(chunk, &asked) else { return };
+        for name in names {
+            let column = others.column(&name);
+            if column.is_some_and(|c| rows.iter().any(|&i| c.is_valid(i))) {
+                self.names.insert(name);
+            }
         }
     }
 }

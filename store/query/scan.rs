@@ -10,11 +10,13 @@ mod column;
 mod conditions;
 mod exec;
 mod file;
+mod group;
 mod ids;
 mod keep;
 mod memory;
 mod overflow;
 mod prune;
+mod read;
 
 use std::sync::Arc;
 
@@ -29,6 +31,8 @@ use datafusion::physical_expr::utils::split_conjunction;
 use datafusion::physical_plan::ExecutionPlan;
 use weir_pipeline::signal::timestamp;
 
+pub(super) use self::group::GroupWhileScanning;
+
 use super::cost::Costs;
 use super::names::TableUse;
 use crate::cache::Cache;
@@ -38,6 +42,8 @@ use crate::snapshot::TableSnapshot;
 const TIMESTAMP: &str = "timestamp";
 /// The column that names the metric of a row.
 pub(super) const METRIC_NAME: &str = "metric.name";
+/// The column that says what kind of metric it is.
+pub(super) const METRIC_TYPE: &str = "metric.type";
 
 /// What queries remember of files and entities.
 #[derive(Clone, Debug)]

@@ -34,7 +34,7 @@ use super::coerce::{TextAsNumber, TextAsNumberInLists};
 use super::cost::Costs;
 use super::names::{Resolved, resolve};
 use super::run::{Bounds, Outcome, Threads, met_a_bug, supervise};
-use super::scan::{Caches, ScanTable};
+use super::scan::{Caches, GroupWhileScanning, ScanTable};
 use super::stop::stoppable;
 use super::{QueryError, guard};
 use crate::store::Store;
@@ -319,6 +319,7 @@ impl Queries {
             .with_aggregate_functions(aggregates)
             .with_expr_planners(planners)
             .with_analyzer_rules(analyzer)
+            .with_physical_optimizer_rule(Arc::new(GroupWhileScanning))
             // No file format, no factory: nothing but registered tables can be read.
             .with_file_formats(Vec::new())
             .with_table_factories(std::collections::HashMap::new())

@@ -287,8 +287,9 @@ async fn entities_are_held_within_the_memory_of_queries() {
         writer.commit(day as u64, &staged.work).unwrap();
     }
     let snapshot = writer.table().snapshot();
-    let chunk = snapshot.files()[0].entities().unwrap().load().unwrap()[0].memory();
-    let sql = "SELECT body FROM logs WHERE service.name = 'service-7'";
+    let set = snapshot.files()[0].entities().unwrap().clone();
+    let chunk = set.columns(&set.files()[0], &["service.name"]).unwrap().memory();
+    let sql = "SELECT service.name FROM logs WHERE service.name = 'service-7'";
     for (chunks, code) in [(2 * chunk, None), (chunk / 2, Some("memory"))] {
         let mut options = crate::query::QueryOptions::new(chunks, dir.path().join("spill"));
         options.threads = 1;

@@ -14,7 +14,7 @@ use weir_pipeline::entity::double_text;
 use weir_pipeline::signal::ATTRIBUTES;
 
 use super::overflow::extract;
-use crate::entity_log::EntityChunk;
+use crate::entity_log::EntityColumns;
 use crate::file::{ENTITY_COLUMN, FileEntry};
 use crate::types::{ColumnType, to_surface};
 
@@ -102,7 +102,7 @@ pub(super) fn from_file(
     batch: &RecordBatch,
     fields: &[FieldRef],
     sources: &[Source],
-    chunks: &[Arc<EntityChunk>],
+    chunks: &[EntityColumns],
 ) -> Result<Vec<ArrayRef>, ArrowError> {
     let rows = batch.num_rows();
     let ids = batch.column_by_name(ENTITY_COLUMN);
@@ -146,7 +146,7 @@ pub(super) fn from_file(
 }
 
 /// Chunk and index of each entity id; an id in no chunk points one past the last chunk.
-fn places(ids: &UInt32Array, chunks: &[Arc<EntityChunk>]) -> Vec<(usize, usize)> {
+fn places(ids: &UInt32Array, chunks: &[EntityColumns]) -> Vec<(usize, usize)> {
     let mut last = (u32::MAX, (chunks.len(), 0));
     ids.values()
         .iter()
@@ -166,7 +166,7 @@ fn places(ids: &UInt32Array, chunks: &[Arc<EntityChunk>]) -> Vec<(usize, usize)>
 
 /// The entity column `name` of each row.
 fn gather(
-    chunks: &[Arc<EntityChunk>],
+    chunks: &[EntityColumns],
     name: &str,
     target: &DataType,
     places: &[(usize, usize)],
@@ -178,7 +178,7 @@ fn gather(
         match chunk.column(name) {
             Some(array) => {
                 present[i] = true;
-                arrays.push(widen(&array, target)?);
+                arrays.push(widen(array, target)?);
             }
             None => arrays.push(none.clone()),
         }
@@ -192,7 +192,7 @@ fn gather(
 
 /// `fields` over the entities of one chunk.
 pub(super) fn from_chunk(
-    chunk: &EntityChunk,
+    chunk: &EntityColumns,
     fields: &[FieldRef],
     sources: &[Source],
 ) -> Result<Vec<ArrayRef>, ArrowError> {
@@ -201,7 +201,7 @@ pub(super) fn from_chunk(
         .zip(sources)
         .map(|(field, source)| {
             match (source.level == Level::Entity).then(|| chunk.column(field.name())).flatten() {
-                Some(array) => widen(&array, field.data_type()),
+                Some(array) => widen(array, field.data_type()),
                 None => Ok(new_null_array(field.data_type(), chunk.len())),
             }
         })

@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Poll;
 
-use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{
@@ -18,9 +17,6 @@ use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{
     DynamicFilterTracking, EquivalenceProperties, Partitioning, PhysicalExpr,
 };
-use datafusion::physical_expr_common::physical_expr::{
-    snapshot_generation, snapshot_physical_expr,
-};
 use datafusion::physical_optimizer::pruning::PruningPredicate;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::filter_pushdown::{
@@ -29,11 +25,12 @@ use datafusion::physical_plan::filter_pushdown::{
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 
-use super::column::from_hot;
+use super::column::Source;
 use super::conditions::Filters;
-use super::file::{FilePlan, Prepared, SliceReader, Stop};
+use super::file::FilePlan;
 use super::memory::Ledger;
 use super::prune;
+use super::read::{Part, Reader, Step};
 use super::{Caches, TIMESTAMP};
 use crate::cache::Cache;
 use crate::entity_log::EntitySet;
@@ -77,7 +74,7 @@ impl Shared {
 
     /// A file could not be read. One that is damaged is left out and named; if it is whole, the
     /// query fails: its rows must not be missing from the answer.
-    fn unread(&self, file: &FilePlan, why: &str) -> Result<()> {
+    pub(super) fn unread(&self, file: &FilePlan, why: &str) -> Result<()> {
         let table = self.snapshot.table();
         let judged = table.report_damage(&file.entry, why);
         judged.map_err(|e| DataFusionError::Execution(e.to_string()))?;
@@ -85,24 +82,22 @@ impl Shared {
         Ok(())
     }
 
-    /// Names the chunks of `set` that cannot be read; whether there are any.
-    pub(super) fn name_lost(&self, set: &EntitySet) -> bool {
+    /// Names the chunks of `set` that could not be read.
+    pub(super) fn name_lost(&self, set: &EntitySet) {
         let table = self.snapshot.table();
-        let lost = set.lost();
-        for chunk in &lost {
+        for chunk in set.lost() {
             table.note_damage(&chunk.meta.file, "entities are lost: their columns read as NULL");
             self.costs.warn(format!(
                 "entities of `{}` are damaged: columns of theirs read as NULL",
                 table.name()
             ));
         }
-        !lost.is_empty()
     }
 }
 
 /// What is read at a time.
 #[derive(Clone, Debug)]
-enum Unit {
+pub(super) enum Unit {
     Hot(Arc<HotRun>),
     Slice(Arc<FilePlan>, usize),
 }
@@ -115,7 +110,7 @@ impl Unit {
         }
     }
 
-    fn hot(run: &HotRun) -> Slice {
+    pub(super) fn hot(run: &HotRun) -> Slice {
         Slice {
             rows: u32::try_from(run.batch().num_rows()).unwrap_or(u32::MAX),
             min_time: run.min_time(),
@@ -162,8 +157,31 @@ impl ScanExec {
         })
     }
 
-    fn output(&self) -> Vec<FieldRef> {
+    /// Reads what `partition` was dealt.
+    pub(super) fn reader(&self, partition: usize) -> Result<Reader> {
+        let Some(units) = self.partitions.get(partition) else {
+            return internal_err!("a scan has no partition {partition}");
+        };
+        let (shared, dynamic) = (self.shared.clone(), self.dynamic.clone());
+        Ok(Reader::new(shared, self.output(), units.clone(), self.limit, dynamic))
+    }
+
+    pub(super) fn output(&self) -> Vec<FieldRef> {
         self.projection.iter().map(|&i| self.shared.schema.fields()[i].clone()).collect()
+    }
+
+    /// Whether most files that are read have one value per entity of all columns `names`.
+    pub(super) fn mostly_by_entity<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> bool {
+        let (mut yes, mut no) = (0_usize, 0_usize);
+        for file in self.shared.snapshot.files() {
+            let mut sources = names.clone().map(|name| Source::of(file, name));
+            let by_entity = sources.all(|s| s.by_entity());
+            *if by_entity { &mut yes } else { &mut no } += 1;
+        }
+        yes > no
     }
 
     fn rows(&self, partition: Option<usize>) -> usize {
@@ -338,23 +356,12 @@ impl ExecutionPlan for ScanExec {
         partition: usize,
         _context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let Some(units) = self.partitions.get(partition) else {
-            return internal_err!("a scan has no partition {partition}");
-        };
-        let output = self.output();
-        let mut reader = Reader {
-            shared: self.shared.clone(),
-            schema: Arc::new(Schema::new(output.clone())),
-            output,
-            units: units.clone().into_iter(),
-            slice: None,
-            left: self.limit,
-            dynamic: Dynamic { exprs: self.dynamic.clone(), seen: 0, predicate: None },
-        };
+        let mut reader = self.reader(partition)?;
+        let all = Part::new(&self.output(), (0..self.projection.len()).collect());
         let stream = futures::stream::poll_fn(move |context| {
             // One step of bounded work per poll: whoever waits can stop in between.
             match reader.step() {
-                Ok(Step::Rows(batch)) => Poll::Ready(Some(Ok(batch))),
+                Ok(Step::Rows(rows)) => Poll::Ready(Some(rows.columns(&all))),
                 Ok(Step::More) => {
                     context.waker().wake_by_ref();
                     Poll::Pending
@@ -364,161 +371,5 @@ impl ExecutionPlan for ScanExec {
             }
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream)))
-    }
-}
-
-/// Conditions that change while they are used, as a test of times.
-struct Dynamic {
-    exprs: Vec<Arc<dyn PhysicalExpr>>,
-    seen: u64,
-    predicate: Option<Arc<PruningPredicate>>,
-}
-
-impl Dynamic {
-    /// Whether rows of these times can matter still.
-    fn may_match(&mut self, schema: &SchemaRef, times: Slice) -> bool {
-        if self.exprs.is_empty() {
-            return true;
-        }
-        let generation = self.exprs.iter().map(snapshot_generation).fold(0, u64::wrapping_add);
-        if generation != self.seen {
-            self.seen = generation;
-            let now: Option<Vec<_>> =
-                self.exprs.iter().map(|e| snapshot_physical_expr(e.clone()).ok()).collect();
-            self.predicate = now.and_then(|exprs| prune::predicate(&exprs, schema));
-        }
-        let Some(predicate) = &self.predicate else { return true };
-        // Where the test fails it says nothing.
-        !predicate.prune(&prune::Times(&[times])).is_ok_and(|left| left == [false])
-    }
-}
-
-enum Step {
-    Rows(RecordBatch),
-    /// Nothing came of this step, but there is more to do.
-    More,
-    End,
-}
-
-/// Reads the units of one partition in order.
-struct Reader {
-    shared: Arc<Shared>,
-    schema: SchemaRef,
-    output: Vec<FieldRef>,
-    units: std::vec::IntoIter<Unit>,
-    slice: Option<(Reading, SliceReader)>,
-    left: Option<usize>,
-    dynamic: Dynamic,
-}
-
-/// A slice of a file that is being read: done with when this is dropped.
-struct Reading(Arc<FilePlan>);
-
-impl std::ops::Deref for Reading {
-    type Target = FilePlan;
-
-    fn deref(&self) -> &FilePlan {
-        &self.0
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.done();
-    }
-}
-
-/// Slices that nobody will read are done with too: a limit was met, or the query was dropped.
-impl Drop for Reader {
-    fn drop(&mut self) {
-        for unit in &mut self.units {
-            if let Unit::Slice(file, _) = unit {
-                file.done();
-            }
-        }
-    }
-}
-
-impl Reader {
-    fn step(&mut self) -> Result<Step> {
-        if self.left == Some(0) {
-            return Ok(Step::End);
-        }
-        if let Some((file, slice)) = &mut self.slice {
-            match slice.next() {
-                Ok(Some(batch)) => return Ok(self.give(batch)),
-                Ok(None) => {}
-                Err(Stop::Failed(e)) => return Err(e),
-                Err(Stop::Unread(why)) => self.shared.unread(file, &why)?,
-            }
-            self.slice = None;
-            return Ok(Step::More);
-        }
-        let Some(unit) = self.units.next() else { return Ok(Step::End) };
-        match unit {
-            Unit::Hot(run) if self.dynamic.may_match(&self.shared.schema, Unit::hot(&run)) => {
-                self.hot(&run)
-            }
-            Unit::Hot(_) => Ok(Step::More),
-            Unit::Slice(file, i) => {
-                let file = Reading(file);
-                let times = file.entry.meta().slices[i];
-                if self.dynamic.may_match(&self.shared.schema, times) {
-                    match self.open(&file, i) {
-                        Ok(slice) => self.slice = slice.map(|s| (file, s)),
-                        Err(Stop::Failed(e)) => return Err(e),
-                        Err(Stop::Unread(why)) => self.shared.unread(&file, &why)?,
-                    }
-                }
-                Ok(Step::More)
-            }
-        }
-    }
-
-    fn open(
-        &self,
-        file: &FilePlan,
-        slice: usize,
-    ) -> std::result::Result<Option<SliceReader>, Stop> {
-        let prepared: Option<Arc<Prepared>> = file.prepare(&self.shared, &self.output)?;
-        match prepared {
-            Some(prepared) => prepared.read(&file.entry, &self.shared, slice, self.left),
-            None => Ok(None),
-        }
-    }
-
-    fn hot(&mut self, run: &HotRun) -> Result<Step> {
-        let batch = run.batch();
-        self.shared.costs.hot_read(batch.num_rows() as u64);
-        let mut batch = batch.clone();
-        if !self.shared.filters.is_empty() {
-            let filters = &self.shared.filters;
-            let fields = Arc::new(self.shared.schema.project(&filters.columns())?);
-            let rows = batch.num_rows();
-            let arrays = from_hot(&batch, fields.fields())?;
-            let options = RecordBatchOptions::new().with_row_count(Some(rows));
-            let columns = RecordBatch::try_new_with_options(fields.clone(), arrays, &options)?;
-            let mask = filters.over(&fields)?.evaluate(&columns)?;
-            if mask.true_count() < rows {
-                batch = batch.filter(&mask)?;
-            }
-        }
-        // Columns are made for the rows that are wanted.
-        if let Some(left) = self.left.filter(|left| *left < batch.num_rows()) {
-            let first = (0..batch.num_rows()).map(|row| Some(row < left));
-            batch = batch.filter(&first.collect::<BooleanArray>())?;
-        }
-        let arrays = from_hot(&batch, self.schema.fields())?;
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let rows = RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)?;
-        Ok(self.give(rows))
-    }
-
-    fn give(&mut self, mut batch: RecordBatch) -> Step {
-        if let Some(left) = &mut self.left {
-            batch = batch.slice(0, batch.num_rows().min(*left));
-            *left -= batch.num_rows();
-        }
-        if batch.num_rows() == 0 { Step::More } else { Step::Rows(batch) }
     }
 }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
@@ -21,11 +21,12 @@ use parquet::arrow::arrow_reader::{
 use weir_pipeline::signal::ATTRIBUTES;
 
 use super::column::{Level, Source, from_file};
-use super::conditions::Conditions;
+use super::conditions::{Conditions, Filters};
 use super::exec::Shared;
-use super::keep::{Keep, keep};
+use super::keep::{Keep, entities, keep};
 use super::prune;
-use crate::entity_log::EntityChunk;
+use super::read::Part;
+use crate::entity_log::EntityColumns;
 use crate::file::{ENTITY_COLUMN, FileEntry};
 
 /// Rows that are decoded at a time.
@@ -47,6 +48,12 @@ impl Columns {
     pub(super) fn new(file: &FileEntry, fields: Vec<FieldRef>) -> Self {
         let sources = fields.iter().map(|f| Source::of(file, f.name())).collect();
         Self { schema: Arc::new(Schema::new(fields)), sources }
+    }
+
+    /// Names of those that entities have.
+    pub(super) fn entity_names(&self) -> Vec<&str> {
+        let both = self.schema.fields().iter().zip(&self.sources);
+        both.filter(|(_, s)| s.level == Level::Entity).map(|(f, _)| f.name().as_str()).collect()
     }
 
     /// Names of the file's own columns that it takes to build these.
@@ -94,9 +101,12 @@ pub(super) struct FilePlan {
 #[derive(Debug)]
 pub(super) struct Prepared {
     metadata: ArrowReaderMetadata,
-    chunks: Arc<Vec<Arc<EntityChunk>>>,
+    chunks: Arc<Vec<EntityColumns>>,
     output: Columns,
+    /// Conditions on rows.
     rows: Option<Conditions>,
+    /// Those of them that are left where the time of every row is within bounds.
+    rows_within: Option<Conditions>,
     /// Rows to read of each slice, counted from its start; `None`: no row.
     selected: Vec<Option<Vec<Range<usize>>>>,
     _memory: Vec<Arc<MemoryReservation>>,
@@ -164,19 +174,15 @@ impl Prepared {
         shared: &Shared,
         output: &[FieldRef],
     ) -> std::result::Result<Option<Self>, Stop> {
-        let (chunks, lost) = match entry.entities() {
-            Some(set) => {
-                // Entities are a file of their own: what is wrong there says nothing of this one.
-                let chunks = set.load().map_err(|e| DataFusionError::Execution(e.to_string()))?;
-                (chunks, shared.name_lost(set))
-            }
-            None => (Vec::new(), false),
-        };
-        let memory = shared.ledger.hold(&chunks)?;
+        let files = entry.entities().map(|set| set.files()).unwrap_or_default();
         let (by_entity, by_row) = shared.filters.partition(|filter| {
             collect_columns(filter).iter().all(|c| Source::of(entry, c.name()).by_entity())
         });
-        let keep = keep(entry, shared, &by_entity, &chunks, lost)?;
+        let keep = keep(entry, shared, &by_entity, &files);
+        if let Some(set) = entry.entities() {
+            shared.name_lost(set);
+        }
+        let keep = keep?;
         if let Keep::Nothing = keep {
             return Ok(None);
         }
@@ -187,22 +193,50 @@ impl Prepared {
         if metadata.metadata().num_row_groups() != entry.meta().slices.len() {
             return Err(unread("its footer has another number of row groups than the manifest"));
         }
-        let selected = select(entry, shared, &keep, &chunks, &metadata)?;
+        let selected = select(entry, shared, &keep, &metadata)?;
         if selected.iter().all(Option::is_none) {
             return Ok(None);
         }
-        let rows = match by_row.is_empty() {
-            true => None,
-            false => Some(Conditions::new(entry, &shared.schema, &by_row)?),
+        let (_, within) = by_row.partition(|filter| prune::time_bound(filter).is_some());
+        let conditions = |filters: &Filters| match filters.is_empty() {
+            true => Ok(None),
+            false => Conditions::new(entry, &shared.schema, filters).map(Some),
         };
+        let output = Columns::new(entry, output.to_vec());
+        let (rows, rows_within) = (conditions(&by_row)?, conditions(&within)?);
+        let mut names = output.entity_names();
+        names.extend(rows.iter().flat_map(|r| r.columns.entity_names()));
+        names.sort_unstable();
+        names.dedup();
+        let mut chunks = Vec::with_capacity(files.len());
+        if !names.is_empty() {
+            for file in &files {
+                chunks.extend(entities(entry, file, names.clone())?);
+            }
+        }
+        if let Some(set) = entry.entities() {
+            shared.name_lost(set);
+        }
+        let memory = shared.ledger.hold(&chunks)?;
         Ok(Some(Self {
             metadata,
             chunks: Arc::new(chunks),
-            output: Columns::new(entry, output.to_vec()),
+            output,
             rows,
+            rows_within,
             selected,
             _memory: memory,
         }))
+    }
+
+    /// Where the file has the columns of `part` of the answer.
+    pub(super) fn sources(&self, part: &Part) -> Vec<Source> {
+        part.indexes.iter().map(|&i| self.output.sources[i].clone()).collect()
+    }
+
+    /// The entities of its rows.
+    pub(super) fn chunks(&self) -> &[EntityColumns] {
+        &self.chunks
     }
 
     /// Starts to read slice `slice`; `None` if no row of it is wanted.
@@ -214,7 +248,8 @@ impl Prepared {
         limit: Option<usize>,
     ) -> std::result::Result<Option<SliceReader>, Stop> {
         let Some(ranges) = &self.selected[slice] else { return Ok(None) };
-        let total = entry.meta().slices[slice].rows as usize;
+        let times = entry.meta().slices[slice];
+        let total = times.rows as usize;
         let rows: usize = ranges.iter().map(Range::len).sum();
         let projection = ProjectionMask::columns_exact(&self.metadata, &self.output.stored(true));
         let file = File::open(entry.path()).map_err(unread)?;
@@ -233,7 +268,8 @@ impl Prepared {
         }
         let failed: Arc<Mutex<Option<DataFusionError>>> = Arc::default();
         let mut bytes = compressed(&self.metadata, &projection, slice);
-        if let Some(conditions) = &self.rows {
+        let within = shared.range.0 <= times.min_time && times.max_time <= shared.range.1;
+        if let Some(conditions) = if within { &self.rows_within } else { &self.rows } {
             let mask =
                 ProjectionMask::columns_exact(&self.metadata, &conditions.columns.stored(true));
             bytes += compressed(&self.metadata, &mask, slice);
@@ -277,22 +313,19 @@ pub(super) struct SliceReader {
 }
 
 impl SliceReader {
-    /// The next rows that pass, as the columns of the answer; `None` at the end.
+    /// The next rows that pass, in the columns of the file; `None` at the end.
     pub(super) fn next(&mut self) -> std::result::Result<Option<RecordBatch>, Stop> {
-        let batch = match catch_unwind(AssertUnwindSafe(|| self.reader.next())) {
-            Ok(None) => return Ok(None),
-            Ok(Some(Ok(batch))) => batch,
-            Ok(Some(Err(e))) => return Err(stop(&self.failed, e)),
-            Err(_) => return Err(unread("decoding it failed")),
-        };
-        let columns = &self.prepared.output;
-        let fields = columns.schema.fields();
-        let arrays = from_file(&batch, fields, &columns.sources, &self.prepared.chunks)
-            .map_err(DataFusionError::from)?;
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let batch = RecordBatch::try_new_with_options(columns.schema.clone(), arrays, &options)
-            .map_err(DataFusionError::from)?;
-        Ok(Some(batch))
+        match catch_unwind(AssertUnwindSafe(|| self.reader.next())) {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(batch))) => Ok(Some(batch)),
+            Ok(Some(Err(e))) => Err(stop(&self.failed, e)),
+            Err(_) => Err(unread("decoding it failed")),
+        }
+    }
+
+    /// The file that it is of.
+    pub(super) fn file(&self) -> &Arc<Prepared> {
+        &self.prepared
     }
 }
 
@@ -301,7 +334,6 @@ fn select(
     entry: &FileEntry,
     shared: &Shared,
     keep: &Keep,
-    chunks: &[Arc<EntityChunk>],
     metadata: &ArrowReaderMetadata,
 ) -> std::result::Result<Vec<Option<Vec<Range<usize>>>>, Stop> {
     let slices = &entry.meta().slices;
@@ -342,7 +374,7 @@ fn select(
             slice += 1;
         }
         let Some(wanted) = wanted.get(slice) else { break };
-        if !wanted || run.max_time < low || run.min_time > high || !keep.has(chunks, run.entity) {
+        if !wanted || run.max_time < low || run.min_time > high || !keep.has(run.entity) {
             continue;
         }
         let first = (run.first - start) as usize;

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use arrow::array::new_null_array;
 use arrow::buffer::BooleanBuffer;
-use datafusion::common::Result;
+use datafusion::common::{DataFusionError, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{Level, from_chunk};
 use super::conditions::{Conditions, Filters};
 use super::exec::Shared;
-use crate::entity_log::EntityChunk;
+use super::file::Stop;
+use crate::entity_log::{ChunkFile, EntityColumns};
+use crate::error::StoreError;
 use crate::file::FileEntry;
 
 /// Which entities the conditions leave.
@@ -22,24 +24,26 @@ pub(super) enum Keep {
 
 /// The entities that are left, by chunk.
 pub(super) struct Masks {
-    kept: Vec<BooleanBuffer>,
+    /// Id of the first entity of each chunk that is there, and which are kept.
+    kept: Vec<(u32, BooleanBuffer)>,
     /// Whether rows stay whose entity is in no chunk: all their entity columns are NULL.
     without: bool,
 }
 
 impl Keep {
     /// Whether the rows of `entity` stay.
-    pub(super) fn has(&self, chunks: &[Arc<EntityChunk>], entity: u32) -> bool {
-        let masks = match self {
+    pub(super) fn has(&self, entity: u32) -> bool {
+        let Masks { kept, without } = match self {
             Self::All => return true,
             Self::Nothing => return false,
             Self::Some(masks) => masks,
         };
-        let after = chunks.partition_point(|c| c.first() <= entity);
-        let place = after.checked_sub(1).map(|c| (c, (entity - chunks[c].first()) as usize));
-        match place.filter(|(c, index)| *index < masks.kept[*c].len()) {
-            Some((c, index)) => masks.kept[c].value(index),
-            None => masks.without,
+        let after = kept.partition_point(|(first, _)| *first <= entity);
+        let chunk = after.checked_sub(1).map(|c| &kept[c]);
+        let place = chunk.map(|(first, kept)| ((entity - first) as usize, kept));
+        match place.filter(|(index, kept)| *index < kept.len()) {
+            Some((index, kept)) => kept.value(index),
+            None => *without,
         }
     }
 }
@@ -52,52 +56,70 @@ struct Mask {
     kept: BooleanBuffer,
 }
 
-/// Evaluates conditions that one value per entity decides. `lost`: not all chunks are there.
+/// Evaluates conditions that one value per entity decides, over the `chunks` that the file refers
+/// to.
 pub(super) fn keep(
     entry: &FileEntry,
     shared: &Shared,
     filters: &Filters,
-    chunks: &[Arc<EntityChunk>],
-    lost: bool,
-) -> Result<Keep> {
+    chunks: &[Arc<ChunkFile>],
+) -> std::result::Result<Keep, Stop> {
     if filters.is_empty() {
         return Ok(Keep::All);
     }
     let conditions = Conditions::new(entry, &shared.schema, filters)?;
     let columns = &conditions.columns;
-    let absent = columns.sources.iter().all(|s| s.level == Level::Absent);
-    let mut without = false;
-    if absent || lost {
-        let fields = columns.schema.fields();
+    let fields = columns.schema.fields();
+    let without = || -> Result<bool> {
         let nulls = fields.iter().map(|f| new_null_array(f.data_type(), 1));
-        without = conditions.evaluate(nulls.collect(), 1)?.value(0);
-    }
-    if absent {
+        Ok(conditions.evaluate(nulls.collect(), 1)?.value(0))
+    };
+    if columns.sources.iter().all(|s| s.level == Level::Absent) {
         // No row of this file has any of the columns: one row stands for all.
-        return Ok(if without { Keep::All } else { Keep::Nothing });
+        return Ok(if without()? { Keep::All } else { Keep::Nothing });
     }
     // The same question is asked of the same chunk by every file of a day, and by later queries.
     let question = format!("{:?} {:?} {:?}", conditions.filters, columns.schema, columns.sources);
-    let mut masks = Vec::with_capacity(chunks.len());
-    for chunk in chunks {
-        let key = xxh3_64(format!("{} {question}", chunk.id()).as_bytes());
+    let mut kept = Vec::with_capacity(chunks.len());
+    for file in chunks {
+        let key = xxh3_64(format!("{} {question}", file.id).as_bytes());
         let known = shared.masks.get::<Mask>(key);
-        if let Some(known) = known.filter(|k| k.chunk == chunk.id() && k.question == question) {
-            masks.push(known.kept.clone());
+        if let Some(known) = known.filter(|k| k.chunk == file.id && k.question == question) {
+            kept.push((file.meta.first, known.kept.clone()));
             continue;
         }
-        let arrays = from_chunk(chunk, columns.schema.fields(), &columns.sources)?;
-        let kept = conditions.evaluate(arrays, chunk.len())?.values().clone();
-        let mask = Mask { chunk: chunk.id(), question: question.clone(), kept: kept.clone() };
-        let bytes = question.len() + kept.len() / 8 + size_of::<Mask>();
+        let Some(chunk) = entities(entry, file, columns.entity_names())? else { continue };
+        let _held = shared.ledger.hold(std::slice::from_ref(&chunk))?;
+        let arrays = from_chunk(&chunk, fields, &columns.sources).map_err(DataFusionError::from)?;
+        let met = conditions.evaluate(arrays, chunk.len())?.values().clone();
+        let mask = Mask { chunk: file.id, question: question.clone(), kept: met.clone() };
+        let bytes = question.len() + met.len() / 8 + size_of::<Mask>();
         shared.masks.insert(key, Arc::new(mask), bytes);
-        masks.push(kept);
+        kept.push((file.meta.first, met));
     }
-    Ok(if !without && masks.iter().all(|m| m.count_set_bits() == 0) {
+    let lost = kept.len() < chunks.len();
+    let without = lost && without()?;
+    let all = |count: fn(&BooleanBuffer) -> bool| kept.iter().all(|(_, met)| count(met));
+    Ok(if !without && all(|met| met.count_set_bits() == 0) {
         Keep::Nothing
-    } else if without == lost && masks.iter().all(|m| m.count_set_bits() == m.len()) {
+    } else if without == lost && all(|met| met.count_set_bits() == met.len()) {
         Keep::All
     } else {
-        Keep::Some(Masks { kept: masks, without })
+        Keep::Some(Masks { kept, without })
     })
+}
+
+/// The columns `names` of the entities of one chunk; `None` if it is damaged.
+pub(super) fn entities(
+    entry: &FileEntry,
+    chunk: &ChunkFile,
+    names: Vec<&str>,
+) -> std::result::Result<Option<EntityColumns>, Stop> {
+    let Some(set) = entry.entities() else { return Ok(None) };
+    match set.columns(chunk, &names) {
+        Ok(columns) => Ok(Some(columns)),
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        // They are a file of their own: what is wrong there says nothing of this one.
+        Err(e) => Err(DataFusionError::Execution(e.to_string()).into()),
+    }
 }

@@ -7,7 +7,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use crate::entity_log::EntityChunk;
+use crate::entity_log::EntityColumns;
 
 /// What the entity chunks of one scan take from the pool. Files of a day share chunks: each is
 /// counted once, for as long as any of them is being read.
@@ -26,7 +26,7 @@ impl Ledger {
     ///
     /// # Errors
     /// If queries have no memory left.
-    pub(super) fn hold(&self, chunks: &[Arc<EntityChunk>]) -> Result<Vec<Arc<MemoryReservation>>> {
+    pub(super) fn hold(&self, chunks: &[EntityColumns]) -> Result<Vec<Arc<MemoryReservation>>> {
         let mut known = self.chunks.lock();
         let mut held = Vec::with_capacity(chunks.len());
         for chunk in chunks {

@@ -24,30 +24,26 @@ use crate::layout::Slice;
 
 /// Earliest and latest `timestamp` (both inclusive) that the conditions leave.
 pub(super) fn time_range(filters: &[Arc<dyn PhysicalExpr>]) -> (i64, i64) {
-    let (mut low, mut high) = (i64::MIN, i64::MAX);
-    for filter in filters {
-        let Some(binary) = filter.downcast_ref::<BinaryExpr>() else { continue };
-        let (op, value) = match (time_of(binary.left()), time_of(binary.right())) {
-            (Some(Side::Column), Some(Side::Literal(v))) => (*binary.op(), v),
-            (Some(Side::Literal(v)), Some(Side::Column)) => match binary.op().swap() {
-                Some(op) => (op, v),
-                None => continue,
-            },
-            _ => continue,
-        };
-        match op {
-            Operator::Eq => {
-                low = low.max(value);
-                high = high.min(value);
-            }
-            Operator::GtEq => low = low.max(value),
-            Operator::Gt => low = low.max(value.saturating_add(1)),
-            Operator::LtEq => high = high.min(value),
-            Operator::Lt => high = high.min(value.saturating_sub(1)),
-            _ => {}
-        }
+    let bounds = filters.iter().filter_map(time_bound);
+    bounds.fold((i64::MIN, i64::MAX), |(a, b), (low, high)| (a.max(low), b.min(high)))
+}
+
+/// The stretch of time (both ends inclusive) that `filter` asks for, if it asks nothing else.
+pub(super) fn time_bound(filter: &Arc<dyn PhysicalExpr>) -> Option<(i64, i64)> {
+    let binary = filter.downcast_ref::<BinaryExpr>()?;
+    let (op, value) = match (time_of(binary.left())?, time_of(binary.right())?) {
+        (Side::Column, Side::Literal(v)) => (*binary.op(), v),
+        (Side::Literal(v), Side::Column) => (binary.op().swap()?, v),
+        _ => return None,
+    };
+    match op {
+        Operator::Eq => Some((value, value)),
+        Operator::GtEq => Some((value, i64::MAX)),
+        Operator::Gt => Some((value.checked_add(1)?, i64::MAX)),
+        Operator::LtEq => Some((i64::MIN, value)),
+        Operator::Lt => Some((i64::MIN, value.checked_sub(1)?)),
+        _ => None,
     }
-    (low, high)
 }
 
 enum Side {

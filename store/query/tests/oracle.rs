@@ -86,8 +86,45 @@ fn question() -> impl Strategy<Value = &'static str> {
             "SELECT \"host.name\", count(*), sum(id) FROM logs WHERE {} GROUP BY \"host.name\" \
               ORDER BY 1 NULLS FIRST"
         ),
+        grouped(),
         Just("SELECT timestamp, id FROM logs WHERE {} ORDER BY timestamp DESC, id LIMIT 5"),
         Just("SELECT \"service.name\", id FROM logs WHERE {} ORDER BY score, id LIMIT 7"),
+    ]
+}
+
+/// Groups by labels, times, row columns and what is made of them.
+fn grouped() -> impl Strategy<Value = &'static str> {
+    prop_oneof![
+        Just(
+            "SELECT date_bin(INTERVAL '1 minute', timestamp) AS t, \"host.name\", avg(score), \
+              count(*), min(id) FROM logs WHERE {} GROUP BY t, \"host.name\" \
+              ORDER BY t, 2 NULLS FIRST"
+        ),
+        Just(
+            "SELECT \"http.route\", upper(\"service.name\") AS s, \"host.name\", sum(id) \
+              FROM logs WHERE {} GROUP BY 1, 2, 3 ORDER BY 1 NULLS FIRST, 2, 3 NULLS FIRST"
+        ),
+        Just(
+            "SELECT \"service.name\", last_value(id ORDER BY timestamp, id), \
+              count(*) FILTER (WHERE \"http.route\" IS NOT NULL), count(DISTINCT score) \
+              FROM logs WHERE {} GROUP BY \"service.name\" ORDER BY 1"
+        ),
+        Just(
+            "SELECT \"rare.key\", \"http.code\", date_trunc('hour', timestamp) AS h, max(id) \
+              FROM logs WHERE {} GROUP BY 1, 2, 3 ORDER BY 1 NULLS FIRST, 2 NULLS FIRST, 3"
+        ),
+        Just(
+            "SELECT DISTINCT \"host.name\", timestamp FROM logs WHERE {} \
+              ORDER BY timestamp, \"host.name\" NULLS FIRST"
+        ),
+        Just(
+            "SELECT \"host.name\" || \"service.name\" AS x, score > 0 AS p, median(id) \
+              FROM logs WHERE {} GROUP BY x, p ORDER BY x NULLS FIRST, p NULLS FIRST"
+        ),
+        Just(
+            "SELECT \"host.name\", max(id) AS m FROM logs WHERE {} GROUP BY \"host.name\" \
+              ORDER BY m DESC LIMIT 3"
+        ),
     ]
 }
 
@@ -129,7 +166,7 @@ fn memory(rows: &[Row]) -> SessionContext {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 200, ..Default::default() })]
     #[test]
     fn agrees_with_memory(
         mut rows in proptest::collection::vec(row(), 1..60),

@@ -1,0 +1,170 @@
+//! Numbers the groups that rows belong to.
+
+use std::hash::BuildHasher;
+
+use arrow::array::{Array, ArrayRef, TimestampNanosecondArray, UInt32Array};
+use arrow::compute;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::{Result, exec_datafusion_err};
+use datafusion::logical_expr::EmitTo;
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+/// Numbers the distinct tuples of some columns, in the order in which they come.
+pub(super) struct Ordinals {
+    schema: SchemaRef,
+    values: Box<dyn GroupValues>,
+    numbers: Vec<usize>,
+}
+
+impl Ordinals {
+    pub(super) fn new(schema: SchemaRef) -> Result<Self> {
+        let values = new_group_values(schema.clone(), &GroupOrdering::None)?;
+        Ok(Self { schema, values, numbers: Vec::new() })
+    }
+
+    /// Whether there are no columns, and so one tuple.
+    pub(super) fn is_constant(&self) -> bool {
+        self.schema.fields().is_empty()
+    }
+
+    /// The number of each row.
+    pub(super) fn number(&mut self, columns: &[ArrayRef]) -> Result<&[usize]> {
+        self.values.intern(columns, &mut self.numbers)?;
+        Ok(&self.numbers)
+    }
+
+    /// The tuples that were numbered, in order; then none are known.
+    fn take(&mut self) -> Result<Vec<ArrayRef>> {
+        if self.is_constant() {
+            return Ok(Vec::new());
+        }
+        let fresh = new_group_values(self.schema.clone(), &GroupOrdering::None)?;
+        std::mem::replace(&mut self.values, fresh).emit(EmitTo::All)
+    }
+
+    fn bytes(&self) -> usize {
+        self.values.size() + self.numbers.capacity() * size_of::<usize>()
+    }
+}
+
+/// What distinguishes a group: tuples of label and row columns by number, and a time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    label: u32,
+    row: u32,
+    time: Option<i64>,
+}
+
+/// The groups of one partition.
+pub(super) struct Groups {
+    /// Of columns that are the same for all rows of an entity.
+    pub(super) labels: Ordinals,
+    /// Of columns that may differ from row to row.
+    pub(super) rows: Ordinals,
+    known: HashTable<u32>,
+    keys: Vec<Key>,
+    hasher: DefaultHashBuilder,
+    /// The group of each row of the last batch.
+    numbers: Vec<usize>,
+}
+
+/// The columns by which groups are told apart.
+pub(super) struct Tuples {
+    pub(super) labels: Vec<ArrayRef>,
+    pub(super) rows: Vec<ArrayRef>,
+    pub(super) times: TimestampNanosecondArray,
+}
+
+impl Groups {
+    pub(super) fn new(labels: SchemaRef, rows: SchemaRef) -> Result<Self> {
+        Ok(Self {
+            labels: Ordinals::new(labels)?,
+            rows: Ordinals::new(rows)?,
+            known: HashTable::new(),
+            keys: Vec::new(),
+            hasher: DefaultHashBuilder::default(),
+            numbers: Vec::new(),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.labels.bytes()
+            + self.rows.bytes()
+            + self.known.capacity() * (size_of::<u32>() + 1)
+            + self.keys.capacity() * size_of::<Key>()
+            + self.numbers.capacity() * size_of::<usize>()
+    }
+
+    /// The group of each row. `labels` has the tuple of each row by number; `rows` are the row
+    /// columns, none where all are the same; `times` likewise.
+    ///
+    /// # Errors
+    /// If there are more than 2^32 groups.
+    pub(super) fn number(
+        &mut self,
+        labels: &[u32],
+        rows: &[ArrayRef],
+        times: Option<&TimestampNanosecondArray>,
+    ) -> Result<&[usize]> {
+        let Self { known, keys, hasher, numbers, .. } = self;
+        let rows = if rows.is_empty() { None } else { Some(self.rows.number(rows)?) };
+        numbers.clear();
+        numbers.reserve(labels.len());
+        let mut last: Option<(Key, usize)> = None;
+        for (i, &label) in labels.iter().enumerate() {
+            let row = rows.map_or(0, |rows| rows[i] as u32);
+            let time = match times {
+                Some(times) if times.nulls().is_none_or(|n| n.is_valid(i)) => Some(times.value(i)),
+                _ => None,
+            };
+            let key = Key { label, row, time };
+            let number = match last {
+                Some((same, number)) if same == key => number,
+                _ => find(known, keys, hasher, key)?,
+            };
+            last = Some((key, number));
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+
+    /// The columns of all groups, in order of their numbers; then there are none.
+    pub(super) fn take(&mut self) -> Result<Tuples> {
+        let keys = std::mem::take(&mut self.keys);
+        self.known.clear();
+        let gather = |tuples: Vec<ArrayRef>, of: fn(&Key) -> u32| -> Result<Vec<ArrayRef>> {
+            let at = UInt32Array::from_iter_values(keys.iter().map(of));
+            let taken = tuples.iter().map(|a| compute::take(a, &at, None));
+            Ok(taken.collect::<std::result::Result<_, _>>()?)
+        };
+        Ok(Tuples {
+            labels: gather(self.labels.take()?, |k| k.label)?,
+            rows: gather(self.rows.take()?, |k| k.row)?,
+            times: keys.iter().map(|k| k.time).collect(),
+        })
+    }
+}
+
+fn find(
+    known: &mut HashTable<u32>,
+    keys: &mut Vec<Key>,
+    hasher: &DefaultHashBuilder,
+    key: Key,
+) -> Result<usize> {
+    let hash = hasher.hash_one(key);
+    if let Some(&number) = known.find(hash, |&n| keys[n as usize] == key) {
+        return Ok(number as usize);
+    }
+    let number =
+        u32::try_from(keys.len()).map_err(|_| exec_datafusion_err!("there are too many groups"))?;
+    keys.push(key);
+    known.insert_unique(hash, number, |&n| hasher.hash_one(keys[n as usize]));
+    Ok(number as usize)
+}

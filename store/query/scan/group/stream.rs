@@ -1,0 +1,155 @@
+//! The groups of one partition and the states of their aggregates.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Poll;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute;
+use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::GroupsAccumulatorAdapter;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+
+use super::keys::Groups;
+use super::labels::Labels;
+use super::{Axis, Grouping};
+use crate::query::scan::file::BATCH_ROWS;
+use crate::query::scan::read::{Reader, Rows, Step};
+
+/// Groups that a partition holds at most. Files of metrics go by the hour, so that most groups are
+/// complete by then; those that are not are merged by the final step.
+const GROUPS_MAX: usize = 128 << 10;
+
+/// The groups of what `reader` reads, as `schema` has them.
+pub(super) fn stream(
+    mut reader: Reader,
+    grouping: Arc<Grouping>,
+    schema: SchemaRef,
+    pool: &Arc<dyn MemoryPool>,
+) -> Result<SendableRecordBatchStream> {
+    let mut partial = Partial::new(grouping, schema.clone(), pool)?;
+    let mut ready: VecDeque<RecordBatch> = VecDeque::new();
+    let mut ended = false;
+    let stream = futures::stream::poll_fn(move |context| {
+        if let Some(batch) = ready.pop_front() {
+            return Poll::Ready(Some(Ok(batch)));
+        }
+        if ended {
+            return Poll::Ready(None);
+        }
+        // One step of bounded work per poll: whoever waits can stop in between.
+        let step = reader.step().and_then(|step| match step {
+            Step::Rows(rows) => partial.add(&rows),
+            Step::More => Ok(None),
+            Step::End => {
+                ended = true;
+                partial.emit()
+            }
+        });
+        match step {
+            Ok(batch) => ready.extend(batch.iter().flat_map(pieces)),
+            Err(e) => return Poll::Ready(Some(Err(e))),
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    });
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+}
+
+fn pieces(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+    let rows = batch.num_rows();
+    let starts = (0..rows).step_by(BATCH_ROWS);
+    starts.map(move |start| batch.slice(start, BATCH_ROWS.min(rows - start)))
+}
+
+/// Groups that were met, with the states of their aggregates.
+struct Partial {
+    grouping: Arc<Grouping>,
+    schema: SchemaRef,
+    groups: Groups,
+    labels: Labels,
+    states: Vec<Box<dyn GroupsAccumulator>>,
+    memory: MemoryReservation,
+}
+
+impl Partial {
+    fn new(grouping: Arc<Grouping>, schema: SchemaRef, pool: &Arc<dyn MemoryPool>) -> Result<Self> {
+        let groups = Groups::new(grouping.labels.schema()?, grouping.rows.schema()?)?;
+        let states = grouping.aggregates.iter().map(state).collect::<Result<_>>()?;
+        let memory = MemoryConsumer::new("groups of a scan").register(pool);
+        Ok(Self { grouping, schema, groups, labels: Labels::default(), states, memory })
+    }
+
+    /// Adds rows; what this gives is complete and was let go.
+    fn add(&mut self, rows: &Rows) -> Result<Option<RecordBatch>> {
+        let grouping = &*self.grouping;
+        let labels = self.labels.number(rows, &grouping.labels, &mut self.groups.labels)?;
+        let tuples = grouping.rows.of(rows)?;
+        let times = grouping.time.as_ref().map(|time| time.of(rows)).transpose()?;
+        let times = times.as_ref().map(|t| t[0].as_primitive::<TimestampNanosecondType>());
+        let arguments = grouping.arguments.of(rows)?;
+        let filters = grouping.filters.of(rows)?;
+        let (mut arguments, mut filters) = (arguments.as_slice(), filters.iter());
+        let numbers = self.groups.number(labels, &tuples, times)?.to_vec();
+        let total = self.groups.len();
+        for ((state, &count), &filtered) in
+            self.states.iter_mut().zip(&grouping.counts).zip(&grouping.filtered)
+        {
+            let (own, others) = arguments.split_at(count);
+            arguments = others;
+            let filter = if filtered { filters.next().map(|f| f.as_boolean()) } else { None };
+            state.update_batch(own, &numbers, filter, total)?;
+        }
+        let fits = self.memory.try_resize(self.bytes());
+        match fits {
+            Ok(()) if total < GROUPS_MAX => Ok(None),
+            Err(e) if total == 0 => Err(e),
+            _ => self.emit(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let states: usize = self.states.iter().map(|s| s.size()).sum();
+        states + self.groups.bytes() + self.labels.bytes()
+    }
+
+    /// All groups; then there are none.
+    fn emit(&mut self) -> Result<Option<RecordBatch>> {
+        let rows = self.groups.len();
+        if rows == 0 {
+            return Ok(None);
+        }
+        let tuples = self.groups.take()?;
+        self.labels.clear();
+        let times: ArrayRef = Arc::new(tuples.times);
+        let mut columns = Vec::with_capacity(self.schema.fields().len());
+        for (axis, field) in self.grouping.axes.iter().zip(self.schema.fields()) {
+            columns.push(match *axis {
+                Axis::Label(i) => tuples.labels[i].clone(),
+                Axis::Row(i) => tuples.rows[i].clone(),
+                // The zone, if any: the values are the same.
+                Axis::Time => compute::cast(&times, field.data_type())?,
+            });
+        }
+        for state in &mut self.states {
+            columns.extend(state.state(EmitTo::All)?);
+        }
+        self.memory.resize(self.bytes());
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
+        batch.map(Some).map_err(DataFusionError::from)
+    }
+}
+
+fn state(aggregate: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>> {
+    if aggregate.groups_accumulator_supported() {
+        return aggregate.create_groups_accumulator();
+    }
+    let aggregate = aggregate.clone();
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator())))
+}
