@@ -6,13 +6,16 @@
 //! else the narrowest of int, double, bool and text that holds all values.
 
 mod build;
+mod column;
 mod entity;
 mod semantic;
 #[cfg(test)]
 mod tests;
+mod text;
 
-pub(crate) use build::TextBuilder;
+pub(crate) use build::{json_object, json_value};
 pub(crate) use entity::EntityBuilder;
+pub(crate) use text::TextBuilder;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::Field;
@@ -20,6 +23,8 @@ use hashbrown::{HashMap, HashSet};
 use weir_pipeline::component::DecodeError;
 use weir_pipeline::entity::Value;
 use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, META_JSON, META_ORIGIN, Signal};
+
+use self::column::{Column, NONE, Sparse};
 
 /// Longest name that becomes a column, in bytes; longer ones go to `attributes`.
 const NAME_BYTES_MAX: usize = 1 << 10;
@@ -77,20 +82,16 @@ enum Place {
     Overflow,
 }
 
-/// Values of one name, sparse, by ascending row.
-#[derive(Debug, Default)]
-struct Column {
-    name: String,
-    rows: Vec<u32>,
-    values: build::Values,
-}
-
 /// Builder of the record attribute columns of one entry. Rows come in ascending order.
 #[derive(Debug)]
 pub(crate) struct AttributeColumns {
     signal: Signal,
     rows: usize,
+    /// Bytes of text for which columns may still make room before it comes.
+    bytes: usize,
     columns: Vec<Column>,
+    /// The column that was set last.
+    last: u32,
     /// By name as received and by column name.
     places: HashMap<String, Place>,
     /// Columns that still may be opened.
@@ -100,58 +101,78 @@ pub(crate) struct AttributeColumns {
     shared: usize,
     /// Names of entities for which there was no room.
     hidden: HashSet<String>,
-    overflow: Column,
+    overflow: Sparse,
     overflow_names: Vec<String>,
 }
 
 impl AttributeColumns {
-    /// For an entry of `rows` rows that belong to `entities` (empty if a record attribute cannot
-    /// have the name of one of theirs).
-    pub(crate) fn new(signal: Signal, rows: usize, entities: &[EntityBuilder]) -> Self {
+    /// For an entry of `rows` rows and about `bytes` that belong to `entities` (empty if a record
+    /// attribute cannot have the name of one of theirs).
+    pub(crate) fn new(
+        signal: Signal,
+        (rows, bytes): (usize, usize),
+        entities: &[EntityBuilder],
+    ) -> Self {
         let entity_names = entities.iter().flat_map(EntityBuilder::names).map(Into::into).collect();
         Self {
             signal,
             rows,
+            bytes,
             columns: Vec::new(),
+            last: NONE,
             places: HashMap::new(),
             room: COLUMNS_MAX.min(CELLS_MAX / rows.max(1)),
             entity_names,
             shared: 0,
             hidden: HashSet::new(),
-            overflow: Column::default(),
+            overflow: Sparse::default(),
             overflow_names: Vec::new(),
         }
     }
 
     /// Sets the attribute `name` of `row`. Rows must not go down; of a name given twice for one
     /// row the first value stays.
+    #[inline]
     pub(crate) fn set(&mut self, row: usize, name: &str, value: Cell<'_>) {
         debug_assert!(row < self.rows);
-        let row = row as u32;
+        if let Some(last) = self.columns.get(self.last as usize) {
+            for follower in last.followers {
+                if let Some(column) = self.columns.get_mut(follower as usize)
+                    && *column.received == *name
+                {
+                    self.last = follower;
+                    return column.put(row, value);
+                }
+            }
+        }
+        self.set_other(row, name, value);
+    }
+
+    /// The same for a name that did not come after the last one yet.
+    fn set_other(&mut self, row: usize, name: &str, value: Cell<'_>) {
         let place = match self.places.get(name) {
             Some(place) => *place,
-            None => self.open(name),
+            None => self.open(name, value),
         };
         match place {
             Place::Column(i) => {
-                let column = &mut self.columns[i as usize];
-                if column.rows.last() != Some(&row) {
-                    column.rows.push(row);
-                    column.values.push(value);
+                if let Some(last) = self.columns.get_mut(self.last as usize) {
+                    last.followers = [i, last.followers[0]];
                 }
+                self.last = i;
+                self.columns[i as usize].put(row, value);
             }
             Place::Overflow => {
                 let column = self.signal.attribute_column(name);
-                self.overflow.rows.push(row);
-                self.overflow.values.push(value);
+                self.overflow.push(row, value);
                 self.overflow_names.push(column.into_owned());
             }
         }
     }
 
-    /// Decides where a new name goes. Names in the overflow are not remembered: there may be
+    /// Decides where a new name goes, whose first value is `value`. Names in the overflow are not remembered: there may be
     /// millions.
-    fn open(&mut self, name: &str) -> Place {
+    fn open(&mut self, name: &str, value: Cell<'_>) -> Place {
         let column = attribute_column(&self.signal, name);
         if let Some(place) = self.places.get(&*column).copied() {
             if self.places.len() < 4 * COLUMNS_MAX {
@@ -179,7 +200,14 @@ impl AttributeColumns {
             self.places.insert(name.to_owned(), place);
         }
         self.places.insert(column.clone().into_owned(), place);
-        self.columns.push(Column { name: column.into_owned(), ..Column::default() });
+        if let Cell::Text(text) | Cell::Json(text) = value {
+            let room = text.len().saturating_mul(self.rows);
+            let size = (self.rows, room.min(self.bytes));
+            self.bytes -= size.1;
+            self.columns.push(Column::new(column.into_owned(), name, size, value));
+        } else {
+            self.columns.push(Column::new(column.into_owned(), name, (self.rows, 0), value));
+        }
         place
     }
 
@@ -222,22 +250,22 @@ impl AttributeColumns {
             }
             let values: Vec<Option<&Value>> =
                 plain.iter().map(|e| e.get(column.name.as_str()).copied()).collect();
-            let old = std::mem::take(&mut column.rows);
-            let (mut rows, mut order) = (Vec::new(), Vec::new());
-            let mut own = 0;
-            for (row, &entity) in (0_u32..).zip(owner) {
-                if old.get(own) == Some(&row) {
-                    order.push(build::Pick::Own(own));
-                    own += 1;
-                } else if let Some(value) = values.get(entity as usize).copied().flatten() {
-                    order.push(build::Pick::Other(value.into()));
-                } else {
-                    continue;
+            column.change(|old| {
+                let (mut rows, mut order) = (Vec::new(), Vec::new());
+                let mut own = 0;
+                for (row, &entity) in (0_u32..).zip(owner) {
+                    if old.rows.get(own) == Some(&row) {
+                        order.push(build::Pick::Own(own));
+                        own += 1;
+                    } else if let Some(value) = values.get(entity as usize).copied().flatten() {
+                        order.push(build::Pick::Other(value.into()));
+                    } else {
+                        continue;
+                    }
+                    rows.push(row);
                 }
-                rows.push(row);
-            }
-            column.values = column.values.picked(&order);
-            column.rows = rows;
+                Sparse { rows, values: old.values.picked(&order) }
+            });
         }
         Ok(())
     }
@@ -248,13 +276,14 @@ impl AttributeColumns {
     /// If a column takes more than 2 GiB of text.
     pub(crate) fn finish(self) -> Result<Vec<(Field, ArrayRef)>, DecodeError> {
         let mut out = Vec::with_capacity(self.columns.len() + 1);
-        for column in &self.columns {
-            let (array, json) = build::array(column, self.rows)?;
+        for column in self.columns {
+            let name = column.name.clone();
+            let (array, json) = column.finish(self.rows)?;
             let mut metadata = vec![(META_ORIGIN.to_owned(), "record".to_owned())];
             if json {
                 metadata.push((META_JSON.to_owned(), "true".to_owned()));
             }
-            let field = Field::new(&column.name, array.data_type().clone(), true);
+            let field = Field::new(name, array.data_type().clone(), true);
             out.push((field.with_metadata(metadata.into_iter().collect()), array));
         }
         if !self.overflow_names.is_empty() {

@@ -8,6 +8,7 @@ mod otlp;
 mod prometheus;
 mod prometheus_remote_write;
 mod prometheus_scrape;
+mod protobuf;
 mod syslog;
 #[cfg(test)]
 mod testing;

@@ -24,6 +24,7 @@
 //! Descriptions and metadata of metrics are not kept.
 
 mod decode;
+mod flat;
 mod grpc;
 mod histogram;
 mod logs;

@@ -31,7 +31,6 @@ mod histogram;
 mod server;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use std::any::Any;
 use std::net::SocketAddr;

@@ -1,15 +1,17 @@
-//! From sparse values to Arrow arrays.
+//! From sparse values of mixed kinds to Arrow arrays.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder};
+use arrow::array::{ArrayRef, BooleanBuilder, Float64Builder, Int64Builder};
 use weir_pipeline::component::DecodeError;
 use weir_pipeline::entity::{double_text, int_fits_double};
+use weir_pipeline::signal::ATTRIBUTES;
 
+use super::column::Sparse;
 use super::semantic::{self, Kind};
-use super::{Cell, Column};
+use super::{Cell, TextBuilder};
 use crate::json;
 
 /// A value whose text lies in [`Values::text`].
@@ -130,10 +132,14 @@ pub(super) fn text(value: Cell<'_>) -> Cow<'_, str> {
     }
 }
 
-/// The array of a column over `rows` rows, and whether all its values are JSON.
-pub(super) fn array(column: &Column, rows: usize) -> Result<(ArrayRef, bool), DecodeError> {
+/// The array of the column `name` over `rows` rows, and whether all its values are JSON.
+pub(super) fn array(
+    column: &Sparse,
+    name: &str,
+    rows: usize,
+) -> Result<(ArrayRef, bool), DecodeError> {
     let values = &column.values;
-    let kind = values.kind(&column.name);
+    let kind = values.kind(name);
     let json = values.packed.iter().all(|v| matches!(v, Packed::Json(..)));
     let mut at = column.rows.iter().zip(values.iter()).peekable();
     let mut next = |row: u32| at.next_if(|(r, _)| **r == row).map(|(_, v)| v);
@@ -157,16 +163,16 @@ pub(super) fn array(column: &Column, rows: usize) -> Result<(ArrayRef, bool), De
         Kind::Text => {
             let mut b = TextBuilder::new(rows, values.text.len());
             for row in all {
-                b.push(next(row).map(text).as_deref(), &column.name)?;
+                b.push_option(next(row).map(text).as_deref());
             }
-            (b.finish(), json)
+            (b.finish(name)?, json)
         }
     })
 }
 
 /// The JSON column: one object per row that has names without a column.
 pub(super) fn overflow(
-    column: &Column,
+    column: &Sparse,
     names: &[String],
     rows: usize,
 ) -> Result<ArrayRef, DecodeError> {
@@ -180,7 +186,7 @@ pub(super) fn overflow(
             row_values.push((name, value));
         }
         if row_values.is_empty() {
-            b.push(None, "attributes")?;
+            b.push_nulls(1);
             continue;
         }
         // Stable, so that of a name given twice the first value stays.
@@ -188,13 +194,13 @@ pub(super) fn overflow(
         row_values.dedup_by(|later, first| later.0 == first.0);
         object.clear();
         json_object(row_values.iter().copied(), &mut object);
-        b.push(Some(&object), "attributes")?;
+        b.push(&object);
     }
-    Ok(b.finish())
+    b.finish(ATTRIBUTES)
 }
 
 /// Writes a JSON object.
-pub(super) fn json_object<'a>(
+pub(crate) fn json_object<'a>(
     members: impl Iterator<Item = (&'a str, Cell<'a>)>,
     out: &mut String,
 ) {
@@ -205,49 +211,20 @@ pub(super) fn json_object<'a>(
         }
         json::text(name, out);
         out.push(':');
-        match value {
-            Cell::Bool(v) => out.push_str(if v { "true" } else { "false" }),
-            Cell::Int(v) => {
-                let _ = write!(out, "{v}");
-            }
-            Cell::Double(v) => json::double(v, out),
-            Cell::Text(v) => json::text(v, out),
-            Cell::Json(v) => out.push_str(v),
-        }
+        json_value(value, out);
     }
     out.push('}');
 }
 
-/// A text column that fails instead of panicking past Arrow's limit.
-pub(crate) struct TextBuilder {
-    builder: StringBuilder,
-    bytes: usize,
-}
-
-impl TextBuilder {
-    /// For about `rows` values of `bytes` in all.
-    pub(crate) fn new(rows: usize, bytes: usize) -> Self {
-        Self { builder: StringBuilder::with_capacity(rows, bytes), bytes: 0 }
-    }
-
-    /// Adds a value of the column `name`.
-    ///
-    /// # Errors
-    /// If the column takes more than 2 GiB.
-    pub(crate) fn push(&mut self, value: Option<&str>, name: &str) -> Result<(), DecodeError> {
-        self.bytes = self.bytes.saturating_add(value.map_or(0, str::len));
-        if self.bytes > i32::MAX as usize {
-            return Err(DecodeError::new(
-                "too_large",
-                format!("column `{name}` of one request takes more than 2 GiB"),
-            ));
+/// Writes a value as JSON.
+pub(crate) fn json_value(value: Cell<'_>, out: &mut String) {
+    match value {
+        Cell::Bool(v) => out.push_str(if v { "true" } else { "false" }),
+        Cell::Int(v) => {
+            let _ = write!(out, "{v}");
         }
-        self.builder.append_option(value);
-        Ok(())
-    }
-
-    /// The column.
-    pub(crate) fn finish(mut self) -> ArrayRef {
-        Arc::new(self.builder.finish())
+        Cell::Double(v) => json::double(v, out),
+        Cell::Text(v) => json::text(v, out),
+        Cell::Json(v) => out.push_str(v),
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 
 /// The columns of `rows` as `name type json? [values]`, one line each.
 fn columns(rows: &[&[(&str, Cell<'_>)]], entities: &[EntityBuilder], owner: &[u32]) -> String {
-    let mut c = AttributeColumns::new(Signal::Logs, rows.len(), entities);
+    let mut c = AttributeColumns::new(Signal::Logs, (rows.len(), 1 << 10), entities);
     for (i, row) in rows.iter().enumerate() {
         for (name, value) in *row {
             c.set(i, name, *value);
@@ -164,7 +164,7 @@ fn labels_go_before_resources() {
 
 #[test]
 fn names_past_the_limit_go_to_json() {
-    let mut c = AttributeColumns::new(Signal::Logs, 2, &[]);
+    let mut c = AttributeColumns::new(Signal::Logs, (2, 100), &[]);
     for i in 0..COLUMNS_MAX + 3 {
         c.set(0, &format!("k{i}"), Int(i as i64));
     }
@@ -181,7 +181,7 @@ fn names_past_the_limit_go_to_json() {
     assert_eq!(json.value(0), r#"{"k1000":1000,"k1001":1001,"k1002":1002}"#);
     assert_eq!(json.value(1), r#"{"attr.body":1.0,"k2000":["a"]}"#);
     let name = "n".repeat(NAME_BYTES_MAX + 1);
-    let mut c = AttributeColumns::new(Signal::Logs, 1, &[]);
+    let mut c = AttributeColumns::new(Signal::Logs, (1, 0), &[]);
     c.set(0, &name, Bool(true));
     assert_eq!(c.finish().unwrap()[0].0.name(), ATTRIBUTES);
 }
@@ -201,7 +201,7 @@ fn entity_names_past_the_limit_go_to_json() {
 #[test]
 fn many_rows_get_fewer_columns() {
     let rows = CELLS_MAX / 2;
-    let mut c = AttributeColumns::new(Signal::Logs, rows, &[]);
+    let mut c = AttributeColumns::new(Signal::Logs, (rows, 0), &[]);
     for name in ["a", "b", "c", "d"] {
         c.set(0, name, Int(1));
     }

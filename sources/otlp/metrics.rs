@@ -14,6 +14,7 @@ use weir_pipeline::component::{DecodeError, Decoded};
 use weir_pipeline::entity::{EntityTable, Origin, Value, int_fits_double};
 use weir_pipeline::signal::Signal;
 
+use super::flat::Attributes;
 use super::histogram::{Histogram, column};
 use super::rows::{Rows, TextColumn, TimeColumn, intern};
 use super::value::{self, Bad, Members, Rejects};
@@ -68,7 +69,7 @@ pub(super) fn decode(
     received: i64,
     table: &Arc<EntityTable>,
 ) -> Result<Decoded, DecodeError> {
-    let Request { entities, records } = request;
+    let Request { entities, records, bytes } = request;
     let mut c = Columns {
         table,
         received,
@@ -79,7 +80,7 @@ pub(super) fn decode(
         value_int: Int64Builder::new(),
         stale: Vec::new(),
         histograms: Vec::new(),
-        exemplars: TextColumn::new("exemplars", 0),
+        exemplars: TextColumn::new("exemplars", 0, bytes),
         rejects: Rejects::default(),
         own_times: true,
         at_entity: HashSet::new(),
@@ -106,7 +107,7 @@ pub(super) fn decode(
     if c.histograms.iter().any(Option::is_some) {
         rows.column("histogram", column(&c.histograms)?);
     }
-    rows.json(c.exemplars);
+    rows.json(c.exemplars)?;
     let decoded = rows.batch(c.keys, table, c.rejects)?;
     Ok(Decoded { idempotent: c.own_times, ..decoded })
 }
@@ -216,7 +217,8 @@ impl Columns<'_> {
         self.value_int.append_option(int);
         self.stale.push(stale.then_some(true));
         self.histograms.push(histogram);
-        self.exemplars.push(exemplars(point.exemplars).as_deref())
+        self.exemplars.push(exemplars(point.exemplars).as_deref());
+        Ok(())
     }
 }
 
@@ -297,7 +299,7 @@ fn exemplars(exemplars: &[pb::Exemplar]) -> Option<String> {
         }
         m.id("trace_id", &e.trace_id);
         m.id("span_id", &e.span_id);
-        m.attributes(&e.filtered_attributes);
+        m.attributes(Attributes::Nested(&e.filtered_attributes));
         m.close();
     });
     Some(out)

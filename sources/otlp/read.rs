@@ -132,7 +132,7 @@ pub(super) fn request<T>(
     let body = std::str::from_utf8(body)
         .map_err(|e| DecodeError::new("malformed", format!("the body is not UTF-8: {e}")))?;
     let json = text::parse(body).map_err(|e| DecodeError::new("malformed", e))?;
-    let mut request = Request::new();
+    let mut request = Request::new(body.len());
     let (resources, scopes) = (format!("resource{name}"), format!("scope{name}"));
     // Errors of the limits pass through the readers untouched.
     let mut limit = Ok(());
@@ -159,8 +159,10 @@ pub(super) fn request<T>(
                 }
                 let entity =
                     value::entity(signal, &resource, &resource_schema, &scope, &scope_schema);
+                let index = request.entities.len() as u32;
                 limit = request.entity(entity).and_then(|()| {
-                    records.into_iter().try_for_each(|r| request.record(Record::Owned(Box::new(r))))
+                    let mut records = records.into_iter();
+                    records.try_for_each(|r| request.record(index, Record::Owned(Box::new(r))))
                 });
             }
         });

@@ -34,12 +34,14 @@ pub(super) struct TextColumn {
 }
 
 impl TextColumn {
-    pub(super) fn new(name: &'static str, rows: usize) -> Self {
-        Self { name, builder: TextBuilder::new(rows, 0) }
+    /// For about `rows` values, out of a body of `bytes`.
+    pub(super) fn new(name: &'static str, rows: usize, bytes: usize) -> Self {
+        Self { name, builder: TextBuilder::new(rows, bytes) }
     }
 
-    pub(super) fn push(&mut self, value: Option<&str>) -> Result<(), DecodeError> {
-        self.builder.push(value, self.name)
+    #[inline]
+    pub(super) fn push(&mut self, value: Option<&str>) {
+        self.builder.push_option(value);
     }
 }
 
@@ -67,17 +69,24 @@ impl Rows {
         self.column(name, Arc::new(column.0.finish()));
     }
 
-    pub(super) fn text(&mut self, column: TextColumn) {
-        self.column(column.name, column.builder.finish());
+    /// # Errors
+    /// If it takes more than 2 GiB.
+    pub(super) fn text(&mut self, column: TextColumn) -> Result<(), DecodeError> {
+        self.column(column.name, column.builder.finish(column.name)?);
+        Ok(())
     }
 
     /// A text column all of whose values are JSON.
-    pub(super) fn json(&mut self, column: TextColumn) {
+    ///
+    /// # Errors
+    /// If it takes more than 2 GiB.
+    pub(super) fn json(&mut self, column: TextColumn) -> Result<(), DecodeError> {
         let before = self.fields.len();
-        self.text(column);
+        self.text(column)?;
         for field in self.fields.iter_mut().skip(before) {
             field.set_metadata([(META_JSON.to_owned(), "true".to_owned())].into());
         }
+        Ok(())
     }
 
     /// The batch, with record attributes and with the entities of its rows.

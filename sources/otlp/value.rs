@@ -11,7 +11,8 @@ use weir_pipeline::component::Rejected;
 use weir_pipeline::entity::{Origin, Value};
 use weir_pipeline::signal::Signal;
 
-use crate::columns::{Cell, EntityBuilder};
+use super::flat::Attributes;
+use crate::columns::{Cell, EntityBuilder, json_object};
 use crate::json;
 
 /// Longest dotted name under which a nested map is still taken apart, in bytes; below a longer
@@ -65,7 +66,7 @@ pub(super) fn write_json(value: Option<&Any>, out: &mut String) {
 }
 
 /// Attributes as a JSON object.
-pub(super) fn write_attributes(attributes: &[KeyValue], out: &mut String) {
+fn write_attributes(attributes: &[KeyValue], out: &mut String) {
     out.push('{');
     for (i, attribute) in attributes.iter().enumerate() {
         if i > 0 {
@@ -141,9 +142,11 @@ impl<'a> Members<'a> {
         }
     }
 
-    pub(super) fn attributes(&mut self, attributes: &[KeyValue]) {
-        if !attributes.is_empty() {
-            write_attributes(attributes, self.name("attributes"));
+    pub(super) fn attributes(&mut self, attributes: Attributes<'_>) {
+        match attributes {
+            Attributes::Nested([]) | Attributes::Flat([]) => {}
+            Attributes::Nested(list) => write_attributes(list, self.name("attributes")),
+            Attributes::Flat(list) => json_object(list.iter().copied(), self.name("attributes")),
         }
     }
 
@@ -152,22 +155,50 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for b in bytes {
-        out.push(DIGITS[usize::from(b >> 4)].into());
-        out.push(DIGITS[usize::from(b & 15)].into());
+/// The two hex digits of each byte.
+const DIGITS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut i = 0;
+    while i < 256 {
+        table[i] = [digits[i >> 4], digits[i & 15]];
+        i += 1;
     }
-    out
+    table
+};
+
+/// Lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|b| DIGITS[usize::from(*b)]).map(char::from).collect()
+}
+
+/// A trace or span id as lower-case hex.
+pub(super) struct Hex {
+    digits: [u8; 32],
+    len: usize,
+}
+
+impl Hex {
+    /// Of at most 16 bytes.
+    fn new(id: &[u8]) -> Self {
+        let mut digits = [0; 32];
+        for (to, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(id) {
+            *to = DIGITS[usize::from(*byte)];
+        }
+        Self { digits, len: (2 * id.len()).min(32) }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.digits[..self.len]).unwrap_or_default()
+    }
 }
 
 /// A trace id (16 bytes) or span id (8): `None` if empty or all zero, which mean "no id".
 ///
 /// # Errors
 /// If it has another length.
-pub(super) fn id(what: &str, bytes: &[u8], len: usize) -> Result<Option<String>, Bad> {
+#[inline]
+pub(super) fn id(what: &str, bytes: &[u8], len: usize) -> Result<Option<Hex>, Bad> {
     if bytes.is_empty() || bytes.len() == len && bytes.iter().all(|b| *b == 0) {
         return Ok(None);
     }
@@ -175,7 +206,7 @@ pub(super) fn id(what: &str, bytes: &[u8], len: usize) -> Result<Option<String>,
         let message = format!("{what} has {} bytes, expected {len}", bytes.len());
         return Err(Bad { reason: "bad_id", message });
     }
-    Ok(Some(hex(bytes)))
+    Ok(Some(Hex::new(bytes)))
 }
 
 /// A time, `None` if it is missing (0).

@@ -2,7 +2,8 @@
 //!
 //! The three export requests have one shape: resources hold scopes hold records. Records are
 //! decoded one at a time, so the memory that a request takes does not grow with how small its
-//! records are. Reference: protobuf encoding, "Wire types".
+//! records are: in place where they are as senders mostly write them (see [`super::flat`]), else
+//! by `prost`.
 
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -12,6 +13,7 @@ use weir_pipeline::signal::Signal;
 
 use super::value;
 use crate::columns::EntityBuilder;
+use crate::protobuf::{Fields, Malformed, Value};
 
 /// Most rows of one request. A request of empty records could otherwise make 32 million rows out
 /// of 64 MiB.
@@ -30,6 +32,8 @@ pub(super) struct Request<'a, T> {
     pub entities: Vec<EntityBuilder>,
     /// The records, with the index of their entity.
     pub records: Vec<(u32, Record<'a, T>)>,
+    /// Length of the body.
+    pub bytes: usize,
 }
 
 /// A record that is yet to be decoded, or came as JSON.
@@ -49,12 +53,23 @@ impl<T: Message + Default> Record<'_, T> {
     }
 }
 
+impl<'a, T> Record<'a, T> {
+    /// The message, unless it is to be left to [`Record::decode`].
+    pub(super) fn wire(&self) -> Option<&'a [u8]> {
+        match self {
+            Self::Wire(bytes) if bytes.len() <= MESSAGE_BYTES_MAX => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
 impl<'a, T> Request<'a, T> {
-    pub(super) fn new() -> Self {
-        Self { entities: Vec::new(), records: Vec::new() }
+    /// A request of `bytes`, yet without its entities and records.
+    pub(super) fn new(bytes: usize) -> Self {
+        Self { entities: Vec::new(), records: Vec::new(), bytes }
     }
 
-    /// Adds an entity, whose records follow.
+    /// Adds the entity with the next index.
     pub(super) fn entity(&mut self, entity: EntityBuilder) -> Result<(), DecodeError> {
         if self.entities.len() >= ENTITIES_MAX {
             return Err(too_many("scopes", ENTITIES_MAX));
@@ -63,37 +78,56 @@ impl<'a, T> Request<'a, T> {
         Ok(())
     }
 
-    /// Adds a record of the last entity.
-    pub(super) fn record(&mut self, record: Record<'a, T>) -> Result<(), DecodeError> {
+    /// Adds a record of the entity with this index.
+    pub(super) fn record(&mut self, entity: u32, record: Record<'a, T>) -> Result<(), DecodeError> {
         if self.records.len() >= ROWS_MAX {
             return Err(too_many("records", ROWS_MAX));
         }
-        self.records.push((self.entities.len().saturating_sub(1) as u32, record));
+        self.records.push((entity, record));
         Ok(())
     }
 
     /// Walks the outer levels of a protobuf request.
     pub(super) fn parse(signal: &Signal, body: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut request = Self::new();
+        let mut request = Self::new(body.len());
+        let mut scopes = Vec::new();
         for resource_group in messages(body, 1) {
-            let resource_group = resource_group?;
-            let mut resource = Resource::default();
-            merge(&mut resource, resource_group, 1)?;
-            let resource_schema = text(resource_group, 3)?;
-            for scope_group in messages(resource_group, 2) {
-                let scope_group = scope_group?;
-                let mut scope = InstrumentationScope::default();
-                merge(&mut scope, scope_group, 1)?;
-                let scope_schema = text(scope_group, 3)?;
-                let entity =
-                    value::entity(signal, &resource, resource_schema, &scope, scope_schema);
-                request.entity(entity)?;
-                for record in messages(scope_group, 2) {
-                    request.record(Record::Wire(record?))?;
+            let (mut resource, mut schema): (_, &[u8]) = (Resource::default(), &[]);
+            scopes.clear();
+            for field in Fields(resource_group?) {
+                match parts(field)? {
+                    (1, Some(bytes)) => merge(&mut resource, bytes)?,
+                    (2, Some(bytes)) => scopes.push(bytes),
+                    (3, Some(bytes)) => schema = bytes,
+                    _ => {}
                 }
+            }
+            let schema = text(schema)?;
+            for scope_group in &scopes {
+                request.scope(signal, (&resource, schema), scope_group)?;
             }
         }
         Ok(request)
+    }
+
+    fn scope(
+        &mut self,
+        signal: &Signal,
+        (resource, resource_schema): (&Resource, &str),
+        scope_group: &'a [u8],
+    ) -> Result<(), DecodeError> {
+        let (mut scope, mut schema): (_, &[u8]) = (InstrumentationScope::default(), &[]);
+        let entity = self.entities.len() as u32;
+        for field in Fields(scope_group) {
+            match parts(field)? {
+                (1, Some(bytes)) => merge(&mut scope, bytes)?,
+                (2, Some(bytes)) => self.record(entity, Record::Wire(bytes))?,
+                (3, Some(bytes)) => schema = bytes,
+                _ => {}
+            }
+        }
+        let schema = text(schema)?;
+        self.entity(value::entity(signal, resource, resource_schema, &scope, schema))
     }
 }
 
@@ -101,7 +135,7 @@ impl<'a, T> Request<'a, T> {
 pub(super) fn points(metric: &[u8]) -> Result<usize, DecodeError> {
     let mut count = 0;
     for field in Fields(metric) {
-        if let (5 | 7 | 9..=11, Some(data)) = field? {
+        if let (5 | 7 | 9..=11, Some(data)) = parts(field)? {
             for point in messages(data, 1) {
                 point?;
                 count += 1;
@@ -119,18 +153,28 @@ fn malformed(error: &prost::DecodeError) -> DecodeError {
     DecodeError::new("malformed", error.to_string())
 }
 
+/// Number of a field and, if it is length-delimited, its bytes.
+fn parts(
+    field: Result<crate::protobuf::Field<'_>, Malformed>,
+) -> Result<(u32, Option<&[u8]>), DecodeError> {
+    let field = field.map_err(|_| {
+        DecodeError::new("malformed", "the body is not a protobuf message, or it is cut short")
+    })?;
+    Ok((field.number, if let Value::Bytes(bytes) = field.value { Some(bytes) } else { None }))
+}
+
 /// Every occurrence of the length-delimited field `number`.
 fn messages(body: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], DecodeError>> {
-    Fields(body).filter_map(move |field| match field {
+    Fields(body).filter_map(move |field| match parts(field) {
         Ok((n, Some(bytes))) if n == number => Some(Ok(bytes)),
         Ok(_) => None,
         Err(e) => Some(Err(e)),
     })
 }
 
-/// Merges every occurrence of a message field, as the protobuf specification asks.
-fn merge<M: Message>(into: &mut M, body: &[u8], number: u32) -> Result<(), DecodeError> {
-    messages(body, number).try_for_each(|m| into.merge(limited(m?)?).map_err(|e| malformed(&e)))
+/// Merges one of the occurrences of a message field, as the protobuf specification asks.
+fn merge<M: Message>(into: &mut M, message: &[u8]) -> Result<(), DecodeError> {
+    into.merge(limited(message)?).map_err(|e| malformed(&e))
 }
 
 fn limited(message: &[u8]) -> Result<&[u8], DecodeError> {
@@ -141,60 +185,8 @@ fn limited(message: &[u8]) -> Result<&[u8], DecodeError> {
     Ok(message)
 }
 
-/// The last occurrence of a string field.
-fn text(body: &[u8], number: u32) -> Result<&str, DecodeError> {
-    let last = messages(body, number).try_fold(&[][..], |_, m| m)?;
-    std::str::from_utf8(last)
+/// A schema URL.
+fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
+    std::str::from_utf8(bytes)
         .map_err(|e| DecodeError::new("malformed", format!("schema_url is not UTF-8: {e}")))
-}
-
-/// The fields of a message: number, and the bytes of length-delimited ones.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u32, Option<&'a [u8]>), DecodeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_none() {
-            self.0 = &[];
-        }
-        Some(field.ok_or_else(|| {
-            DecodeError::new("malformed", "the body is not a protobuf message, or it is cut short")
-        }))
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Option<(u32, Option<&'a [u8]>)> {
-        let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok().filter(|n| *n > 0)?;
-        let bytes = match tag & 7 {
-            0 => {
-                self.varint()?;
-                None
-            }
-            1 => self.take(8).map(|_| None)?,
-            2 => {
-                let len = usize::try_from(self.varint()?).ok()?;
-                Some(self.take(len)?)
-            }
-            5 => self.take(4).map(|_| None)?,
-            _ => return None,
-        };
-        Some((number, bytes))
-    }
-
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(bytes)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        prost::encoding::decode_varint(&mut self.0).ok()
-    }
 }

@@ -12,12 +12,12 @@ use weir_pipeline::entity::{Entity, EntitySpace, Origin, Value as Attribute};
 use weir_pipeline::signal::Signal;
 
 use super::histogram::Native;
-use super::wire::{self, Fields, Malformed};
 use crate::columns::{Cell, EntityBuilder};
 use crate::json;
 use crate::prometheus::rows::MetricRows;
 use crate::prometheus::series::{BadSeries, Lookup, SeriesCache};
 use crate::prometheus::{Kind, Rejects, STALE_NAN, check_rows, is_time, write_exemplar};
+use crate::protobuf::{self, Fields, Malformed};
 
 /// Bytes of a series with one sample, about.
 const SERIES_BYTES: usize = 200;
@@ -173,7 +173,7 @@ impl Request<'_> {
             return self.sample(key, sample);
         }
         // Every sender writes the labels first.
-        let (mut labels, rest) = wire::leading(message, 1);
+        let (mut labels, rest) = protobuf::leading(message, 1);
         parts.samples.clear();
         parts.exemplars.clear();
         parts.histograms.clear();
@@ -314,7 +314,7 @@ impl Request<'_> {
 fn read_sample(message: &[u8]) -> Result<(f64, i64), Malformed> {
     // As every sender writes it.
     if let Some((&[0x09, a, b, c, d, e, f, g, h, 0x10], mut time)) = message.split_first_chunk()
-        && let Some(time) = wire::varint(&mut time).filter(|_| time.is_empty())
+        && let Some(time) = protobuf::varint(&mut time).filter(|_| time.is_empty())
     {
         return Ok((f64::from_le_bytes([a, b, c, d, e, f, g, h]), time as i64));
     }

@@ -4,9 +4,9 @@
 //! Prometheus' bucket `i` ends where OpenTelemetry's bucket `i` begins, so offsets are one less.
 //! Spans become one dense list. Schemas: <https://prometheus.io/docs/specs/native_histograms/>.
 
-use super::wire::{Fields, Malformed, Value, zigzag};
 use crate::prometheus::rows::{Exponential, Histogram};
 use crate::prometheus::series::BadSeries;
+use crate::protobuf::{Fields, Malformed, Value, zigzag};
 
 /// Buckets of one side of one histogram: clients limit themselves to some hundred.
 const BUCKETS_MAX: usize = 16_384;

@@ -99,7 +99,7 @@ impl Rows {
             severity: StringBuilder::new(),
             severity_number: Vec::with_capacity(rows),
             body: StringBuilder::new(),
-            attributes: AttributeColumns::new(Signal::Logs, rows, &[]),
+            attributes: AttributeColumns::new(Signal::Logs, (rows, 0), &[]),
             name: String::new(),
         }
     }
