@@ -9,6 +9,7 @@ mod prometheus;
 mod prometheus_remote_write;
 mod prometheus_scrape;
 mod protobuf;
+mod series;
 mod syslog;
 #[cfg(test)]
 mod testing;

@@ -29,6 +29,7 @@ mod grpc;
 mod histogram;
 mod logs;
 mod metrics;
+mod numbers;
 mod read;
 mod read_metrics;
 mod reply;
@@ -56,6 +57,7 @@ use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::edge::Edge;
 use weir_pipeline::signal::Signal;
 
+use self::decode::OtlpDecoder;
 use crate::http::{self, Endpoint};
 
 /// The row of the table.
@@ -93,14 +95,14 @@ struct Config {
 }
 
 /// What was proved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Plan {
     grpc: Option<SocketAddr>,
     http: Option<SocketAddr>,
     tls: Option<TlsServer>,
     auth: ServerAuth,
     max_request_bytes: usize,
-    max_decompressed_bytes: usize,
+    decoder: Arc<OtlpDecoder>,
 }
 
 fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn SourcePlan>, Diagnostics> {
@@ -136,11 +138,11 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn SourcePlan>, Diagnos
         grpc,
         http,
         max_request_bytes: size("max_request_bytes", config.max_request_bytes.as_ref(), 16 << 20),
-        max_decompressed_bytes: size(
+        decoder: Arc::new(OtlpDecoder::new(size(
             "max_decompressed_bytes",
             config.max_decompressed_bytes.as_ref(),
             64 << 20,
-        ),
+        ))),
         tls: config.tls.map(|tls| http::resolve_tls(scope, tls)),
         auth: config.auth,
     };
@@ -153,10 +155,6 @@ impl Plan {
         addresses.dedup();
         let tls = self.tls.clone();
         addresses.into_iter().map(|address| Endpoint { address, tls: tls.clone() }).collect()
-    }
-
-    fn otlp_decoder(&self) -> decode::OtlpDecoder {
-        decode::OtlpDecoder { max_bytes: self.max_decompressed_bytes }
     }
 }
 
@@ -176,7 +174,7 @@ impl SourcePlan for Plan {
     }
 
     fn decoder(&self) -> Arc<dyn Decoder> {
-        Arc::new(self.otlp_decoder())
+        self.decoder.clone()
     }
 
     fn run(&self, context: SourceContext) -> BoxFuture<'static, ()> {

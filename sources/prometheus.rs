@@ -1,7 +1,6 @@
-//! What the Prometheus sources share: the text formats, the cache of series, metric rows.
+//! What the Prometheus sources share: the text formats, metric rows.
 
 pub(crate) mod rows;
-pub(crate) mod series;
 pub(crate) mod text;
 
 use weir_pipeline::component::{DecodeError, Rejected};

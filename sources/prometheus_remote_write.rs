@@ -48,7 +48,7 @@ use weir_pipeline::edge::Edge;
 use weir_pipeline::signal::Signal;
 
 use crate::http::{self, Endpoint};
-use crate::prometheus::series::SeriesCache;
+use crate::series::SeriesCache;
 use decode::RemoteWriteDecoder;
 
 /// The row of the table.

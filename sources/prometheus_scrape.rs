@@ -57,7 +57,7 @@ use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::edge::Edge;
 use weir_pipeline::signal::Signal;
 
-use crate::prometheus::series::SeriesCache;
+use crate::series::SeriesCache;
 use decode::ScrapeDecoder;
 use target::{Defaults, Target};
 

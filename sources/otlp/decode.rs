@@ -13,12 +13,21 @@ use weir_pipeline::signal::Signal;
 use super::wire::Request;
 use super::{logs, metrics, read, read_metrics, spans};
 use crate::inflate::inflate;
+use crate::series::SeriesCache;
 
 /// Decodes OTLP requests.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct OtlpDecoder {
     /// Most bytes of a request without its content encoding.
     pub(super) max_bytes: usize,
+    series: SeriesCache,
+}
+
+impl OtlpDecoder {
+    /// For requests of at most `max_bytes`, without their content encoding.
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, series: SeriesCache::default() }
+    }
 }
 
 /// How a request is written.
@@ -104,7 +113,7 @@ impl Decoder for OtlpDecoder {
                         read::request(&signal, &body, "Metrics", "metrics", read_metrics::metric)?
                     }
                 };
-                metrics::decode(request, received, &table)
+                metrics::decode(request, received, self.series.lookup(table))
             }
             _ => {
                 let request: Request<'_, Span> = match format {

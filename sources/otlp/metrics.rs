@@ -11,16 +11,18 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1 as pb;
 use pb::metric::Data;
 use weir_pipeline::component::{DecodeError, Decoded};
-use weir_pipeline::entity::{EntityTable, Origin, Value, int_fits_double};
+use weir_pipeline::entity::{Entity, Origin, Value, int_fits_double};
 use weir_pipeline::signal::Signal;
 
-use super::flat::Attributes;
+use super::flat::{Attributes, Odd};
 use super::histogram::{Histogram, column};
+use super::numbers::{self, Number, Numbers};
 use super::rows::{Rows, TextColumn, TimeColumn, intern};
 use super::value::{self, Bad, Members, Rejects};
 use super::wire::{self, Record, Request};
-use crate::columns::EntityBuilder;
+use crate::columns::{Cell, EntityBuilder};
 use crate::json;
+use crate::series::{BadSeries, Lookup};
 
 /// Bit of the flags that says that a series has no value at this time.
 const NO_RECORDED_VALUE: u32 = pb::DataPointFlags::NoRecordedValueMask as u32;
@@ -29,7 +31,7 @@ const NO_RECORDED_VALUE: u32 = pb::DataPointFlags::NoRecordedValueMask as u32;
 const MS: i64 = 1_000_000;
 
 struct Columns<'a> {
-    table: &'a Arc<EntityTable>,
+    lookup: Lookup<'a>,
     received: i64,
     keys: Vec<u32>,
     timestamp: TimeColumn,
@@ -42,7 +44,6 @@ struct Columns<'a> {
     rejects: Rejects,
     /// Whether no point lacks a time.
     own_times: bool,
-    at_entity: HashSet<&'static str>,
 }
 
 /// What all kinds of points have.
@@ -64,40 +65,98 @@ enum Sample {
     Histogram(Result<Box<Histogram>, Bad>),
 }
 
+/// What of a point is in its row, besides key and exemplars.
+struct Row {
+    time: Option<i64>,
+    start: Option<i64>,
+    stale: bool,
+    value: Option<f64>,
+    /// The value, if `value` cannot hold it.
+    int: Option<i64>,
+    histogram: Option<Box<Histogram>>,
+}
+
+impl Row {
+    fn new((start, time, flags): (u64, u64, u32), sample: Sample) -> Result<Self, Bad> {
+        let time = value::time("time_unix_nano", time)?;
+        let start = value::time("start_time_unix_nano", start)?;
+        let stale = flags & NO_RECORDED_VALUE != 0;
+        let (mut value, mut int, mut histogram) = (None, None, None);
+        match sample {
+            _ if stale => {}
+            Sample::Double(v) => value = Some(v),
+            Sample::Int(v) => {
+                value = Some(v as f64);
+                int = (!int_fits_double(v)).then_some(v);
+            }
+            Sample::Histogram(h) => histogram = Some(h?),
+            Sample::None => {
+                let message = "a data point has no value".to_owned();
+                return Err(Bad { reason: "no_value", message });
+            }
+        }
+        Ok(Self { time, start, stale, value, int, histogram })
+    }
+
+    fn of(point: &numbers::Point<'_>) -> Result<Self, Bad> {
+        let sample = match point.value {
+            None => Sample::None,
+            Some(Number::Double(v)) => Sample::Double(v),
+            Some(Number::Int(v)) => Sample::Int(v),
+        };
+        Self::new((point.start, point.time, point.flags), sample)
+    }
+}
+
+/// A metric that was read in place, and what names its series.
+struct Named<'a> {
+    metric: Numbers<'a>,
+    points: &'a [numbers::Point<'a>],
+    /// What stands for all but the attributes.
+    prefix: [u8; 16],
+}
+
+impl Named<'_> {
+    /// The key of the series of `point`; `build` makes its entity, if it is not known.
+    fn key(
+        &self,
+        point: &numbers::Point<'_>,
+        lookup: &mut Lookup<'_>,
+        name: &mut Vec<u8>,
+        build: impl FnOnce() -> Result<Entity, BadSeries>,
+    ) -> Result<u32, BadSeries> {
+        name.clear();
+        name.extend(self.prefix);
+        name.extend(point.attributes);
+        lookup.key(u8::from(self.metric.is_counter), name, build)
+    }
+}
+
 pub(super) fn decode(
     request: Request<'_, pb::Metric>,
     received: i64,
-    table: &Arc<EntityTable>,
+    lookup: Lookup<'_>,
 ) -> Result<Decoded, DecodeError> {
-    let Request { entities, records, bytes } = request;
+    // Most metrics come with one point each.
+    let rows = request.records.len();
     let mut c = Columns {
-        table,
+        lookup,
         received,
-        keys: Vec::new(),
-        timestamp: TimeColumn::with_capacity(records.len()),
-        start: TimeColumn::with_capacity(records.len()),
-        value: Float64Builder::with_capacity(records.len()),
+        keys: Vec::with_capacity(rows),
+        timestamp: TimeColumn::with_capacity(rows),
+        start: TimeColumn::with_capacity(rows),
+        value: Float64Builder::with_capacity(rows),
         value_int: Int64Builder::new(),
-        stale: Vec::new(),
+        stale: Vec::with_capacity(rows),
         histograms: Vec::new(),
-        exemplars: TextColumn::new("exemplars", 0, bytes),
+        exemplars: TextColumn::new("exemplars", rows, request.bytes),
         rejects: Rejects::default(),
         own_times: true,
-        at_entity: HashSet::new(),
     };
-    let mut points = 0;
-    for (entity, record) in records {
-        if let Record::Wire(bytes) = &record {
-            points += wire::points(bytes)?;
-            if points > wire::ROWS_MAX {
-                return Err(wire::too_many("data points", wire::ROWS_MAX));
-            }
-        }
-        let metric = record.decode()?;
-        if let Some(entity) = entities.get(entity as usize) {
-            c.metric(&metric, entity)?;
-        }
-    }
+    let walked = c.walk(request);
+    // Also after a failure: entities that were made are known.
+    let table = c.lookup.finish();
+    walked?;
     let mut rows = Rows::new("metrics", Signal::Metrics);
     rows.times("timestamp", c.timestamp);
     rows.times("start_timestamp", c.start);
@@ -105,15 +164,82 @@ pub(super) fn decode(
     rows.column("value_int", Arc::new(c.value_int.finish()));
     rows.column("stale", Arc::new(BooleanArray::from(c.stale)));
     if c.histograms.iter().any(Option::is_some) {
+        c.histograms.resize(c.keys.len(), None);
         rows.column("histogram", column(&c.histograms)?);
     }
     rows.json(c.exemplars)?;
-    let decoded = rows.batch(c.keys, table, c.rejects)?;
+    let decoded = rows.batch(c.keys, &table, c.rejects)?;
     Ok(Decoded { idempotent: c.own_times, ..decoded })
 }
 
 impl Columns<'_> {
-    fn metric(&mut self, metric: &pb::Metric, scope: &EntityBuilder) -> Result<(), DecodeError> {
+    fn walk(&mut self, request: Request<'_, pb::Metric>) -> Result<(), DecodeError> {
+        let Request { entities, names, records, .. } = request;
+        let mut count = 0;
+        let (mut keys, mut name) = (Vec::new(), Vec::new());
+        let mut scope_digest = (u32::MAX, [0; 16]);
+        for (entity, record) in records {
+            let Some(scope) = entities.get(entity as usize) else { continue };
+            let mut points = Vec::new();
+            let read = record.wire().ok_or(Odd).and_then(|m| Numbers::read(m, &mut points));
+            count += match (&read, &record) {
+                (Ok(_), _) => points.len(),
+                (Err(Odd), Record::Wire(bytes)) => wire::points(bytes)?,
+                (Err(Odd), Record::Owned(_)) => 0,
+            };
+            if count > wire::ROWS_MAX {
+                return Err(wire::too_many("data points", wire::ROWS_MAX));
+            }
+            let mut named = None;
+            if let Some((metric, scope)) = read.ok().zip(names.get(entity as usize)) {
+                if scope_digest.0 != entity {
+                    scope_digest = (entity, self.lookup.digest(scope));
+                }
+                metric.name_into(scope_digest.1, &mut name);
+                let metric = Named { metric, prefix: self.lookup.digest(&name), points: &points };
+                if self.known(&metric, &mut keys, &mut name) {
+                    self.numbers(&metric, &keys);
+                    continue;
+                }
+                named = Some(metric);
+            }
+            self.metric(&record.decode()?, scope, named.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Finds the keys of all points, if all their series are known.
+    fn known(&mut self, metric: &Named<'_>, keys: &mut Vec<u32>, name: &mut Vec<u8>) -> bool {
+        keys.clear();
+        for point in metric.points {
+            // One that is going to be left out needs none.
+            let key = match Row::of(point) {
+                Err(_) => Ok(0),
+                Ok(_) => {
+                    metric.key(point, &mut self.lookup, name, || Err(BadSeries::new("unknown", "")))
+                }
+            };
+            let Ok(key) = key else { return false };
+            keys.push(key);
+        }
+        true
+    }
+
+    fn numbers(&mut self, metric: &Named<'_>, keys: &[u32]) {
+        for (point, key) in metric.points.iter().zip(keys) {
+            match Row::of(point) {
+                Ok(row) => self.push(*key, row, None),
+                Err(bad) => self.reject(metric.metric.name, bad),
+            }
+        }
+    }
+
+    fn metric(
+        &mut self,
+        metric: &pb::Metric,
+        scope: &EntityBuilder,
+        named: Option<&Named<'_>>,
+    ) -> Result<(), DecodeError> {
         let Some(data) = &metric.data else {
             self.rejects.add(Bad {
                 reason: "no_data",
@@ -144,19 +270,21 @@ impl Columns<'_> {
         ] {
             series.field(name, Value::Text(text.into()), Origin::Metric);
         }
+        let mut nth = 0;
+        let mut add = |point| {
+            let named = named.and_then(|n| Some((n, n.points.get(nth)?)));
+            nth += 1;
+            self.point(metric, &series, point, named)
+        };
         match data {
             Data::Gauge(pb::Gauge { data_points }) | Data::Sum(pb::Sum { data_points, .. }) => {
-                data_points.iter().try_for_each(|p| self.point(metric, &series, number(p)))
+                data_points.iter().try_for_each(|p| add(number(p)))
             }
-            Data::Histogram(h) => {
-                h.data_points.iter().try_for_each(|p| self.point(metric, &series, explicit(p)))
-            }
+            Data::Histogram(h) => h.data_points.iter().try_for_each(|p| add(explicit(p))),
             Data::ExponentialHistogram(h) => {
-                h.data_points.iter().try_for_each(|p| self.point(metric, &series, exponential(p)))
+                h.data_points.iter().try_for_each(|p| add(exponential(p)))
             }
-            Data::Summary(s) => {
-                s.data_points.iter().try_for_each(|p| self.point(metric, &series, summary(p)))
-            }
+            Data::Summary(s) => s.data_points.iter().try_for_each(|p| add(summary(p))),
         }
     }
 
@@ -165,60 +293,54 @@ impl Columns<'_> {
         metric: &pb::Metric,
         series: &EntityBuilder,
         point: Point<'_>,
+        named: Option<(&Named<'_>, &numbers::Point<'_>)>,
     ) -> Result<(), DecodeError> {
-        let named = |bad: Bad| Bad {
-            message: format!("metric `{}`: {}", metric.name, bad.message),
-            reason: bad.reason,
-        };
-        let times = || {
-            Ok((
-                value::time("time_unix_nano", point.time)?,
-                value::time("start_time_unix_nano", point.start)?,
-            ))
-        };
-        let (time, start) = match times() {
-            Ok(times) => times,
+        let row = match Row::new((point.start, point.time, point.flags), point.value) {
+            Ok(row) => row,
             Err(bad) => {
-                self.rejects.add(named(bad));
+                self.reject(&metric.name, bad);
                 return Ok(());
             }
         };
-        let stale = point.flags & NO_RECORDED_VALUE != 0;
-        let (mut double, mut int, mut histogram) = (None, None, None);
-        match point.value {
-            _ if stale => {}
-            Sample::Double(v) => double = Some(v),
-            Sample::Int(v) => {
-                double = Some(v as f64);
-                int = (!int_fits_double(v)).then_some(v);
+        let entity = || {
+            let mut entity = series.clone();
+            if let Some(bounds) = &point.bounds {
+                entity.field("metric.bounds", Value::Json(bounds.as_str().into()), Origin::Metric);
             }
-            Sample::Histogram(Ok(h)) => histogram = Some(h),
-            Sample::Histogram(Err(bad)) => {
-                self.rejects.add(named(bad));
-                return Ok(());
-            }
-            Sample::None => {
-                let message = "a data point has no value".to_owned();
-                self.rejects.add(named(Bad { reason: "no_value", message }));
-                return Ok(());
-            }
-        }
-        let mut entity = series.clone();
-        if let Some(bounds) = &point.bounds {
-            entity.field("metric.bounds", Value::Json(bounds.as_str().into()), Origin::Metric);
-        }
-        value::flatten(point.attributes, &mut |name, v| entity.attribute(Origin::Label, name, v));
-        self.keys.push(intern(self.table, entity.build(&self.at_entity))?);
-        let floor = |t: i64| t - t.rem_euclid(MS);
-        self.own_times &= time.is_some();
-        self.timestamp.push(Some(floor(time.unwrap_or(self.received))));
-        self.start.push(start.map(floor));
-        self.value.append_option(double);
-        self.value_int.append_option(int);
-        self.stale.push(stale.then_some(true));
-        self.histograms.push(histogram);
-        self.exemplars.push(exemplars(point.exemplars).as_deref());
+            let mut label = |name: &str, v: Cell<'_>| entity.attribute(Origin::Label, name, v);
+            value::flatten(point.attributes, &mut label);
+            entity.build(&HashSet::new())
+        };
+        let key = match named {
+            Some((metric, point)) => metric
+                .key(point, &mut self.lookup, &mut Vec::new(), || Ok(entity()))
+                .map_err(|e| DecodeError::new(e.reason, e.message))?,
+            None => intern(self.lookup.table(), entity())?,
+        };
+        self.push(key, row, exemplars(point.exemplars).as_deref());
         Ok(())
+    }
+
+    fn reject(&mut self, metric: &str, bad: Bad) {
+        let message = format!("metric `{metric}`: {}", bad.message);
+        self.rejects.add(Bad { reason: bad.reason, message });
+    }
+
+    #[inline]
+    fn push(&mut self, key: u32, row: Row, exemplars: Option<&str>) {
+        let floor = |t: i64| t - t.rem_euclid(MS);
+        if row.histogram.is_some() {
+            self.histograms.resize(self.keys.len(), None);
+            self.histograms.push(row.histogram);
+        }
+        self.keys.push(key);
+        self.own_times &= row.time.is_some();
+        self.timestamp.push(Some(floor(row.time.unwrap_or(self.received))));
+        self.start.push(row.start.map(floor));
+        self.value.append_option(row.value);
+        self.value_int.append_option(row.int);
+        self.stale.push(row.stale.then_some(true));
+        self.exemplars.push(exemplars);
     }
 }
 

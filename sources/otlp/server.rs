@@ -156,10 +156,9 @@ impl Otlp {
             peer: peer.to_string(),
             ..Envelope::default()
         };
-        let decoder = plan.otlp_decoder();
         let intake = &self.context.intake;
         let accepted = intake
-            .accept(settings.generation, &decoder, envelope, payload, Bytes::new())
+            .accept(settings.generation, &*plan.decoder, envelope, payload, Bytes::new())
             .await
             .map_err(Failure::from)?;
         Ok(accepted.rejected)

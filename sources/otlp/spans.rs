@@ -171,7 +171,7 @@ pub(super) fn decode(
     received: i64,
     table: &Arc<EntityTable>,
 ) -> Result<Decoded, DecodeError> {
-    let Request { entities, records, bytes } = request;
+    let Request { entities, records, bytes, .. } = request;
     let count = records.len();
     let text = |name| TextColumn::new(name, count, bytes);
     let mut c = Columns {

@@ -31,7 +31,7 @@ fn decode_within(
         ..Envelope::default()
     };
     let head = EntryHead { received: RECEIVED, envelope: &envelope };
-    OtlpDecoder { max_bytes }.decode(&head, &payload.into(), &EntitySpace::default())
+    OtlpDecoder::new(max_bytes).decode(&head, &payload.into(), &EntitySpace::default())
 }
 
 fn protobuf(path: &str, message: &impl Message) -> Result<Decoded, DecodeError> {

@@ -30,6 +30,8 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 pub(super) struct Request<'a, T> {
     /// One per scope of each resource.
     pub entities: Vec<EntityBuilder>,
+    /// The bytes of each of them on the wire; none if it came as JSON.
+    pub names: Vec<Vec<u8>>,
     /// The records, with the index of their entity.
     pub records: Vec<(u32, Record<'a, T>)>,
     /// Length of the body.
@@ -66,7 +68,7 @@ impl<'a, T> Record<'a, T> {
 impl<'a, T> Request<'a, T> {
     /// A request of `bytes`, yet without its entities and records.
     pub(super) fn new(bytes: usize) -> Self {
-        Self { entities: Vec::new(), records: Vec::new(), bytes }
+        Self { entities: Vec::new(), names: Vec::new(), records: Vec::new(), bytes }
     }
 
     /// Adds the entity with the next index.
@@ -90,21 +92,26 @@ impl<'a, T> Request<'a, T> {
     /// Walks the outer levels of a protobuf request.
     pub(super) fn parse(signal: &Signal, body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut request = Self::new(body.len());
-        let mut scopes = Vec::new();
+        let (mut scopes, mut name) = (Vec::new(), Vec::new());
         for resource_group in messages(body, 1) {
             let (mut resource, mut schema): (_, &[u8]) = (Resource::default(), &[]);
             scopes.clear();
+            name.clear();
             for field in Fields(resource_group?) {
                 match parts(field)? {
-                    (1, Some(bytes)) => merge(&mut resource, bytes)?,
+                    (1, Some(bytes)) => {
+                        merge(&mut resource, bytes)?;
+                        part(&mut name, 1, bytes);
+                    }
                     (2, Some(bytes)) => scopes.push(bytes),
                     (3, Some(bytes)) => schema = bytes,
                     _ => {}
                 }
             }
+            part(&mut name, 2, schema);
             let schema = text(schema)?;
             for scope_group in &scopes {
-                request.scope(signal, (&resource, schema), scope_group)?;
+                request.scope(signal, (&resource, schema), name.clone(), scope_group)?;
             }
         }
         Ok(request)
@@ -114,18 +121,24 @@ impl<'a, T> Request<'a, T> {
         &mut self,
         signal: &Signal,
         (resource, resource_schema): (&Resource, &str),
+        mut name: Vec<u8>,
         scope_group: &'a [u8],
     ) -> Result<(), DecodeError> {
         let (mut scope, mut schema): (_, &[u8]) = (InstrumentationScope::default(), &[]);
         let entity = self.entities.len() as u32;
         for field in Fields(scope_group) {
             match parts(field)? {
-                (1, Some(bytes)) => merge(&mut scope, bytes)?,
+                (1, Some(bytes)) => {
+                    merge(&mut scope, bytes)?;
+                    part(&mut name, 3, bytes);
+                }
                 (2, Some(bytes)) => self.record(entity, Record::Wire(bytes))?,
                 (3, Some(bytes)) => schema = bytes,
                 _ => {}
             }
         }
+        part(&mut name, 4, schema);
+        self.names.push(name);
         let schema = text(schema)?;
         self.entity(value::entity(signal, resource, resource_schema, &scope, schema))
     }
@@ -151,6 +164,13 @@ pub(super) fn too_many(what: &str, limit: usize) -> DecodeError {
 
 fn malformed(error: &prost::DecodeError) -> DecodeError {
     DecodeError::new("malformed", error.to_string())
+}
+
+/// Adds a part of a name, so that no two lists of parts are alike.
+fn part(name: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    name.push(number);
+    name.extend((bytes.len() as u64).to_le_bytes());
+    name.extend(bytes);
 }
 
 /// Number of a field and, if it is length-delimited, its bytes.

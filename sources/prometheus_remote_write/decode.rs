@@ -15,9 +15,9 @@ use super::histogram::Native;
 use crate::columns::{Cell, EntityBuilder};
 use crate::json;
 use crate::prometheus::rows::MetricRows;
-use crate::prometheus::series::{BadSeries, Lookup, SeriesCache};
 use crate::prometheus::{Kind, Rejects, STALE_NAN, check_rows, is_time, write_exemplar};
 use crate::protobuf::{self, Fields, Malformed};
+use crate::series::{BadSeries, Lookup, SeriesCache};
 
 /// Bytes of a series with one sample, about.
 const SERIES_BYTES: usize = 200;

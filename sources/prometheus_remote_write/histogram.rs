@@ -5,8 +5,8 @@
 //! Spans become one dense list. Schemas: <https://prometheus.io/docs/specs/native_histograms/>.
 
 use crate::prometheus::rows::{Exponential, Histogram};
-use crate::prometheus::series::BadSeries;
 use crate::protobuf::{Fields, Malformed, Value, zigzag};
+use crate::series::BadSeries;
 
 /// Buckets of one side of one histogram: clients limit themselves to some hundred.
 const BUCKETS_MAX: usize = 16_384;

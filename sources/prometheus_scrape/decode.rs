@@ -12,9 +12,9 @@ use weir_pipeline::signal::Signal;
 use crate::columns::{Cell, EntityBuilder};
 use crate::inflate::inflate;
 use crate::prometheus::rows::MetricRows;
-use crate::prometheus::series::{BadSeries, Lookup, SeriesCache};
 use crate::prometheus::text::{self, Format, Sample, Series};
 use crate::prometheus::{Kind, Rejects, check_rows, is_time, write_exemplar};
+use crate::series::{BadSeries, Lookup, SeriesCache};
 
 /// How a scrape went, and the labels of its target at that time: `outcome` of its entry, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

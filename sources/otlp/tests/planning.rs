@@ -18,7 +18,7 @@ fn addresses() {
         self::plan("grpc = \"127.0.0.1:4317\"\nhttp = \"localhost:4318\"").unwrap();
     let at: Vec<String> = plan.endpoints().iter().map(|e| e.address.to_string()).collect();
     assert_eq!(at, ["127.0.0.1:4317", "127.0.0.1:4318"]);
-    assert_eq!((plan.max_request_bytes, plan.max_decompressed_bytes), (16 << 20, 64 << 20));
+    assert_eq!((plan.max_request_bytes, plan.decoder.max_bytes), (16 << 20, 64 << 20));
     assert_eq!(warnings, 0);
     // One address for both is one listener.
     let (plan, _) = self::plan("grpc = \"[::1]:4317\"\nhttp = \"[::1]:4317\"").unwrap();

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::super::series::BadSeries;
+use crate::series::BadSeries;
 
 /// Labels of one series: far above what Prometheus itself takes.
 const LABELS_MAX: usize = 1_000;

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 
-use super::super::series::BadSeries;
 use super::*;
+use crate::series::BadSeries;
 
 /// Each sample as `kind unit name{labels} value [int] [@time] [# exemplar]`, each mistake as
 /// `line N: why`.

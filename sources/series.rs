@@ -161,6 +161,16 @@ impl Lookup<'_> {
         Some((key, len))
     }
 
+    /// What stands for `bytes` as a part of names.
+    pub(crate) fn digest(&self, bytes: &[u8]) -> [u8; 16] {
+        xxh3_128_with_secret(bytes, &self.cache.secret).to_le_bytes()
+    }
+
+    /// The table of the entities.
+    pub(crate) fn table(&self) -> &Arc<EntityTable> {
+        &self.table
+    }
+
     #[inline]
     fn print(&self, kind: u8, name: &[u8]) -> Print {
         let hash = xxh3_128_with_secret(name, &self.cache.secret);
