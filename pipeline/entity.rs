@@ -26,8 +26,9 @@ pub const ENTITIES_MAX: usize = 2_000_000;
 const ENTITY_BYTES: usize = 144;
 const TEXT_BYTES: usize = 56;
 
-/// One attribute value.
-#[derive(Clone, Debug, PartialEq)]
+/// One attribute value. Doubles are the same if their bits are: a NaN is itself, as it is in a
+/// fingerprint.
+#[derive(Clone, Debug)]
 pub enum Value {
     /// A boolean.
     Bool(bool),
@@ -39,6 +40,18 @@ pub enum Value {
     Text(Arc<str>),
     /// An array or another structure, as JSON text.
     Json(Arc<str>),
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bool(a), Self::Bool(b)) => a == b,
+            (Self::Int(a), Self::Int(b)) => a == b,
+            (Self::Double(a), Self::Double(b)) => a.to_bits() == b.to_bits(),
+            (Self::Text(a), Self::Text(b)) | (Self::Json(a), Self::Json(b)) => a == b,
+            _ => false,
+        }
+    }
 }
 
 impl Value {
@@ -538,6 +551,17 @@ mod tests {
             origin: Origin::Label,
         };
         Entity::new(vec![attribute("cluster", "the same for all"), attribute("pod", pod)])
+    }
+
+    #[test]
+    fn an_entity_with_a_nan_is_itself() {
+        let table = EntityTable::default();
+        let entity = || {
+            let value = Value::Double(f64::NAN);
+            Entity::new(vec![Attribute { name: "load".into(), value, origin: Origin::Resource }])
+        };
+        let key = table.intern(entity()).unwrap();
+        assert_eq!(table.intern(entity()), Ok(key));
     }
 
     #[test]
