@@ -2,6 +2,7 @@
 
 mod decoding;
 mod golden;
+mod in_place;
 mod planning;
 mod serving;
 
