@@ -1,13 +1,14 @@
 //! Readers: from memory near the head, else from disk.
 //!
-//! A reader is a position and nothing else. Everything above `memory_from` is in memory, so that
+//! A reader is a position and nothing else, which memory knows, so as not to keep what all have
+//! read. Everything above `memory_from` is in memory, so that
 //! one look under the lock tells where to go on; crossing from disk to memory, over segments or
 //! over a trim can neither miss an entry nor give it twice.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed};
 
 use prost::Message;
 use tokio::sync::watch;
@@ -44,8 +45,9 @@ impl Trimmed {
 /// Reads durable entries in order: from memory near the head, else from disk.
 pub struct Reader {
     shared: Arc<Shared>,
-    /// The last offset given out.
+    /// The last offset given out, also for those who let go of what was read.
     after: u64,
+    told: Arc<AtomicU64>,
     head: watch::Receiver<u64>,
     walker: Option<Walker>,
     /// A read under way, kept when `next` was cancelled.
@@ -62,7 +64,9 @@ struct Read {
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, after: u64) -> Self {
         let head = shared.head.subscribe();
-        Self { shared, after, head, walker: None, reading: None }
+        let told = Arc::new(AtomicU64::new(after));
+        shared.state.lock().readers.push(Arc::downgrade(&told));
+        Self { shared, after, told, head, walker: None, reading: None }
     }
 
     /// Offset of the last entry that it gave, or where it started.
@@ -105,6 +109,7 @@ impl Reader {
             let read = read.map_err(io::Error::other)??;
             self.walker = read.walker;
             self.after = read.after;
+            self.told.store(read.after, Relaxed);
             if !read.entries.is_empty() {
                 return Ok(read.entries);
             }
@@ -131,6 +136,7 @@ impl Reader {
             None => Memory::AtHead,
             Some(last) => {
                 self.after = last.offset;
+                self.told.store(last.offset, Relaxed);
                 Memory::Entries(entries)
             }
         }

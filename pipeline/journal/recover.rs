@@ -75,6 +75,7 @@ pub(super) fn recover(dir: &Path, floor: impl FnOnce(u128) -> u64) -> io::Result
         memory_bytes: 0,
         trouble: None,
         memory_from: 0,
+        readers: Vec::new(),
         damage: earlier,
         aside: BTreeSet::new(),
         leftover: Vec::new(),

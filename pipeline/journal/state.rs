@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -215,6 +215,8 @@ pub(super) struct State {
     pub(super) memory: VecDeque<(Arc<Entry>, usize)>,
     pub(super) memory_bytes: usize,
     pub(super) memory_from: u64,
+    /// The offset up to which each reader has read.
+    pub(super) readers: Vec<Weak<AtomicU64>>,
     pub(super) damage: Vec<String>,
     /// Why the last batch could not be written.
     pub(super) trouble: Option<String>,
@@ -268,7 +270,8 @@ impl State {
         }
     }
 
-    /// Keeps a durable entry for readers that keep up; `bytes` is its size in memory.
+    /// Keeps a durable entry for readers that keep up; `bytes` is its size in memory. Lets go of
+    /// those that all have read, while all keep up: their memory is at hand for what comes.
     pub(super) fn remember(
         &mut self,
         entry: Arc<Entry>,
@@ -277,11 +280,23 @@ impl State {
     ) {
         self.memory_bytes += bytes;
         self.memory.push_back((entry, bytes));
-        while self.memory.len() > entries_max || self.memory_bytes > bytes_max {
+        let read = self.read_by_all();
+        while self.memory.len() > entries_max
+            || self.memory_bytes > bytes_max
+            || self.memory.front().is_some_and(|(entry, _)| entry.offset <= read)
+        {
             let Some((old, bytes)) = self.memory.pop_front() else { break };
             self.memory_bytes = self.memory_bytes.saturating_sub(bytes);
             self.memory_from = old.offset;
         }
+    }
+
+    /// The offset up to which all readers have read; 0 if there are none, or one reads from disk:
+    /// it meets the others where memory begins.
+    fn read_by_all(&mut self) -> u64 {
+        self.readers.retain(|reader| reader.strong_count() > 0);
+        let positions = self.readers.iter().filter_map(Weak::upgrade).map(|r| r.load(Relaxed));
+        positions.min().filter(|first| *first >= self.memory_from).unwrap_or_default()
     }
 
     /// Takes note of damage within the segment with this base: names it, and links the file

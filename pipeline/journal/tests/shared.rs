@@ -57,3 +57,38 @@ async fn memory_is_bounded_by_bytes_of_rows_too() {
     assert!((1..8).contains(&state.memory.len()), "{}", state.memory.len());
     assert!(state.memory_bytes <= 4_000);
 }
+
+#[tokio::test]
+async fn memory_lets_go_of_what_all_have_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), options(), |_| 0).unwrap();
+    let held = || {
+        let state = journal.shared().state.lock();
+        state.memory.iter().map(|(entry, _)| entry.offset).collect::<Vec<_>>()
+    };
+    let (mut fast, mut slow) = (journal.reader(0), journal.reader(0));
+    for _ in 0..3 {
+        journal.append(data("x")).await.unwrap();
+    }
+    assert_eq!(fast.next().await.unwrap().len(), 3);
+    journal.append(data("x")).await.unwrap();
+    assert_eq!(held(), [1, 2, 3, 4], "the other one has read nothing");
+    assert_eq!(slow.next().await.unwrap().len(), 4);
+    journal.append(data("x")).await.unwrap();
+    assert_eq!(held(), [4, 5]);
+    // One that starts earlier reads from disk, and for it memory keeps what comes.
+    let mut late = journal.reader(1);
+    fast.next().await.unwrap();
+    slow.next().await.unwrap();
+    journal.append(data("x")).await.unwrap();
+    assert_eq!(held(), [4, 5, 6]);
+    let mut offsets = Vec::new();
+    while offsets.last() != Some(&6) {
+        offsets.extend(late.next().await.unwrap().iter().map(|e| e.offset));
+    }
+    assert_eq!(offsets, [2, 3, 4, 5, 6]);
+    drop(slow);
+    fast.next().await.unwrap();
+    journal.append(data("x")).await.unwrap();
+    assert_eq!(held(), [7], "who is gone holds nothing");
+}
