@@ -160,31 +160,25 @@ pub fn to_surface(array: &ArrayRef, kind: ColumnType) -> Result<ArrayRef, ArrowE
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// The value of each lower-case hex digit; [`NO_DIGIT`] for all other bytes.
-const DIGITS: [u8; 256] = {
-    let mut digits = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < HEX.len() {
-        digits[HEX[value] as usize] = value as u8;
-        value += 1;
-    }
-    digits
-};
-const NO_DIGIT: u8 = 0xff;
-
-/// The `2 * N` lower-case hex digits of `text` as bytes, `None` if it is anything else.
+/// The `2 * N` lower-case hex digits of `text` as bytes, `None` if it is anything else. `N` is at
+/// most 16.
 pub fn hex_bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let text = text.as_bytes();
     if text.len() != N * 2 {
         return None;
     }
+    // Without branches or tables, so that it is done for all digits at once.
+    let mut digits = [b'0'; 32];
+    digits.get_mut(..text.len())?.copy_from_slice(text);
+    let mut wrong = false;
+    for digit in &mut digits {
+        let (number, letter) = (digit.wrapping_sub(b'0'), digit.wrapping_sub(b'a'));
+        wrong |= number > 9 && letter > 5;
+        *digit = if number <= 9 { number } else { letter.wrapping_add(10) };
+    }
     let mut out = [0; N];
-    // Looked at once at the end: a branch for each digit would cost more than the digit.
-    let mut all = 0;
-    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
-        let (high, low) = (DIGITS[pair[0] as usize], DIGITS[pair[1] as usize]);
-        all |= high | low;
+    for (byte, [high, low]) in out.iter_mut().zip(digits.as_chunks::<2>().0) {
         *byte = high << 4 | low;
     }
-    (all < 16).then_some(out)
+    (!wrong).then_some(out)
 }

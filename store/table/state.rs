@@ -18,6 +18,10 @@ use crate::types::ColumnType;
 /// Hot runs of fewer rows are joined, so that a trickle does not make thousands of them.
 const JOIN_ROWS: usize = 8_192;
 
+/// But not to more bytes: of large batches there are few, and to copy their rows costs more than the
+/// rest of the way into memory.
+const JOIN_BYTES: usize = 256 << 10;
+
 #[derive(Debug)]
 pub(super) struct HotSlot {
     pub(super) run: Arc<HotRun>,
@@ -62,6 +66,7 @@ impl State {
             && slot.staged.is_none()
             && slot.run.batch.num_rows() <= rows * 2
             && slot.run.batch.num_rows() + rows <= JOIN_ROWS
+            && slot.run.batch.bytes() + batch.bytes() <= JOIN_BYTES
             && let Some(joined) = Batch::join(&[slot.run.batch.clone(), batch.clone()])
         {
             let entities = slot.run.entities + came;
