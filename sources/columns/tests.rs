@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::Schema;
+use proptest::prelude::*;
 use weir_pipeline::entity::{Entity, Origin};
 
 use super::*;
@@ -208,4 +209,53 @@ fn many_rows_get_fewer_columns() {
     let names: Vec<&str> = c.columns.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(c.overflow_names, ["c", "d"]);
+}
+
+/// A cell by two made-up numbers.
+fn cell((kind, value): (u8, u8)) -> Cell<'static> {
+    let texts = ["true", "200", "0.5", "", "a", "-1"];
+    let text = texts[usize::from(value) % texts.len()];
+    match kind % 6 {
+        0 => Bool(value % 2 == 0),
+        1 => Int(i64::from(value) - 2),
+        2 => Double([0.5, 200.0, -0.0, f64::NAN][usize::from(value) % 4]),
+        3 => Json("[1]"),
+        _ => Text(text),
+    }
+}
+
+proptest! {
+    /// What goes straight into arrays comes out as what is looked at value by value.
+    #[test]
+    fn columns_are_as_their_values(
+        kinds in prop::collection::vec(0..6_u8, 4),
+        rows in prop::collection::vec(prop::collection::vec((0..4_usize, any::<(u8, u8)>()), 0..6), 0..12),
+    ) {
+        const NAMES: [&str; 4] = ["a", "body", "http.response.status_code", "user.id"];
+        let mut columns = AttributeColumns::new(Signal::Logs, (rows.len(), 100), &[]);
+        let mut expect: Vec<(String, Sparse)> = Vec::new();
+        for (i, row) in rows.iter().enumerate() {
+            for (name, (kind, value)) in row {
+                // Mostly all of one kind.
+                let kind = if kind % 8 == 0 { kind / 8 } else { kinds[*name] };
+                columns.set(i, NAMES[*name], cell((kind, *value)));
+                let name = attribute_column(&Signal::Logs, NAMES[*name]).into_owned();
+                let at = expect.iter().position(|c| c.0 == name).unwrap_or_else(|| {
+                    expect.push((name, Sparse::default()));
+                    expect.len() - 1
+                });
+                if expect[at].1.rows.last() != Some(&(i as u32)) {
+                    expect[at].1.push(i, cell((kind, *value)));
+                }
+            }
+        }
+        let got = columns.finish().unwrap();
+        prop_assert_eq!(got.len(), expect.len());
+        for ((field, array), (name, values)) in got.iter().zip(&expect) {
+            let (expect, json) = build::array(values, name, rows.len()).unwrap();
+            prop_assert_eq!(field.name(), name);
+            prop_assert_eq!(field.metadata().contains_key(META_JSON), json);
+            prop_assert_eq!(array.to_data(), expect.to_data());
+        }
+    }
 }

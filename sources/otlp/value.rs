@@ -155,21 +155,16 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The two hex digits of each byte.
-const DIGITS: [[u8; 2]; 256] = {
-    let digits = b"0123456789abcdef";
-    let mut table = [[0; 2]; 256];
-    let mut i = 0;
-    while i < 256 {
-        table[i] = [digits[i >> 4], digits[i & 15]];
-        i += 1;
-    }
-    table
-};
-
 /// Lower-case hex.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|b| DIGITS[usize::from(*b)]).map(char::from).collect()
+    bytes.iter().flat_map(|b| digits(*b)).map(char::from).collect()
+}
+
+/// The two lower-case hex digits of a byte, without a table: so it is done for many at once.
+#[inline]
+fn digits(byte: u8) -> [u8; 2] {
+    let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
+    [digit(byte >> 4), digit(byte & 15)]
 }
 
 /// A trace or span id as lower-case hex.
@@ -180,12 +175,15 @@ pub(super) struct Hex {
 
 impl Hex {
     /// Of at most 16 bytes.
+    #[inline]
     fn new(id: &[u8]) -> Self {
-        let mut digits = [0; 32];
-        for (to, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(id) {
-            *to = DIGITS[usize::from(*byte)];
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(id).for_each(|(to, from)| *to = *from);
+        let mut hex = [0; 32];
+        for (to, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+            *to = digits(byte);
         }
-        Self { digits, len: (2 * id.len()).min(32) }
+        Self { digits: hex, len: (2 * id.len()).min(32) }
     }
 
     pub(super) fn as_str(&self) -> &str {
