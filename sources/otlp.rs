@@ -30,6 +30,7 @@ mod histogram;
 mod logs;
 mod metrics;
 mod numbers;
+mod points;
 mod read;
 mod read_metrics;
 mod reply;

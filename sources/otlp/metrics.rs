@@ -7,25 +7,21 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Builder, Int64Builder};
 use hashbrown::HashSet;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1 as pb;
 use pb::metric::Data;
 use weir_pipeline::component::{DecodeError, Decoded};
-use weir_pipeline::entity::{Entity, Origin, Value, int_fits_double};
+use weir_pipeline::entity::{Entity, Origin, Value};
 use weir_pipeline::signal::Signal;
 
-use super::flat::{Attributes, Odd};
+use super::flat::Odd;
 use super::histogram::{Histogram, column};
-use super::numbers::{self, Number, Numbers};
+use super::numbers::{self, Numbers};
+use super::points::{Point, Row, exemplars, explicit, exponential, number, summary};
 use super::rows::{Rows, TextColumn, TimeColumn, intern};
-use super::value::{self, Bad, Members, Rejects};
+use super::value::{self, Bad, Rejects};
 use super::wire::{self, Record, Request};
 use crate::columns::{Cell, EntityBuilder};
-use crate::json;
 use crate::series::{BadSeries, Lookup};
-
-/// Bit of the flags that says that a series has no value at this time.
-const NO_RECORDED_VALUE: u32 = pb::DataPointFlags::NoRecordedValueMask as u32;
 
 /// Metric times are kept in milliseconds.
 const MS: i64 = 1_000_000;
@@ -44,68 +40,6 @@ struct Columns<'a> {
     rejects: Rejects,
     /// Whether no point lacks a time.
     own_times: bool,
-}
-
-/// What all kinds of points have.
-struct Point<'a> {
-    attributes: &'a [KeyValue],
-    start: u64,
-    time: u64,
-    flags: u32,
-    exemplars: &'a [pb::Exemplar],
-    value: Sample,
-    /// Explicit bounds or quantiles.
-    bounds: Option<String>,
-}
-
-enum Sample {
-    None,
-    Double(f64),
-    Int(i64),
-    Histogram(Result<Box<Histogram>, Bad>),
-}
-
-/// What of a point is in its row, besides key and exemplars.
-struct Row {
-    time: Option<i64>,
-    start: Option<i64>,
-    stale: bool,
-    value: Option<f64>,
-    /// The value, if `value` cannot hold it.
-    int: Option<i64>,
-    histogram: Option<Box<Histogram>>,
-}
-
-impl Row {
-    fn new((start, time, flags): (u64, u64, u32), sample: Sample) -> Result<Self, Bad> {
-        let time = value::time("time_unix_nano", time)?;
-        let start = value::time("start_time_unix_nano", start)?;
-        let stale = flags & NO_RECORDED_VALUE != 0;
-        let (mut value, mut int, mut histogram) = (None, None, None);
-        match sample {
-            _ if stale => {}
-            Sample::Double(v) => value = Some(v),
-            Sample::Int(v) => {
-                value = Some(v as f64);
-                int = (!int_fits_double(v)).then_some(v);
-            }
-            Sample::Histogram(h) => histogram = Some(h?),
-            Sample::None => {
-                let message = "a data point has no value".to_owned();
-                return Err(Bad { reason: "no_value", message });
-            }
-        }
-        Ok(Self { time, start, stale, value, int, histogram })
-    }
-
-    fn of(point: &numbers::Point<'_>) -> Result<Self, Bad> {
-        let sample = match point.value {
-            None => Sample::None,
-            Some(Number::Double(v)) => Sample::Double(v),
-            Some(Number::Int(v)) => Sample::Int(v),
-        };
-        Self::new((point.start, point.time, point.flags), sample)
-    }
 }
 
 /// A metric that was read in place, and what names its series.
@@ -176,7 +110,7 @@ impl Columns<'_> {
     fn walk(&mut self, request: Request<'_, pb::Metric>) -> Result<(), DecodeError> {
         let Request { entities, names, records, .. } = request;
         let mut count = 0;
-        let (mut keys, mut name) = (Vec::new(), Vec::new());
+        let (mut rows, mut name) = (Vec::new(), Vec::new());
         let mut scope_digest = (u32::MAX, [0; 16]);
         for (entity, record) in records {
             let Some(scope) = entities.get(entity as usize) else { continue };
@@ -197,8 +131,8 @@ impl Columns<'_> {
                 }
                 metric.name_into(scope_digest.1, &mut name);
                 let metric = Named { metric, prefix: self.lookup.digest(&name), points: &points };
-                if self.known(&metric, &mut keys, &mut name) {
-                    self.numbers(&metric, &keys);
+                if self.known(&metric, &mut rows, &mut name).is_some() {
+                    rows.drain(..).for_each(|(key, row)| self.push(key, row, None));
                     continue;
                 }
                 named = Some(metric);
@@ -208,30 +142,20 @@ impl Columns<'_> {
         Ok(())
     }
 
-    /// Finds the keys of all points, if all their series are known.
-    fn known(&mut self, metric: &Named<'_>, keys: &mut Vec<u32>, name: &mut Vec<u8>) -> bool {
-        keys.clear();
+    /// The rows of all points with their keys, if all can be kept and their series are known.
+    fn known(
+        &mut self,
+        metric: &Named<'_>,
+        rows: &mut Vec<(u32, Row)>,
+        name: &mut Vec<u8>,
+    ) -> Option<()> {
+        let unknown = || Err(BadSeries::new("unknown", ""));
+        rows.clear();
         for point in metric.points {
-            // One that is going to be left out needs none.
-            let key = match Row::of(point) {
-                Err(_) => Ok(0),
-                Ok(_) => {
-                    metric.key(point, &mut self.lookup, name, || Err(BadSeries::new("unknown", "")))
-                }
-            };
-            let Ok(key) = key else { return false };
-            keys.push(key);
+            let row = Row::of(point).ok()?;
+            rows.push((metric.key(point, &mut self.lookup, name, unknown).ok()?, row));
         }
-        true
-    }
-
-    fn numbers(&mut self, metric: &Named<'_>, keys: &[u32]) {
-        for (point, key) in metric.points.iter().zip(keys) {
-            match Row::of(point) {
-                Ok(row) => self.push(*key, row, None),
-                Err(bad) => self.reject(metric.metric.name, bad),
-            }
-        }
+        Some(())
     }
 
     fn metric(
@@ -342,87 +266,4 @@ impl Columns<'_> {
         self.stale.push(row.stale.then_some(true));
         self.exemplars.push(exemplars);
     }
-}
-
-fn number(p: &pb::NumberDataPoint) -> Point<'_> {
-    use pb::number_data_point::Value::{AsDouble, AsInt};
-    Point {
-        attributes: &p.attributes,
-        start: p.start_time_unix_nano,
-        time: p.time_unix_nano,
-        flags: p.flags,
-        exemplars: &p.exemplars,
-        value: match p.value {
-            None => Sample::None,
-            Some(AsDouble(v)) => Sample::Double(v),
-            Some(AsInt(v)) => Sample::Int(v),
-        },
-        bounds: None,
-    }
-}
-
-fn explicit(p: &pb::HistogramDataPoint) -> Point<'_> {
-    Point {
-        attributes: &p.attributes,
-        start: p.start_time_unix_nano,
-        time: p.time_unix_nano,
-        flags: p.flags,
-        exemplars: &p.exemplars,
-        value: Sample::Histogram(Histogram::explicit(p).map(Box::new)),
-        bounds: Some(numbers(p.explicit_bounds.iter().copied())),
-    }
-}
-
-fn exponential(p: &pb::ExponentialHistogramDataPoint) -> Point<'_> {
-    Point {
-        attributes: &p.attributes,
-        start: p.start_time_unix_nano,
-        time: p.time_unix_nano,
-        flags: p.flags,
-        exemplars: &p.exemplars,
-        value: Sample::Histogram(Histogram::exponential(p).map(Box::new)),
-        bounds: None,
-    }
-}
-
-fn summary(p: &pb::SummaryDataPoint) -> Point<'_> {
-    Point {
-        attributes: &p.attributes,
-        start: p.start_time_unix_nano,
-        time: p.time_unix_nano,
-        flags: p.flags,
-        exemplars: &[],
-        value: Sample::Histogram(Histogram::summary(p).map(Box::new)),
-        bounds: Some(numbers(p.quantile_values.iter().map(|q| q.quantile))),
-    }
-}
-
-/// A JSON array of doubles.
-fn numbers(values: impl Iterator<Item = f64>) -> String {
-    let values: Vec<f64> = values.collect();
-    let mut out = String::new();
-    value::write_list(&values, &mut out, |v, out| json::double(*v, out));
-    out
-}
-
-fn exemplars(exemplars: &[pb::Exemplar]) -> Option<String> {
-    use pb::exemplar::Value::{AsDouble, AsInt};
-    if exemplars.is_empty() {
-        return None;
-    }
-    let mut out = String::new();
-    value::write_list(exemplars, &mut out, |e, out| {
-        let mut m = Members::open(out);
-        m.int("timestamp", e.time_unix_nano);
-        match e.value {
-            Some(AsDouble(v)) => m.double("value", v),
-            Some(AsInt(v)) => m.number("value", v),
-            None => {}
-        }
-        m.id("trace_id", &e.trace_id);
-        m.id("span_id", &e.span_id);
-        m.attributes(Attributes::Nested(&e.filtered_attributes));
-        m.close();
-    });
-    Some(out)
 }

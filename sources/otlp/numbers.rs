@@ -1,6 +1,6 @@
 //! Gauges and sums read in place, as senders mostly write them (see [`super::flat`]). Attributes of
-//! points are not looked at here: those of a known series are its name, and of another one `prost`
-//! decodes them.
+//! points are not looked at here: those of a known series are its name, and a metric with others is
+//! left to `prost`.
 
 use super::flat::{self, Odd, Seen};
 use crate::protobuf::Reader;
