@@ -8,6 +8,9 @@ use crate::batch::Batch;
 /// Entries are joined up to about this many rows.
 const ROWS: usize = 8_192;
 
+/// And to at most this many bytes: to copy larger ones costs more than it saves.
+const BYTES: usize = 256 << 10;
+
 /// Rows of consecutive entries of one source output.
 #[derive(Default)]
 pub(crate) struct Joining {
@@ -15,6 +18,7 @@ pub(crate) struct Joining {
     output: &'static str,
     batches: Vec<Batch>,
     rows: usize,
+    bytes: usize,
 }
 
 /// What was joined: one batch, or those that could not be.
@@ -35,11 +39,14 @@ impl Joining {
         joinable: bool,
     ) -> Option<Joined> {
         let other = self.source != *source || self.output != output;
-        let before = if other || self.rows >= ROWS || !joinable { self.take() } else { None };
+        let bytes = batch.bytes();
+        let enough = self.rows >= ROWS || self.bytes + bytes > BYTES;
+        let before = if other || enough || !joinable { self.take() } else { None };
         if self.batches.is_empty() {
             (self.source, self.output) = (source.clone(), output);
         }
         self.rows += batch.num_rows();
+        self.bytes += bytes;
         self.batches.push(batch.clone());
         before
     }
