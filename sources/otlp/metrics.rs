@@ -28,6 +28,8 @@ const MS: i64 = 1_000_000;
 
 struct Columns<'a> {
     lookup: Lookup<'a>,
+    /// The last name of a series that was looked up.
+    name: Vec<u8>,
     received: i64,
     keys: Vec<u32>,
     timestamp: TimeColumn,
@@ -42,27 +44,32 @@ struct Columns<'a> {
     own_times: bool,
 }
 
-/// A metric that was read in place, and what names its series.
-struct Named<'a> {
-    metric: Numbers<'a>,
-    points: &'a [numbers::Point<'a>],
-    /// What stands for all but the attributes.
+/// What names the series of one metric, besides their attributes and bounds.
+#[derive(Clone, Copy)]
+struct Names {
+    kind: u8,
     prefix: [u8; 16],
 }
 
-impl Named<'_> {
-    /// The key of the series of `point`; `build` makes its entity, if it is not known.
+impl Names {
+    /// `kind` and `head` are of the metric (see [`numbers::head`]), `scope` stands for all around it.
+    fn new(lookup: &Lookup<'_>, scope: [u8; 16], kind: u8, mut head: Vec<u8>) -> Self {
+        head.extend(scope);
+        Self { kind, prefix: lookup.digest(&head) }
+    }
+
+    /// The key of the series with these attributes, which `build` makes if it is not known.
     fn key(
         &self,
-        point: &numbers::Point<'_>,
+        attributes: &[u8],
         lookup: &mut Lookup<'_>,
         name: &mut Vec<u8>,
         build: impl FnOnce() -> Result<Entity, BadSeries>,
     ) -> Result<u32, BadSeries> {
         name.clear();
         name.extend(self.prefix);
-        name.extend(point.attributes);
-        lookup.key(u8::from(self.metric.is_counter), name, build)
+        name.extend(attributes);
+        lookup.key(self.kind, name, build)
     }
 }
 
@@ -75,6 +82,7 @@ pub(super) fn decode(
     let rows = request.records.len();
     let mut c = Columns {
         lookup,
+        name: Vec::new(),
         received,
         keys: Vec::with_capacity(rows),
         timestamp: TimeColumn::with_capacity(rows),
@@ -110,12 +118,16 @@ impl Columns<'_> {
     fn walk(&mut self, request: Request<'_, pb::Metric>) -> Result<(), DecodeError> {
         let Request { entities, names, records, .. } = request;
         let mut count = 0;
-        let (mut rows, mut name) = (Vec::new(), Vec::new());
-        let mut scope_digest = (u32::MAX, [0; 16]);
+        let (mut points, mut rows) = (Vec::new(), Vec::new());
+        let mut digest = (u32::MAX, None);
         for (entity, record) in records {
             let Some(scope) = entities.get(entity as usize) else { continue };
-            let mut points = Vec::new();
-            let read = record.wire().ok_or(Odd).and_then(|m| Numbers::read(m, &mut points));
+            if digest.0 != entity {
+                digest = (entity, names.get(entity as usize).map(|n| self.lookup.digest(n)));
+            }
+            points.clear();
+            let wire = record.wire();
+            let read = wire.ok_or(Odd).and_then(|m| Numbers::read(m, &mut points));
             count += match (&read, &record) {
                 (Ok(_), _) => points.len(),
                 (Err(Odd), Record::Wire(bytes)) => wire::points(bytes)?,
@@ -124,20 +136,17 @@ impl Columns<'_> {
             if count > wire::ROWS_MAX {
                 return Err(wire::too_many("data points", wire::ROWS_MAX));
             }
-            let mut named = None;
-            if let Some((metric, scope)) = read.ok().zip(names.get(entity as usize)) {
-                if scope_digest.0 != entity {
-                    scope_digest = (entity, self.lookup.digest(scope));
-                }
-                metric.name_into(scope_digest.1, &mut name);
-                let metric = Named { metric, prefix: self.lookup.digest(&name), points: &points };
-                if self.known(&metric, &mut rows, &mut name).is_some() {
+            if let Some((metric, scope)) = read.ok().zip(digest.1) {
+                let names =
+                    Names::new(&self.lookup, scope, u8::from(metric.is_counter), metric.head());
+                if self.known(names, &points, &mut rows).is_some() {
                     rows.drain(..).for_each(|(key, row)| self.push(key, row, None));
                     continue;
                 }
-                named = Some(metric);
             }
-            self.metric(&record.decode()?, scope, named.as_ref())?;
+            let metric = record.decode()?;
+            let attributes = wire.and_then(|m| numbers::attributes(m).ok()).unwrap_or_default();
+            self.metric(&metric, scope, digest.1, &attributes)?;
         }
         Ok(())
     }
@@ -145,15 +154,16 @@ impl Columns<'_> {
     /// The rows of all points with their keys, if all can be kept and their series are known.
     fn known(
         &mut self,
-        metric: &Named<'_>,
+        names: Names,
+        points: &[numbers::Point<'_>],
         rows: &mut Vec<(u32, Row)>,
-        name: &mut Vec<u8>,
     ) -> Option<()> {
         let unknown = || Err(BadSeries::new("unknown", ""));
         rows.clear();
-        for point in metric.points {
+        for point in points {
             let row = Row::of(point).ok()?;
-            rows.push((metric.key(point, &mut self.lookup, name, unknown).ok()?, row));
+            let key = names.key(point.attributes, &mut self.lookup, &mut self.name, unknown);
+            rows.push((key.ok()?, row));
         }
         Some(())
     }
@@ -162,7 +172,8 @@ impl Columns<'_> {
         &mut self,
         metric: &pb::Metric,
         scope: &EntityBuilder,
-        named: Option<&Named<'_>>,
+        digest: Option<[u8; 16]>,
+        attributes: &[Vec<u8>],
     ) -> Result<(), DecodeError> {
         let Some(data) = &metric.data else {
             self.rejects.add(Bad {
@@ -171,15 +182,19 @@ impl Columns<'_> {
             });
             return Ok(());
         };
+        const KINDS: [&str; 5] =
+            ["gauge", "counter", "histogram", "exponential_histogram", "summary"];
         let (kind, temporality) = match data {
-            Data::Gauge(_) => ("gauge", 0),
-            Data::Sum(s) => {
-                (if s.is_monotonic { "counter" } else { "gauge" }, s.aggregation_temporality)
-            }
-            Data::Histogram(h) => ("histogram", h.aggregation_temporality),
-            Data::ExponentialHistogram(h) => ("exponential_histogram", h.aggregation_temporality),
-            Data::Summary(_) => ("summary", 0),
+            Data::Gauge(_) => (0, 0),
+            Data::Sum(s) => (u8::from(s.is_monotonic), s.aggregation_temporality),
+            Data::Histogram(h) => (2, h.aggregation_temporality),
+            Data::ExponentialHistogram(h) => (3, h.aggregation_temporality),
+            Data::Summary(_) => (4, 0),
         };
+        let names = digest.map(|scope| {
+            let head = numbers::head(&metric.name, &metric.unit, temporality);
+            Names::new(&self.lookup, scope, kind, head)
+        });
         let mut series = scope.clone();
         let temporality = match temporality {
             1 => "delta",
@@ -188,18 +203,14 @@ impl Columns<'_> {
         };
         for (name, text) in [
             ("metric.name", metric.name.as_str()),
-            ("metric.type", kind),
+            ("metric.type", KINDS[usize::from(kind)]),
             ("metric.unit", &metric.unit),
             ("metric.temporality", temporality),
         ] {
             series.field(name, Value::Text(text.into()), Origin::Metric);
         }
-        let mut nth = 0;
-        let mut add = |point| {
-            let named = named.and_then(|n| Some((n, n.points.get(nth)?)));
-            nth += 1;
-            self.point(metric, &series, point, named)
-        };
+        let mut attributes = attributes.iter();
+        let mut add = |point| self.point(metric, &series, point, names.zip(attributes.next()));
         match data {
             Data::Gauge(pb::Gauge { data_points }) | Data::Sum(pb::Sum { data_points, .. }) => {
                 data_points.iter().try_for_each(|p| add(number(p)))
@@ -217,7 +228,7 @@ impl Columns<'_> {
         metric: &pb::Metric,
         series: &EntityBuilder,
         point: Point<'_>,
-        named: Option<(&Named<'_>, &numbers::Point<'_>)>,
+        name: Option<(Names, &Vec<u8>)>,
     ) -> Result<(), DecodeError> {
         let row = match Row::new((point.start, point.time, point.flags), point.value) {
             Ok(row) => row,
@@ -235,9 +246,9 @@ impl Columns<'_> {
             value::flatten(point.attributes, &mut label);
             entity.build(&HashSet::new())
         };
-        let key = match named {
-            Some((metric, point)) => metric
-                .key(point, &mut self.lookup, &mut Vec::new(), || Ok(entity()))
+        let key = match name {
+            Some((names, attributes)) => names
+                .key(attributes, &mut self.lookup, &mut self.name, || Ok(entity()))
                 .map_err(|e| DecodeError::new(e.reason, e.message))?,
             None => intern(self.lookup.table(), entity())?,
         };

@@ -3,7 +3,7 @@
 //! left to `prost`.
 
 use super::flat::{self, Odd, Seen};
-use crate::protobuf::Reader;
+use crate::protobuf::{Field, Fields, Reader};
 
 /// A metric with number data points.
 #[derive(Debug, Default)]
@@ -58,14 +58,9 @@ impl<'a> Numbers<'a> {
         if has_data { Ok(metric) } else { Err(Odd) }
     }
 
-    /// Writes what names its series, together with `scope` and the attributes of each.
-    pub(super) fn name_into(&self, scope: [u8; 16], name: &mut Vec<u8>) {
-        name.clear();
-        name.extend(scope);
-        name.extend(self.temporality.to_le_bytes());
-        name.extend((self.name.len() as u64).to_le_bytes());
-        name.extend(self.name.as_bytes());
-        name.extend(self.unit.as_bytes());
+    /// See [`head`].
+    pub(super) fn head(&self) -> Vec<u8> {
+        head(self.name, self.unit, self.temporality)
     }
 
     fn data(
@@ -132,4 +127,52 @@ impl<'a> Point<'a> {
         }
         Ok(point)
     }
+}
+
+/// What names the series of a metric of one kind, besides their attributes and bounds and what is
+/// around the metric.
+pub(super) fn head(name: &str, unit: &str, temporality: i32) -> Vec<u8> {
+    let mut head = Vec::with_capacity(name.len() + unit.len() + 32);
+    head.extend(temporality.to_le_bytes());
+    head.extend((name.len() as u64).to_le_bytes());
+    head.extend(name.as_bytes());
+    head.extend((unit.len() as u64).to_le_bytes());
+    head.extend(unit.as_bytes());
+    head
+}
+
+/// What names the series of each point of a metric that `prost` decodes: the fields with its
+/// attributes and explicit bounds, as they stand. [`Odd`] if there are quantiles, which stand among
+/// values, or data of more than one kind.
+pub(super) fn attributes(metric: &[u8]) -> Result<Vec<Vec<u8>>, Odd> {
+    let mut data = None;
+    for field in Fields(metric) {
+        let field = field?;
+        if matches!(field.number, 5 | 7 | 9..=11) && data.replace(field).is_some() {
+            return Err(Odd);
+        }
+    }
+    let Field { number, value, .. } = data.ok_or(Odd)?;
+    let naming: &[u32] = match number {
+        5 | 7 => &[7],
+        9 => &[7, 9],
+        10 => &[1],
+        _ => return Err(Odd),
+    };
+    let mut out = Vec::new();
+    for point in Fields(value.bytes()?) {
+        let point = point?;
+        if point.number != 1 {
+            continue;
+        }
+        let mut name = Vec::new();
+        for field in Fields(point.value.bytes()?) {
+            let field = field?;
+            if naming.contains(&field.number) {
+                name.extend(field.raw);
+            }
+        }
+        out.push(name);
+    }
+    Ok(out)
 }

@@ -26,6 +26,8 @@ enum Kind {
     /// Bytes of this length, mostly.
     Id(usize),
     One(&'static Schema),
+    /// Now and then one.
+    Rare(&'static Schema),
     /// Any number of them.
     Many(&'static Schema),
 }
@@ -33,7 +35,7 @@ enum Kind {
 /// Fields by number.
 struct Schema(&'static [(u32, Kind)]);
 
-use Kind::{Bytes as Blob, Fixed32, Fixed64, Id, Many, One, Text, Time, Varint};
+use Kind::{Bytes as Blob, Fixed32, Fixed64, Id, Many, One, Rare, Text, Time, Varint};
 
 #[rustfmt::skip]
 static ANY: Schema = Schema(&[
@@ -62,8 +64,8 @@ static LINK: Schema = Schema(&[
 static STATUS: Schema = Schema(&[(2, Text), (3, Varint)]);
 #[rustfmt::skip]
 static METRIC: Schema = Schema(&[
-    (1, Text), (2, Text), (3, Text), (5, One(&GAUGE)), (7, One(&SUM)), (9, One(&HISTOGRAM)),
-    (12, Many(&ATTRIBUTE)),
+    (1, Text), (2, Text), (3, Text), (5, Rare(&GAUGE)), (7, One(&SUM)), (9, Rare(&HISTOGRAM)),
+    (10, Rare(&EXPONENTIAL)), (11, Rare(&SUMMARY)), (12, Many(&ATTRIBUTE)),
 ]);
 static GAUGE: Schema = Schema(&[(1, Many(&POINT))]);
 static SUM: Schema = Schema(&[(1, Many(&POINT)), (2, Varint), (3, Varint)]);
@@ -74,7 +76,13 @@ static POINT: Schema = Schema(&[
     (8, Varint),
 ]);
 static EXEMPLAR: Schema = Schema(&[(2, Time), (3, Fixed64), (4, Id(8)), (7, Many(&ATTRIBUTE))]);
-static BUCKETS: Schema = Schema(&[(3, Time), (4, Fixed64), (5, Fixed64), (9, Many(&ATTRIBUTE))]);
+static BUCKETS: Schema =
+    Schema(&[(3, Time), (4, Fixed64), (5, Fixed64), (7, Fixed64), (9, Many(&ATTRIBUTE))]);
+static EXPONENTIAL: Schema = Schema(&[(1, Many(&SCALED)), (2, Varint)]);
+static SCALED: Schema = Schema(&[(1, Many(&ATTRIBUTE)), (3, Time), (6, Varint)]);
+static SUMMARY: Schema = Schema(&[(1, Many(&QUANTILES))]);
+static QUANTILES: Schema = Schema(&[(3, Time), (6, Many(&QUANTILE)), (7, Many(&ATTRIBUTE))]);
+static QUANTILE: Schema = Schema(&[(1, Fixed64), (2, Fixed64)]);
 
 /// Decides by bytes that the test made up; when they are used up, for what is ordinary.
 struct Chance<'a>(&'a [u8]);
@@ -97,6 +105,7 @@ impl Chance<'_> {
         for (number, kind) in schema.0 {
             let times = match kind {
                 Many(_) if depth == 0 => 0,
+                Rare(_) => u8::from(self.rare(8)),
                 Many(_) => self.below(4),
                 // Of these mostly one.
                 _ if std::ptr::eq(schema, &ANY) => u8::from(self.rare(8)),
@@ -105,6 +114,11 @@ impl Chance<'_> {
             };
             for _ in 0..times + u8::from(self.rare(60)) {
                 self.field(*number, *kind, depth, &mut out);
+            }
+            if self.rare(120) {
+                // A group that nobody knows.
+                self.varint(50 << 3 | 3, &mut out);
+                self.varint(50 << 3 | 4, &mut out);
             }
             if self.rare(80) {
                 let number = u32::from(self.below(40)) + 1;
@@ -176,8 +190,8 @@ impl Chance<'_> {
                 let id = vec![self.below(3); length];
                 self.bytes(tag(2), &id, out);
             }
-            One(_) | Many(_) if depth == 0 => {}
-            One(schema) | Many(schema) => {
+            One(_) | Rare(_) | Many(_) if depth == 0 => {}
+            One(schema) | Rare(schema) | Many(schema) => {
                 let message = self.message(schema, depth - 1);
                 self.bytes(tag(2), &message, out);
             }
