@@ -26,6 +26,9 @@ const ENTITIES_MAX: usize = 100_000;
 /// it may take forty times as much memory.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes of a large record, for the first guess at how many there are.
+const RECORD_BYTES: usize = 512;
+
 /// A request with its outer levels resolved.
 pub(super) struct Request<'a, T> {
     /// One per scope of each resource.
@@ -126,6 +129,7 @@ impl<'a, T> Request<'a, T> {
     ) -> Result<(), DecodeError> {
         let (mut scope, mut schema): (_, &[u8]) = (InstrumentationScope::default(), &[]);
         let entity = self.entities.len() as u32;
+        self.records.reserve(scope_group.len() / RECORD_BYTES);
         for field in Fields(scope_group) {
             match parts(field)? {
                 (1, Some(bytes)) => {
