@@ -89,12 +89,13 @@ fn write_to(
         pending.push(factory.create_column_writers(i)?.into_iter());
     }
     let mut done: Vec<Vec<ArrowColumnChunk>> = spec.groups.iter().map(|_| Vec::new()).collect();
+    let mut picks: Vec<(usize, usize)> = Vec::with_capacity(rows_max);
     for (i, wanted) in spec.columns.iter().enumerate() {
         let parts = column(wanted)?;
         let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
         for (g, rows) in spec.groups.iter().enumerate() {
-            let picks: Vec<(usize, usize)> =
-                spec.order[rows.clone()].iter().map(|&(p, r)| (p as usize, r as usize)).collect();
+            picks.clear();
+            picks.extend(spec.order[rows.clone()].iter().map(|&(p, r)| (p as usize, r as usize)));
             let array = to_rest(&interleave(&parts, &picks)?, wanted.kind)?;
             write_column(schema.field(i), &array, &mut pending[g], &mut done[g])?;
         }
