@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
-use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::{
+    Histogram, HistogramDataPoint, Metric, ResourceMetrics, ScopeMetrics,
+};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use proptest::prelude::*;
 use weir_pipeline::signal::Signal;
@@ -305,6 +309,24 @@ fn check(path: &str, body: &[u8]) -> Result<Decoded, DecodeError> {
     assert_eq!(seen(&first), expect);
     assert_eq!(seen(&decoder.decode(&head, &payload, &space)), expect);
     first
+}
+
+#[test]
+fn bounds_tell_histograms_apart() {
+    let point = |bound: f64| HistogramDataPoint {
+        time_unix_nano: 1,
+        bucket_counts: vec![1, 2],
+        explicit_bounds: vec![bound],
+        ..HistogramDataPoint::default()
+    };
+    let histogram = Histogram { data_points: vec![point(1.0), point(2.0)], ..Default::default() };
+    let metric = Metric { data: Some(Data::Histogram(histogram)), ..Metric::default() };
+    let scope = ScopeMetrics { metrics: vec![metric], ..ScopeMetrics::default() };
+    let resource = ResourceMetrics { scope_metrics: vec![scope], ..ResourceMetrics::default() };
+    let request = ExportMetricsServiceRequest { resource_metrics: vec![resource] };
+    let decoded = check("/v1/metrics", &request.encode_to_vec()).unwrap();
+    let keys = decoded.batches[0].entities.as_ref().unwrap();
+    assert_ne!(keys.keys.value(0), keys.keys.value(1));
 }
 
 proptest! {
