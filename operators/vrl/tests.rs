@@ -139,6 +139,34 @@ fn rows_vanish_multiply_and_fail() {
 }
 
 #[test]
+fn as_many_rows_as_before_may_be_other_rows() {
+    use crate::testing::{batch, row, show};
+    let row =
+        |i: i64| row(i).set("x", i).set("kept", i * 10).entity("job", ["a", "b", "c"][i as usize]);
+    let before = batch(&[row(0), row(1), row(2)]);
+    let program =
+        "if .x == 0 { abort }\nif .x == 1 {\n  x = .\n  y = x\n  y.x = 7\n  . = [x, y]\n}";
+    let out = run(program, &before);
+    let expect = [
+        "job=b kept=10 timestamp=1970-01-01T00:00:00.000000001Z x=1",
+        "job=b kept=10 timestamp=1970-01-01T00:00:00.000000001Z x=7",
+        "job=c kept=20 timestamp=1970-01-01T00:00:00.000000002Z x=2",
+    ];
+    let mut got = show(&out.emitted, out.emitted[0].0);
+    got.iter_mut().for_each(|row| {
+        let mut cells: Vec<&str> = row.split(' ').collect();
+        cells.sort_unstable();
+        *row = cells.join(" ");
+    });
+    assert_eq!(got, expect);
+    let after = &out.emitted[0].1;
+    // Where a row came from goes with it: what is rejected later is named by it.
+    let runs = after.runs().iter().map(|r| (r.received, r.rows));
+    assert_eq!(runs.collect::<Vec<_>>(), [(1, 2), (2, 1)]);
+    assert_eq!(out.dropped, 1);
+}
+
+#[test]
 fn time_and_chance_come_from_the_journal() {
     let input = json!([{"body": "a"}, {"body": "b"}]);
     let batch = to_batch("logs", "otlp", 7, 0, &rows(input)).unwrap();
