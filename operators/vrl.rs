@@ -23,16 +23,21 @@
 //! network, files, the environment or the clock do not exist. NaN, which VRL cannot hold, reads as
 //! null.
 //!
-//! Only the columns that the program touches are turned into values. A program of nothing but
-//! `.a = del(.b)`, `.a = .b`, `.a = "text"` and `del(.b)` moves whole columns. One that touches
-//! nothing but entity columns (resource attributes, metric labels) runs once per entity, not once
-//! per row. State: none.
+//! Only the columns that the program touches are turned into values. Rows of a batch that have the
+//! same in all columns that it reads cost one run, unless it reads `%`, time or chance. A program
+//! of nothing but `.a = del(.b)`, `.a = .b`, `.a = "text"` and `del(.b)` moves whole columns. One
+//! that touches nothing but entity columns (resource attributes, metric labels) runs once per
+//! entity. All this is for paths that are one column each: `.` as a whole, a path into JSON or one
+//! that is a prefix of names makes the program run row by row. State: none.
 
 mod assemble;
 mod column;
+mod columns;
 mod dated;
+mod distinct;
 mod entities;
 mod flat;
+mod flat_row;
 mod functions;
 mod moves;
 mod program;
@@ -133,13 +138,15 @@ impl Operator for Running {
         if entities::suffices(program, &batch) {
             return entities.process(program, &batch, out);
         }
-        if let Some(flat) = program.flat.as_ref().filter(|flat| flat.suits(&batch))
-            && let Some(moves) = &program.moves
+        let Some(flat) = program.flat.as_ref().filter(|flat| flat.suits(&batch)) else {
+            return rows::process(program, entities, &batch, out);
+        };
+        if let Some(moves) = &program.moves
             && moves::process(moves, flat, entities, &batch, out)?
         {
             return Ok(());
         }
-        rows::process(program, entities, &batch, out)
+        columns::process(program, flat, entities, &batch, out)
     }
 
     fn tick(&mut self, _tick: Tick, _out: &mut Output) -> Result<(), OperatorError> {

@@ -254,4 +254,4 @@ fn rendered(signal: &Signal, name: &str, held: Option<Held>, rows: usize) -> Opt
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

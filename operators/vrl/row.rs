@@ -263,7 +263,7 @@ impl<'a> Row<'a> {
 
 /// Puts `value` at the dotted `name`, as deep as it goes: below a value that is no object the
 /// rest of the name stays dotted.
-fn nest(object: &mut ObjectMap, name: &str, value: Value) {
+pub(super) fn nest(object: &mut ObjectMap, name: &str, value: Value) {
     if let Some((first, rest)) = name.split_once('.') {
         let inner =
             object.entry(KeyString::from(first)).or_insert_with(|| Value::Object(ObjectMap::new()));

@@ -71,7 +71,13 @@ pub(super) fn process(
 }
 
 /// What stands under `%`, and what `now` and the functions of chance read.
-fn metadata(program: &Compiled, batch: &Batch, run: &Run, in_run: usize, now: i64) -> Value {
+pub(super) fn metadata(
+    program: &Compiled,
+    batch: &Batch,
+    run: &Run,
+    in_run: usize,
+    now: i64,
+) -> Value {
     if !program.place_or_time {
         return Value::Null;
     }

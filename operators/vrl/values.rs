@@ -22,8 +22,9 @@ pub(super) struct Columns {
     overflow: bool,
 }
 
+/// A column that a program can read.
 #[derive(Debug)]
-enum Column {
+pub(super) enum Column {
     /// A row column.
     Row { array: ArrayRef, json: bool },
     /// An entity column, gathered when it is first read.
@@ -58,15 +59,15 @@ impl Columns {
         Self { columns: entity.attributes().iter().map(of).collect(), overflow: false }
     }
 
+    /// The column `name`.
+    pub(super) fn get(&self, name: &str) -> Option<&Column> {
+        self.columns.get(name)
+    }
+
     /// The value of `name` in row `index`; `None` for NULL.
     pub(super) fn value(&self, name: &str, index: usize) -> Option<Value> {
         match self.columns.get(name) {
-            Some(Column::Row { array, json: true }) => parse(text_at(array, index)?),
-            Some(Column::Row { array, json: false }) => to_value(array, index),
-            Some(Column::Entity { batch, array }) => {
-                to_value(array.get_or_init(|| batch.array(name)).as_ref()?, index)
-            }
-            Some(Column::Single(value)) => Some(from_attribute(value)),
+            Some(column) => column.value(name, index),
             None if self.overflow => match self.value(ATTRIBUTES, index)? {
                 Value::Object(mut object) => object.remove(name),
                 _ => None,
@@ -96,6 +97,20 @@ impl Columns {
     /// Whether `name` may stand only in the overflow.
     pub(super) fn in_overflow(&self, name: &str) -> bool {
         self.overflow && !self.columns.contains_key(name)
+    }
+}
+
+impl Column {
+    /// The value in row `index` of this column, which is called `name`; `None` for NULL.
+    pub(super) fn value(&self, name: &str, index: usize) -> Option<Value> {
+        match self {
+            Self::Row { array, json: true } => parse(text_at(array, index)?),
+            Self::Row { array, json: false } => to_value(array, index),
+            Self::Entity { batch, array } => {
+                to_value(array.get_or_init(|| batch.array(name)).as_ref()?, index)
+            }
+            Self::Single(value) => Some(from_attribute(value)),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::testing::{Row, batch, row};
 const COLUMNS: [&str; 8] =
     ["a", "b", "b.c", "error", "error.type", "severity", "severity_number", "body"];
 
-fn compiled(program: &str) -> Option<Compiled> {
+pub(in super::super) fn compiled(program: &str) -> Option<Compiled> {
     let section = Section::parse_for_tests("t", &format!("source = '''\n{program}'''\n"));
     let config: super::super::Config = section.read().ok()?;
     let text = section
@@ -26,7 +26,7 @@ fn compiled(program: &str) -> Option<Compiled> {
 }
 
 /// Rows, entities and runs of what came out, with types and metadata of the columns.
-fn shown(out: &Output) -> Vec<String> {
+pub(in super::super) fn shown(out: &Output) -> Vec<String> {
     let batch = |batch: &Batch| {
         let names = batch.names();
         format!("{:?}\n{:?}\n{:?}\n{names:?}", batch.rows(), batch.wide(), batch.runs())
@@ -77,7 +77,7 @@ fn cells(rows: usize) -> impl Strategy<Value = Vec<Option<entity::Value>>> {
     prop_oneof![3 => one, 1 => prop::collection::vec(prop::option::of(value()), rows)]
 }
 
-fn input() -> impl Strategy<Value = Vec<Row>> {
+pub(in super::super) fn input() -> impl Strategy<Value = Vec<Row>> {
     let column = || prop::option::of(cells(4));
     let columns = prop::collection::vec(column(), COLUMNS.len());
     (columns, prop::collection::vec(prop::option::of("[x-z]"), 4)).prop_map(|(columns, jobs)| {
@@ -100,7 +100,7 @@ fn input() -> impl Strategy<Value = Vec<Row>> {
     })
 }
 
-fn statement() -> impl Strategy<Value = String> {
+pub(in super::super) fn statement() -> impl Strategy<Value = String> {
     let name = || {
         let mut names = COLUMNS.to_vec();
         names.extend(["job", "new", "timestamp", "observed_timestamp"]);
