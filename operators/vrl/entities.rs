@@ -4,7 +4,6 @@
 use std::sync::{Arc, Weak};
 
 use arrow::array::{BooleanArray, UInt32Array};
-use hashbrown::HashMap;
 use vrl::compiler::state::RuntimeState;
 use vrl::value::Value;
 use weir_pipeline::batch::{Batch, Keys};
@@ -25,7 +24,8 @@ enum Outcome {
     /// Its key in the new table.
     Kept(u32),
     Dropped,
-    Failed(OperatorError),
+    /// Boxed: there is room for an outcome per entity.
+    Failed(Box<OperatorError>),
 }
 
 /// Results of one program on the entities of one table.
@@ -36,7 +36,8 @@ struct Derived {
     /// Names left out of the entities (they became row columns); empty when a program ran.
     without: Vec<String>,
     to: Arc<EntityTable>,
-    outcomes: HashMap<u32, Outcome>,
+    /// By key, of those that were seen.
+    outcomes: Vec<Option<Outcome>>,
 }
 
 /// Entities made from those of the input. A cache: what is in it never shows in the output.
@@ -77,15 +78,13 @@ impl Entities {
         let mut failed = Vec::with_capacity(keys.len());
         let mut errors = Vec::new();
         for &key in keys.values() {
-            let outcome = derived
-                .outcomes
-                .entry(key)
-                .or_insert_with(|| run(program, signal, &table.get(key), &derived.to));
+            let outcome = at(&mut derived.outcomes, key)
+                .get_or_insert_with(|| run(program, signal, &table.get(key), &derived.to));
             mapped.push(if let Outcome::Kept(new) = outcome { *new } else { 0 });
             keep.push(matches!(outcome, Outcome::Kept(_)));
             failed.push(matches!(outcome, Outcome::Failed(_)));
             match outcome {
-                Outcome::Failed(error) => errors.push(error.clone()),
+                Outcome::Failed(error) => errors.push((**error).clone()),
                 Outcome::Dropped => out.dropped += 1,
                 Outcome::Kept(_) => {}
             }
@@ -111,7 +110,7 @@ impl Entities {
         let derived = self.derived(&keys.table, names);
         let mut mapped = Vec::with_capacity(keys.keys.len());
         for &key in keys.keys.values() {
-            let outcome = derived.outcomes.entry(key).or_insert_with(|| {
+            let outcome = at(&mut derived.outcomes, key).get_or_insert_with(|| {
                 let entity = keys.table.get(key);
                 let kept = entity.attributes().iter();
                 let kept = kept.filter(|a| !names.iter().any(|n| **n == *a.name));
@@ -119,7 +118,7 @@ impl Entities {
             });
             match outcome {
                 Outcome::Kept(new) => mapped.push(*new),
-                Outcome::Failed(error) => return Err(error.clone()),
+                Outcome::Failed(error) => return Err((**error).clone()),
                 Outcome::Dropped => return Err(OperatorError::new("entity was dropped")),
             }
         }
@@ -142,7 +141,7 @@ impl Entities {
                     from: Arc::downgrade(from),
                     without: without.to_vec(),
                     to: Arc::default(),
-                    outcomes: HashMap::new(),
+                    outcomes: Vec::new(),
                 }
             }
         };
@@ -152,10 +151,23 @@ impl Entities {
     }
 }
 
+/// The outcome of `key`, which may not be there yet.
+fn at(outcomes: &mut Vec<Option<Outcome>>, key: u32) -> &mut Option<Outcome> {
+    let index = key as usize;
+    if index >= outcomes.len() {
+        outcomes.resize(index + 1, None);
+    }
+    &mut outcomes[index]
+}
+
+fn failed(reason: impl Into<String>) -> Outcome {
+    Outcome::Failed(Box::new(OperatorError::new(reason)))
+}
+
 fn intern(table: &EntityTable, attributes: Vec<Attribute>) -> Outcome {
     match table.intern(Entity::new(attributes)) {
         Ok(key) => Outcome::Kept(key),
-        Err(error) => Outcome::Failed(OperatorError::new(error.to_string())),
+        Err(error) => failed(error.to_string()),
     }
 }
 
@@ -164,14 +176,14 @@ fn run(program: &Compiled, signal: &Signal, entity: &Entity, to: &EntityTable) -
     let mut row = Row::new(&columns, 0, &program.slots, Value::Null);
     match program.run(&mut row, &mut RuntimeState::default()) {
         End::Aborted => return Outcome::Dropped,
-        End::Failed(error) => return Outcome::Failed(error),
+        End::Failed(error) => return Outcome::Failed(Box::new(error)),
         End::Done => {}
     }
     let Left::Changed { changes, .. } = row.finish() else {
-        return Outcome::Failed(OperatorError::new("the row was replaced by something else"));
+        return failed("the row was replaced by something else");
     };
     if let Some(error) = first_misfit(signal, &changes) {
-        return Outcome::Failed(OperatorError::new(error));
+        return failed(error);
     }
     intern(to, changed(signal, entity, &changes))
 }
