@@ -45,6 +45,8 @@ enum Command {
     Describe(Describe),
     /// Write a table to plain wide Parquet
     Export(Export),
+    /// Merge the files of all tables as far as they go
+    Merge(Merge),
     /// Send made-up data and count what is acknowledged
     Load(Load),
 }
@@ -195,6 +197,13 @@ pub(crate) struct Export {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Of a server that is stopped
+    #[command(flatten)]
+    pub(crate) local: Local,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Load {
     #[command(subcommand)]
     pub(crate) what: LoadWhat,
@@ -340,6 +349,7 @@ impl Cli {
             Command::List => Ok(crate::describe::list()),
             Command::Describe(args) => crate::describe::run(&args),
             Command::Export(args) => crate::export::run(&args),
+            Command::Merge(args) => crate::merge::run(&args),
             Command::Load(args) => crate::load::run(&args),
         }
     }

@@ -10,6 +10,7 @@ mod engine;
 mod export;
 mod folder;
 mod load;
+mod merge;
 mod notify;
 mod plan;
 mod reload;

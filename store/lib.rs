@@ -32,6 +32,7 @@ pub use error::{Result, StoreError};
 pub use export::{Exported, export};
 pub use file::{ENTITY_COLUMN, EntityPlace, FileColumn, FileEntry, FileMeta, Overflow};
 pub use layout::{EntityRun, Layout, Runs, SLICE_ROWS, Slice};
+pub use maintenance::Merged;
 pub use manifest::WriterId;
 pub use snapshot::{HotRun, TableColumn, TableSchema, TableSnapshot};
 pub use store::{Commit, DEFAULT_TENANT, NAME_BYTES_MAX, Store, StoreOptions, check_name};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hashbrown::HashMap;
 use hashbrown::HashSet;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use weir_pipeline::intake::now;
 
 use crate::error::{Result, StoreError};
-use crate::merge::{Limits, MergeError, Outcome, compact_log, pick, run};
+use crate::merge::{Limits, MergeError, Outcome, Patience, compact_log, pick, run};
 use crate::store::Store;
 use crate::table::{Change, Table};
 
@@ -109,7 +109,7 @@ impl Store {
         let mut merges = 0;
         while merges < MERGES_IN_A_ROW || table.files_level0() > LEVEL0_MANY {
             merges += 1;
-            match merge_once(table, self.limits(), now, failed) {
+            match merge_once(table, self.limits(), now, Patience::Worthwhile, failed) {
                 Ok(true) if !stop.is_cancelled() => {}
                 Ok(_) => break,
                 Err(e) => {
@@ -121,11 +121,68 @@ impl Store {
         for (day, log) in table.all_logs() {
             step("compact an entity log", compact_log(table, day, &log, self.limits()).map(drop));
         }
-        step("drop entity logs", table.drop_logs(now.div_euclid(DAY_NS) as i32));
+        let today = now.div_euclid(DAY_NS) as i32;
+        step("drop entity logs", table.drop_logs(|day| day.abs_diff(today) > 1));
         step("write a snapshot of the manifest", table.snapshot_manifest());
         step("verify files", verify_files(table, stop));
         step("sweep old files", table.sweep_old(SystemTime::now()));
         table.bury(self.options.grace);
+    }
+}
+
+/// What [`Store::merge_all`] made of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// Name.
+    pub table: Arc<str>,
+    /// Files before.
+    pub files_before: u64,
+    /// Files now.
+    pub files: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Their size in bytes, that of their entities not counted.
+    pub bytes: u64,
+    /// Files that could not be merged.
+    pub failed: u64,
+}
+
+impl Store {
+    /// One round of maintenance for every table as of `now` (UTC nanoseconds), on this thread: what
+    /// [`Store::run_maintenance`] does with time.
+    pub fn maintain_all(&self, now: i64) {
+        for table in self.all() {
+            self.maintain(&table, now, &mut Failed::default(), &CancellationToken::new());
+        }
+    }
+
+    /// Merges the files of all tables as far as they go, at `now` (UTC nanoseconds), as if every
+    /// hour and day were over, and deletes what they replace: for a store that nobody writes to or
+    /// reads. Files of a day that go past what one merge takes stay several.
+    ///
+    /// # Errors
+    /// If the disk refuses. What was merged until then stays merged.
+    pub fn merge_all(&self, now: i64) -> Result<Vec<Merged>> {
+        let mut out = Vec::new();
+        for table in self.all() {
+            let files_before = table.snapshot().files().len() as u64;
+            let mut failed = Failed::default();
+            while merge_once(&table, self.limits(), now, Patience::Nothing, &mut failed)? {}
+            table.bury(Duration::ZERO);
+            // The day's log too: nobody adds to it, and entities stand beside merged files.
+            table.drop_logs(|_| true)?;
+            table.bury(Duration::ZERO);
+            let snapshot = table.snapshot();
+            out.push(Merged {
+                table: table.name().clone(),
+                files_before,
+                files: snapshot.files().len() as u64,
+                rows: snapshot.files().iter().map(|f| f.meta.rows).sum(),
+                bytes: snapshot.files().iter().map(|f| f.meta.bytes).sum(),
+                failed: failed.left_out.len() as u64,
+            });
+        }
+        Ok(out)
     }
 }
 
@@ -175,9 +232,15 @@ fn verify_files(table: &Arc<Table>, stop: &CancellationToken) -> Result<()> {
 }
 
 /// Does the next merge, if there is one; whether to look for another.
-fn merge_once(table: &Arc<Table>, limits: Limits, now: i64, failed: &mut Failed) -> Result<bool> {
+fn merge_once(
+    table: &Arc<Table>,
+    limits: Limits,
+    now: i64,
+    patience: Patience,
+    failed: &mut Failed,
+) -> Result<bool> {
     let snapshot = table.snapshot();
-    let picked = pick(snapshot.files(), &failed.left_out, limits, now);
+    let picked = pick(snapshot.files(), &failed.left_out, limits, now, patience);
     let Some(job) = picked else { return Ok(false) };
     let min_time = snapshot.min_time(now);
     drop(snapshot);

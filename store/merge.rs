@@ -12,7 +12,7 @@ mod run;
 pub(crate) use entities::{compact_log, entity_bytes, expand};
 #[cfg(test)]
 pub(crate) use pick::Job;
-pub(crate) use pick::pick;
+pub(crate) use pick::{Patience, pick};
 pub(crate) use run::{MergeError, Outcome, run};
 
 /// Files that make a merge worth its while before their window is over.

@@ -25,6 +25,15 @@ pub(crate) struct Job {
     pub(crate) level: u8,
 }
 
+/// How long files wait for company.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Until a merge is worth its while: more files may come.
+    Worthwhile,
+    /// Not at all: no more will come, and hours and days count as over.
+    Nothing,
+}
+
 /// What files must have in common to be merged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Group {
@@ -41,6 +50,7 @@ pub(crate) fn pick(
     not: &HashSet<Arc<str>>,
     limits: Limits,
     now: i64,
+    patience: Patience,
 ) -> Option<Job> {
     let mut groups: BTreeMap<Group, Vec<&Arc<FileEntry>>> = BTreeMap::new();
     for file in files {
@@ -55,9 +65,9 @@ pub(crate) fn pick(
             return Some(Job { inputs: vec![file.clone()], level: 1 });
         }
     }
-    promote_lone(&mut groups, now);
+    promote_lone(&mut groups, now, patience);
     groups.into_iter().find_map(|(group, mut members)| {
-        if members.len() < fan_in(group, files, now) {
+        if members.len() < fan_in(group, files, now, patience) {
             return None;
         }
         members
@@ -84,12 +94,11 @@ fn group(file: &FileEntry) -> Group {
 }
 
 /// The only file of an hour that is over goes with the whole hours, as it is.
-fn promote_lone(groups: &mut BTreeMap<Group, Vec<&Arc<FileEntry>>>, now: i64) {
+fn promote_lone(groups: &mut BTreeMap<Group, Vec<&Arc<FileEntry>>>, now: i64, patience: Patience) {
+    let over = |window| patience == Patience::Nothing || is_over(1, window, now);
     let lone: Vec<Group> = groups
         .iter()
-        .filter(|(g, members)| {
-            g.level == 1 && members.len() == 1 && g.window.is_some_and(|w| is_over(1, w, now))
-        })
+        .filter(|(g, members)| g.level == 1 && members.len() == 1 && g.window.is_some_and(over))
         .map(|(g, _)| *g)
         .collect();
     for group in lone {
@@ -118,7 +127,11 @@ fn window_length(level: u8) -> Option<i64> {
 }
 
 /// Files of a group that make a merge worth its while.
-fn fan_in(group: Group, files: &[Arc<FileEntry>], now: i64) -> usize {
+fn fan_in(group: Group, files: &[Arc<FileEntry>], now: i64, patience: Patience) -> usize {
+    if patience == Patience::Nothing {
+        // One of level 0 goes up to where it may find others.
+        return if group.level == 0 { 1 } else { 2 };
+    }
     let (Some(window), Some(length)) = (group.window, window_length(group.level)) else {
         return FAN_IN;
     };

@@ -329,7 +329,9 @@ fn no_file_stays_at_level_0_for_ever() {
         })
     };
     let none = hashbrown::HashSet::new();
-    let pick = |files: &[Arc<crate::FileEntry>]| pick(files, &none, Limits::of(256 << 20), START);
+    let limits = Limits::of(256 << 20);
+    let pick =
+        |files: &[Arc<crate::FileEntry>]| pick(files, &none, limits, START, Patience::Worthwhile);
     // One that is too large for company goes up alone, and then stays.
     let large = file(0, &|meta| meta.rows = ROWS_MAX);
     let job = pick(&[large]).unwrap();
@@ -355,4 +357,22 @@ fn no_file_stays_at_level_0_for_ever() {
     let files: Vec<_> = (0..FAN_IN).map(|i| wide(i, 600)).collect();
     let job = pick(&files).unwrap();
     assert_eq!((job.inputs.len(), job.level), (1, 1));
+}
+
+#[test]
+fn a_store_that_nobody_writes_to_is_merged_as_far_as_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // Three files of today, in two hours: no round would touch them.
+    let batches: Vec<Batch> = (0..3).map(|i| metrics(5, 100, START + i * HOUR / 2)).collect();
+    let table = table_of(&store, &batches);
+    maintain(&store, &table, START + 2 * HOUR);
+    assert_eq!(levels(&table), [0, 0, 0]);
+    let merged = store.merge_all(START + 2 * HOUR).unwrap();
+    assert_eq!((merged[0].files_before, merged[0].files, merged[0].rows), (3, 1, 1_500));
+    assert_eq!(levels(&table), [3]);
+    assert_eq!(rows_of(&table), rows_in(&batches));
+    assert_eq!(files_on_disk(&table), 1);
+    assert_eq!(std::fs::read_dir(&table.folders().entities).unwrap().count(), 1);
+    assert_eq!(store.merge_all(START + 2 * HOUR).unwrap()[0].files_before, 1);
 }

@@ -216,8 +216,8 @@ impl Table {
         Ok(())
     }
 
-    /// Drops entity logs that nothing refers to, except those of `today` and the day before.
-    pub(crate) fn drop_logs(&self, today: i32) -> Result<()> {
+    /// Drops the entity logs of days that are `old` and that nothing refers to.
+    pub(crate) fn drop_logs(&self, old: impl Fn(i32) -> bool) -> Result<()> {
         let mut manifest = self.manifest.lock();
         let listing = manifest.listing();
         let used = |day: i32| {
@@ -229,9 +229,7 @@ impl Table {
         let mut logs = self.logs.lock();
         let mut free: Vec<i32> = logs
             .iter()
-            .filter(|(day, log)| {
-                (**day - today).abs() > 1 && Arc::strong_count(log) == 1 && !used(**day)
-            })
+            .filter(|(day, log)| old(**day) && Arc::strong_count(log) == 1 && !used(**day))
             .map(|(day, _)| *day)
             .collect();
         // Only now, with `logs` held: a flush that let go of its log has its file on disk.
