@@ -1,7 +1,6 @@
 //! Chunks of entities on disk: a Parquet file each, with one row per entity: id, fingerprint,
 //! sort key, a column per attribute, and `weir.exact` where the columns do not tell all.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
-use weir_pipeline::entity::{Attribute, Entity, build_column};
+use weir_pipeline::entity::{Attribute, Entity, Value, build_column};
 use weir_pipeline::signal::COLUMNS_MAX;
 
 use super::chunk::{CHUNK_VERSION, ChunkFile, ChunkMeta, EntityChunk};
@@ -49,14 +48,14 @@ struct Shape {
 impl Shape {
     fn fits(&self, a: &Attribute) -> bool {
         let same = a.value.data_type() == self.kind.at_rest();
-        let json = matches!(a.value, weir_pipeline::entity::Value::Json(_));
+        let json = matches!(a.value, Value::Json(_));
         same && json == self.json && a.origin.as_str() == self.origin
     }
 }
 
 /// The columns of a chunk, and whether some name has none.
-fn shapes(entities: &[Arc<Entity>]) -> (BTreeMap<Arc<str>, Shape>, bool) {
-    let mut shapes: BTreeMap<Arc<str>, Shape> = BTreeMap::new();
+fn shapes(entities: &[Arc<Entity>]) -> (HashMap<Arc<str>, Shape>, bool) {
+    let mut shapes: HashMap<Arc<str>, Shape> = HashMap::new();
     let mut own = false;
     for entity in entities {
         for a in entity.attributes() {
@@ -71,7 +70,7 @@ fn shapes(entities: &[Arc<Entity>]) -> (BTreeMap<Arc<str>, Shape>, bool) {
                     shape.count += 1;
                 }
                 None => {
-                    let json = matches!(a.value, weir_pipeline::entity::Value::Json(_));
+                    let json = matches!(a.value, Value::Json(_));
                     let origin = a.origin.as_str();
                     shapes.insert(a.name.clone(), Shape { kind, json, origin, count: 1 });
                 }
@@ -105,7 +104,7 @@ pub(crate) fn write_chunk(
 
 fn write_to(folder: &Path, name: &str, first: u32, entities: &[Arc<Entity>]) -> Result<ChunkMeta> {
     let (shapes, more) = shapes(entities);
-    let columns: Vec<FileColumn> = shapes
+    let mut columns: Vec<FileColumn> = shapes
         .iter()
         .map(|(name, s)| FileColumn {
             name: name.clone(),
@@ -114,6 +113,7 @@ fn write_to(folder: &Path, name: &str, first: u32, entities: &[Arc<Entity>]) -> 
             origin: Some(s.origin.into()),
         })
         .collect();
+    columns.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let mut fields = vec![
         Field::new(ID, DataType::UInt32, false),
         Field::new(FINGERPRINT, DataType::FixedSizeBinary(16), false),
@@ -161,7 +161,7 @@ fn properties() -> WriterProperties {
 fn piece_batch(
     schema: &Arc<Schema>,
     columns: &[FileColumn],
-    shapes: &BTreeMap<Arc<str>, Shape>,
+    shapes: &HashMap<Arc<str>, Shape>,
     first: u32,
     entities: &[Arc<Entity>],
 ) -> Result<RecordBatch> {
@@ -173,8 +173,10 @@ fn piece_batch(
     let keys = BinaryArray::from_iter_values(entities.iter().map(|e| sort_key(e)));
     let mut arrays: Vec<ArrayRef> =
         vec![Arc::new(ids), Arc::new(fingerprints.finish()), Arc::new(keys)];
-    for column in columns {
-        let values = build_column(entities.iter().map(|e| e.get(&column.name))).values;
+    for (column, present) in columns.iter().zip(present(columns, entities)) {
+        let mut values = vec![None; entities.len()];
+        present.into_iter().for_each(|(at, value)| values[at] = Some(value));
+        let values = build_column(values.iter().copied()).values;
         arrays.push(widen_array(&values, column.kind)?);
     }
     let exact = entities.iter().map(|e| {
@@ -187,6 +189,24 @@ fn piece_batch(
     });
     arrays.push(Arc::new(exact.collect::<BinaryArray>()));
     Ok(RecordBatch::try_new(schema.clone(), arrays)?)
+}
+
+/// Who has a value of each column. Most have few of them, so that to ask each for all costs more.
+fn present<'e>(
+    columns: &[FileColumn],
+    entities: &'e [Arc<Entity>],
+) -> Vec<Vec<(usize, &'e Value)>> {
+    let places: HashMap<&str, usize> =
+        columns.iter().enumerate().map(|(i, c)| (&*c.name, i)).collect();
+    let mut present = vec![Vec::new(); columns.len()];
+    for (at, entity) in entities.iter().enumerate() {
+        for a in entity.attributes() {
+            if let Some(place) = places.get(&*a.name) {
+                present[*place].push((at, &a.value));
+            }
+        }
+    }
+    present
 }
 
 /// Reads a chunk.

@@ -38,7 +38,9 @@ pub(super) struct Entities {
 impl Entities {
     /// Takes in the ids of the next input.
     pub(super) fn add(&mut self, set: &EntitySet, ids: UInt32Array, path: &Path) -> Result<()> {
+        // Rows of one entity mostly follow each other: few are left to sort.
         let mut used: Vec<u32> = ids.values().to_vec();
+        used.dedup();
         used.sort_unstable();
         used.dedup();
         let chunks = set.load_of(&used, &mut self.chunks)?;
@@ -85,7 +87,15 @@ impl Entities {
         let (ids, _, used) = &self.inputs[input];
         let start = self.places.partition_point(|p| (p.0 as usize) < input);
         let places = &self.places[start..start + used.len()];
-        let rank = |id: &u32| used.binary_search(id).ok().map(|i| places[i].2);
+        let mut last = None;
+        let rank = |id: &u32| match last {
+            Some((of, rank)) if of == *id => Some(rank),
+            _ => {
+                let rank = places[used.binary_search(id).ok()?].2;
+                last = Some((*id, rank));
+                Some(rank)
+            }
+        };
         ids.values().iter().map(rank).collect::<Option<Vec<u32>>>().ok_or_else(|| {
             StoreError::Foreign { what: "entity ids", why: "an id has no entity".to_owned() }
         })
