@@ -1,5 +1,6 @@
 //! Data files: what the manifest says of one, and what a reader may ask it.
 
+mod encoding;
 mod read;
 mod write;
 
@@ -27,8 +28,9 @@ pub const ENTITY_COLUMN: &str = "weir.entity";
 /// Overflow keys that the manifest lists for one file; with more it says only that there are many.
 pub(crate) const OVERFLOW_KEYS_MAX: usize = 1_024;
 
-/// Version of data files that this binary writes, and the newest that it reads.
-pub(crate) const FILE_VERSION: u32 = 1;
+/// Version of data files that this binary writes, and the newest that it reads. 2: doubles may be
+/// decimals ([`ColumnType::Decimal`]).
+pub(crate) const FILE_VERSION: u32 = 2;
 
 pub(crate) fn first_version() -> u32 {
     1

@@ -4,6 +4,7 @@
 //! them to the manifest. Readers take a [`TableSnapshot`]. Nothing here knows pipelines.
 
 mod cache;
+mod decimal;
 mod disk;
 mod entity_log;
 mod error;

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use weir_pipeline::entity::{Value, int_fits_double};
 use weir_pipeline::signal;
 
+use crate::decimal;
+
 /// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,6 +42,8 @@ pub enum ColumnType {
     Id8,
     /// At rest only: integers that are read as doubles.
     IntDouble,
+    /// At rest only: doubles as integers and powers of ten, see [`crate::decimal`].
+    Decimal,
     /// At rest only: UTC milliseconds, read as nanoseconds.
     TimeMs,
     /// At rest only: entity ids.
@@ -53,6 +57,7 @@ impl ColumnType {
             Self::Bool => DataType::Boolean,
             Self::Int | Self::WideInt | Self::IntDouble => DataType::Int64,
             Self::Double => DataType::Float64,
+            Self::Decimal => decimal::data_type(),
             Self::Text => DataType::Utf8,
             Self::Time => signal::timestamp(),
             Self::Histogram => signal::histogram(),
@@ -68,7 +73,7 @@ impl ColumnType {
     pub fn surface(self) -> Self {
         match self {
             Self::Id16 | Self::Id8 => Self::Text,
-            Self::IntDouble => Self::Double,
+            Self::IntDouble | Self::Decimal => Self::Double,
             Self::TimeMs => Self::Time,
             Self::EntityId => Self::Int,
             other => other,
@@ -153,6 +158,7 @@ pub fn to_surface(array: &ArrayRef, kind: ColumnType) -> Result<ArrayRef, ArrowE
             }
             Ok(Arc::new(out.finish()))
         }
+        ColumnType::Decimal => Ok(Arc::new(decimal::decode(array)?)),
         kind if kind.surface() == kind => Ok(array.clone()),
         kind => cast(array, &kind.surface_type()),
     }

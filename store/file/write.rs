@@ -8,17 +8,17 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, UInt32Array};
 use arrow::compute::{cast, interleave};
 use arrow::datatypes::{DataType, Float64Type, TimestampNanosecondType};
-use hashbrown::HashSet;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, compute_leaves};
+use parquet::arrow::arrow_writer::ArrowColumnChunk;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
-use super::{
-    ENTITY_COLUMN, EntityPlace, FILE_VERSION, FileColumn, FileMeta, Overflow, file_schema,
+use super::encoding::{
+    Choice, ROWS_PER_SAMPLE, STRETCH_ROWS, STRETCH_ROWS_MIN, STRETCHES, Sample, chunks,
 };
+use super::{EntityPlace, FILE_VERSION, FileColumn, FileMeta, Overflow, file_schema};
 use crate::disk::{CrcFile, Written, verify};
 use crate::error::Result;
 use crate::layout::{Layout, Runs, Slice};
@@ -28,12 +28,14 @@ use crate::types::{ColumnType, hex_bytes};
 pub(super) const ENTITY_MAX: &str = "weir.entity_max";
 /// Columns with statistics, besides times and ids: the ones that people filter by range.
 const WITH_STATISTICS: [&str; 2] = ["severity", "severity_number"];
-/// Columns of numbers that hardly repeat, so that a dictionary only costs.
-const WITHOUT_DICTIONARY: [&str; 3] = ["value", "value_int", "duration_ns"];
 /// Share of slices that a look for a trace id reads in vain.
 const ID_FALSE_POSITIVES: f64 = 0.01;
-/// Values looked at to choose between a dictionary and byte-stream-split.
-const SAMPLE: usize = 4_096;
+
+/// Rows of an entity in a row, on average, from which on a dictionary of ids pays.
+const LONG_RUN: usize = 256;
+
+/// Rows of a flush by which rules judge a column.
+const ROWS_BY_RULE: usize = 4 << 10;
 
 /// What a file shall hold.
 pub(crate) struct FileSpec<'a> {
@@ -77,36 +79,35 @@ fn write_to(
     spec: FileSpec<'_>,
     column: &mut dyn FnMut(&FileColumn) -> Result<Vec<ArrayRef>>,
 ) -> Result<FileMeta> {
-    let schema = Arc::new(file_schema(&spec.columns, spec.ids.is_some()));
-    let file = CrcFile::create(path)?;
-    let doubles = double_encodings(&spec, column)?;
+    let mut columns = spec.columns.clone();
     let rows_max = spec.groups.iter().map(Range::len).max().unwrap_or_default();
-    let properties = properties(&spec.columns, &doubles, rows_max);
-    let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties))?;
-    let (mut writer, factory) = writer.into_serialized_writer()?;
-    let mut pending = Vec::with_capacity(spec.groups.len());
-    for i in 0..spec.groups.len() {
-        pending.push(factory.create_column_writers(i)?.into_iter());
-    }
     let mut done: Vec<Vec<ArrowColumnChunk>> = spec.groups.iter().map(|_| Vec::new()).collect();
-    let mut picks: Vec<(usize, usize)> = Vec::with_capacity(rows_max);
-    for (i, wanted) in spec.columns.iter().enumerate() {
-        let parts = column(wanted)?;
+    let mut picks: Picks = Vec::with_capacity(rows_max);
+    for column_of_file in &mut columns {
+        let parts = column(column_of_file)?;
         let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-        for (g, rows) in spec.groups.iter().enumerate() {
-            picks.clear();
-            picks.extend(spec.order[rows.clone()].iter().map(|&(p, r)| (p as usize, r as usize)));
-            let array = to_rest(&interleave(&parts, &picks)?, wanted.kind)?;
-            write_column(schema.field(i), &array, &mut pending[g], &mut done[g])?;
+        let choice = choose(&spec, column_of_file, &parts, rows_max, &mut picks)?;
+        let FileColumn { name, kind, .. } = &*column_of_file;
+        let field = column_of_file.field();
+        for (rows, done) in spec.groups.iter().zip(&mut done) {
+            let array = gather(&spec, &parts, rows.clone(), &mut picks)?;
+            let array = to_rest(&array, *kind, spec.ids_of(rows))?;
+            done.extend(chunks(&field, &array, properties(name, *kind, choice, rows_max))?);
         }
     }
-    if let Some(ids) = spec.ids {
-        let field = schema.field(spec.columns.len());
-        for (g, rows) in spec.groups.iter().enumerate() {
-            let array: ArrayRef = Arc::new(UInt32Array::from(ids[rows.clone()].to_vec()));
-            write_column(field, &array, &mut pending[g], &mut done[g])?;
+    let schema = Arc::new(file_schema(&columns, spec.ids.is_some()));
+    if spec.ids.is_some() {
+        let field = schema.field(columns.len());
+        for (rows, done) in spec.groups.iter().zip(&mut done) {
+            let ids = spec.ids_of(rows).unwrap_or_default();
+            let array: ArrayRef = Arc::new(UInt32Array::from(ids.to_vec()));
+            done.extend(chunks(field, &array, entity_properties(ids))?);
         }
     }
+    // Last, since only now it is known what columns are kept as.
+    let file = CrcFile::create(path)?;
+    let writer = ArrowWriter::try_new(file, schema, Some(base().build()))?;
+    let (mut writer, _) = writer.into_serialized_writer()?;
     for chunks in done {
         let mut group = writer.next_row_group()?;
         for chunk in chunks {
@@ -152,7 +153,7 @@ fn write_to(
         min_time,
         max_time,
         slices: slices.collect(),
-        columns: spec.columns.into(),
+        columns: columns.into(),
         overflow: spec.overflow,
         entities: spec.entities,
         runs: runs_place,
@@ -160,19 +161,69 @@ fn write_to(
     })
 }
 
-fn write_column(
-    field: &arrow::datatypes::Field,
-    array: &ArrayRef,
-    writers: &mut dyn Iterator<Item = ArrowColumnWriter>,
-    done: &mut Vec<ArrowColumnChunk>,
-) -> Result<()> {
-    for leaf in compute_leaves(field, array)? {
-        if let Some(mut writer) = writers.next() {
-            writer.write(&leaf)?;
-            done.push(writer.close()?);
-        }
+impl FileSpec<'_> {
+    /// Entity ids of some rows of the file.
+    fn ids_of(&self, rows: &Range<usize>) -> Option<&[u32]> {
+        self.ids.map(|ids| &ids[rows.clone()])
     }
-    Ok(())
+}
+
+/// Parts and rows of them, in the order of the file: one list that all columns use again.
+type Picks = Vec<(usize, usize)>;
+
+/// Rows of the file of a column, out of its parts.
+fn gather(
+    spec: &FileSpec<'_>,
+    parts: &[&dyn Array],
+    rows: impl IntoIterator<Item = usize>,
+    picks: &mut Picks,
+) -> Result<ArrayRef> {
+    let place = |row: usize| (spec.order[row].0 as usize, spec.order[row].1 as usize);
+    picks.clear();
+    picks.extend(rows.into_iter().map(place));
+    Ok(interleave(parts, picks)?)
+}
+
+/// How `column` is encoded, whose kind may change for it.
+fn choose(
+    spec: &FileSpec<'_>,
+    column: &mut FileColumn,
+    parts: &[&dyn Array],
+    rows_max: usize,
+    picks: &mut Picks,
+) -> Result<Choice> {
+    let name = column.name.clone();
+    // Ids repeat all over a row group: a shorter stretch would not show it.
+    let rows: Vec<usize> = match column.kind {
+        ColumnType::Id16 | ColumnType::Id8 => {
+            spec.groups.first().cloned().unwrap_or(0..0).collect()
+        }
+        _ => sample(spec.order.len(), spec.level),
+    };
+    let ids: Option<Vec<u32>> = spec.ids.map(|ids| rows.iter().map(|row| ids[*row]).collect());
+    let sample = Sample {
+        name: &name,
+        values: &gather(spec, parts, rows, picks)?,
+        ids: ids.as_deref(),
+        properties: &|kind, choice| properties(&name, kind, choice, rows_max),
+    };
+    let (kind, choice) = match spec.level {
+        0 => sample.ruled(column.kind),
+        _ => sample.tried(column.kind)?,
+    };
+    column.kind = kind;
+    Ok(choice)
+}
+
+/// The rows of a file that a column is judged by.
+fn sample(rows: usize, level: u8) -> Vec<usize> {
+    let wanted = if level == 0 { ROWS_BY_RULE } else { rows / ROWS_PER_SAMPLE };
+    let stretch = (wanted / STRETCHES).clamp(STRETCH_ROWS_MIN, STRETCH_ROWS);
+    if rows <= stretch * STRETCHES {
+        return (0..rows).collect();
+    }
+    let starts = (0..STRETCHES).map(|n| (rows - stretch) * n / (STRETCHES - 1));
+    starts.flat_map(|start| start..start + stretch).collect()
 }
 
 fn encode_runs(spec: &FileSpec<'_>, ids: &[u32]) -> Result<Vec<u8>> {
@@ -185,78 +236,56 @@ fn encode_runs(spec: &FileSpec<'_>, ids: &[u32]) -> Result<Vec<u8>> {
     runs.encode()
 }
 
-/// Of the double columns, those whose values repeat enough for a dictionary.
-fn double_encodings(
-    spec: &FileSpec<'_>,
-    column: &mut dyn FnMut(&FileColumn) -> Result<Vec<ArrayRef>>,
-) -> Result<HashSet<Arc<str>>> {
-    let mut with_dictionary = HashSet::new();
-    for wanted in spec.columns.iter().filter(|c| c.kind == ColumnType::Double) {
-        let mut distinct = HashSet::new();
-        let mut seen = 0;
-        for part in column(wanted)? {
-            let Some(values) = part.as_primitive_opt::<Float64Type>() else { continue };
-            for v in values.iter().flatten().take(SAMPLE - seen) {
-                distinct.insert(v.to_bits());
-                seen += 1;
-            }
-        }
-        if distinct.len() * 4 < seen {
-            with_dictionary.insert(wanted.name.clone());
-        }
-    }
-    Ok(with_dictionary)
-}
-
-/// `rows_max`: rows of the largest row group.
-fn properties(
-    columns: &[FileColumn],
-    doubles: &HashSet<Arc<str>>,
-    rows_max: usize,
-) -> WriterProperties {
-    let mut builder = WriterProperties::builder()
+fn base() -> WriterPropertiesBuilder {
+    WriterProperties::builder()
         .set_created_by(format!("weir {}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_statistics_enabled(EnabledStatistics::None)
-        .set_max_row_group_row_count(None);
-    let entity = ColumnPath::new(vec![ENTITY_COLUMN.to_owned()]);
-    builder = builder.set_column_statistics_enabled(entity, EnabledStatistics::Chunk);
-    for c in columns {
-        let path = ColumnPath::new(vec![c.name.to_string()]);
-        let name = &*c.name;
-        builder = match c.kind {
-            ColumnType::Time | ColumnType::TimeMs => builder
-                .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
-                .set_column_statistics_enabled(path, EnabledStatistics::Chunk),
-            // Traces are looked for by their id; a filter shrinks to the ids that there are.
-            ColumnType::Id16 => builder
-                .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_bloom_filter_enabled(path.clone(), true)
-                .set_column_bloom_filter_fpp(path.clone(), ID_FALSE_POSITIVES)
-                .set_column_bloom_filter_max_ndv(path, rows_max.max(1) as u64),
-            ColumnType::Id8 => builder.set_column_dictionary_enabled(path, false),
-            ColumnType::Int | ColumnType::WideInt | ColumnType::IntDouble => {
-                let dictionary = !WITHOUT_DICTIONARY.contains(&name);
-                let builder = builder
-                    .set_column_dictionary_enabled(path.clone(), dictionary)
-                    .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
-                if WITH_STATISTICS.contains(&name) {
-                    builder.set_column_statistics_enabled(path, EnabledStatistics::Chunk)
-                } else {
-                    builder
-                }
-            }
-            ColumnType::Double => builder
-                .set_column_dictionary_enabled(path.clone(), doubles.contains(name))
-                .set_column_encoding(path, Encoding::BYTE_STREAM_SPLIT),
-            _ if WITH_STATISTICS.contains(&name) => {
-                builder.set_column_statistics_enabled(path, EnabledStatistics::Chunk)
-            }
-            _ => builder,
-        };
+        .set_max_row_group_row_count(None)
+}
+
+/// For a column of entity ids: in long runs a dictionary is as small, and quicker to read; in short
+/// ones, such as a flush has, it takes more than all values.
+fn entity_properties(ids: &[u32]) -> WriterProperties {
+    let runs = ids.chunk_by(|a, b| a == b).count();
+    base()
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_dictionary_enabled(ids.len() >= runs * LONG_RUN)
+        .set_encoding(Encoding::DELTA_BINARY_PACKED)
+        .build()
+}
+
+/// `rows_max`: rows of the largest row group.
+fn properties(name: &str, kind: ColumnType, choice: Choice, rows_max: usize) -> WriterProperties {
+    let builder = base().set_dictionary_enabled(choice.dictionary);
+    let builder = match kind {
+        ColumnType::Time | ColumnType::TimeMs => {
+            builder.set_encoding(choice.encoding).set_statistics_enabled(EnabledStatistics::Chunk)
+        }
+        // Traces are looked for by their id; a filter shrinks to the ids that there are.
+        ColumnType::Id16 => builder
+            .set_bloom_filter_enabled(true)
+            .set_bloom_filter_fpp(ID_FALSE_POSITIVES)
+            .set_bloom_filter_max_ndv(rows_max.max(1) as u64),
+        ColumnType::Int
+        | ColumnType::WideInt
+        | ColumnType::IntDouble
+        | ColumnType::Double
+        | ColumnType::Text => builder.set_encoding(choice.encoding),
+        // What is no decimal is a double like any other.
+        ColumnType::Decimal => {
+            let leaf = |leaf: &str| ColumnPath::new(vec![name.to_owned(), leaf.to_owned()]);
+            builder
+                .set_column_encoding(leaf("code"), choice.encoding)
+                .set_column_dictionary_enabled(leaf("raw"), false)
+                .set_column_encoding(leaf("raw"), Encoding::BYTE_STREAM_SPLIT)
+        }
+        _ => builder,
+    };
+    match WITH_STATISTICS.contains(&name) {
+        true => builder.set_statistics_enabled(EnabledStatistics::Chunk).build(),
+        false => builder.build(),
     }
-    builder.build()
 }
 
 /// How a column of surface type `kind` is best kept: ids as bytes, whole doubles as integers,
@@ -295,8 +324,9 @@ fn whole_milliseconds(part: &ArrayRef) -> bool {
 }
 
 /// A column of surface type as it stands in the file.
-fn to_rest(array: &ArrayRef, kind: ColumnType) -> Result<ArrayRef> {
+pub(super) fn to_rest(array: &ArrayRef, kind: ColumnType, ids: Option<&[u32]>) -> Result<ArrayRef> {
     Ok(match kind {
+        ColumnType::Decimal => crate::decimal::encode(array.as_primitive::<Float64Type>(), ids),
         ColumnType::Id16 => Arc::new(packed_ids::<16>(array)?),
         ColumnType::Id8 => Arc::new(packed_ids::<8>(array)?),
         kind if *array.data_type() == kind.at_rest() => array.clone(),

@@ -263,11 +263,11 @@ fn what_a_newer_weir_wrote_is_named_and_not_taken_for_damage() {
         (Manifest::open(&path), dir)
     };
     let mut newer = serde_json::to_value(file(2)).unwrap();
-    newer["version"] = 2.into();
+    newer["version"] = 3.into();
     let add = serde_json::json!([{"add": {"shape": 1, "file": newer}}]).to_string();
     let error = write(&add).0.unwrap_err().to_string();
     assert!(error.contains("f-00000002"), "{error}");
-    assert!(error.contains("format version 2") && error.contains("up to 1"), "{error}");
+    assert!(error.contains("format version 3") && error.contains("up to 2"), "{error}");
     let chunk = r#"{"file": "e-1", "first": 0, "entities": 1, "bytes": 1, "crc": 1, "columns": []"#;
     for record in [
         format!(r#"[{{"chunk": {{"day": 1, "chunk": {chunk}, "version": 2}}}}}}]"#),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, AsArray};
+use arrow::datatypes::Float64Type;
 use tokio_util::sync::CancellationToken;
 use weir_pipeline::batch::{Batch, TENANT};
 
@@ -375,4 +377,49 @@ fn a_store_that_nobody_writes_to_is_merged_as_far_as_it_goes() {
     assert_eq!(files_on_disk(&table), 1);
     assert_eq!(std::fs::read_dir(&table.folders().entities).unwrap().count(), 1);
     assert_eq!(store.merge_all(START + 2 * HOUR).unwrap()[0].files_before, 1);
+}
+
+#[test]
+fn doubles_come_back_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let odd = [f64::NAN, -0.0, 1.0 / 3.0, f64::INFINITY, 5e-324, 1e300];
+    let value = |n: usize| match n % 50 {
+        0 => odd[n / 50 % odd.len()],
+        _ => (n * 7_919 % 1_000_003) as f64 / 10.0,
+    };
+    let batch = |file: usize| {
+        let batch = metrics(4, 500, START + file as i64 * 100 * SECOND);
+        let values = (0..batch.num_rows()).map(|n| (n % 70 != 0).then(|| value(n + file * 2_000)));
+        let values: ArrayRef = Arc::new(values.collect::<arrow::array::Float64Array>());
+        let stamps = batch.array("timestamp").unwrap().clone();
+        let columns = vec![("timestamp", stamps), ("value", values)];
+        let entities = batch.entities().unwrap();
+        let entities = (entities.keys.values().to_vec(), entities.table.clone());
+        let received = batch.runs()[0].received;
+        crate::testing::batch(batch.signal().clone(), columns, Some(entities), received)
+    };
+    let batches: Vec<Batch> = (0..8).map(batch).collect();
+    let bits = |table: &Arc<Table>| {
+        let mut all = Vec::new();
+        for file in table.snapshot().files() {
+            assert_eq!(file.column("value").unwrap().kind, ColumnType::Decimal);
+            let reader = crate::file::FileReader::open(file).unwrap();
+            let values = reader.column("value", ColumnType::Decimal).unwrap();
+            all.extend(values.as_primitive::<Float64Type>().iter().map(|v| v.map(f64::to_bits)));
+        }
+        all.sort_unstable();
+        all
+    };
+    let table = table_of(&store, &batches);
+    let mut expected: Vec<Option<u64>> = Vec::new();
+    for batch in &batches {
+        let values = batch.array("value").unwrap();
+        expected.extend(values.as_primitive::<Float64Type>().iter().map(|v| v.map(f64::to_bits)));
+    }
+    expected.sort_unstable();
+    assert!(bits(&table) == expected);
+    store.merge_all(START).unwrap();
+    assert_eq!(levels(&table), [3]);
+    assert!(bits(&table) == expected);
 }

@@ -61,6 +61,9 @@ pub(super) fn widen(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, Arr
     if from == target {
         return Ok(array.clone());
     }
+    if matches!(from, DataType::Struct(_)) && *from == ColumnType::Decimal.at_rest() {
+        return widen(&to_surface(array, ColumnType::Decimal)?, target);
+    }
     match (from, target) {
         (DataType::FixedSizeBinary(16), DataType::Utf8) => to_surface(array, ColumnType::Id16),
         (DataType::FixedSizeBinary(8), DataType::Utf8) => to_surface(array, ColumnType::Id8),
