@@ -4,7 +4,7 @@
 # make overload  ten minutes of more load than it can carry; memory and answers in figures
 # make storm  1,000 random edits under load, WEIR_STORM_EDITS=N for as many; figures at the end
 # make start  time from a kill -9 until data is taken, WEIR_START_MIB=N with so much to replay
-# make bench  the way in and out, beside VictoriaMetrics and Prometheus; writes docs/benchmarks*.md
+# make bench  in, out and at rest, beside peers; writes docs/benchmarks*.md; PART=rest for one part
 # make dist   the binary that is shipped (thin link-time optimisation)
 # make docs   write docs/reference/ anew from the component tables
 
@@ -20,6 +20,9 @@ VENV := $(TARGET)/venv
 # What the end-to-end tests run the OpenTelemetry SDK with.
 export WEIR_PYTHON ?= $(VENV)/bin/python
 OTEL := opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc opentelemetry-exporter-otlp-proto-http
+# ClickHouse in a Python process, and what fills it.
+CLICKHOUSE := chdb opentelemetry-proto pyarrow
+PART ?=
 
 .PHONY: help run test crash overload storm start bench dist docs tools compiler
 
@@ -62,11 +65,15 @@ overload storm start: compiler
 bench: compiler
 	@$(packages)
 	missing=()
-	for peer in prometheus victoria-metrics; do
+	for peer in prometheus prometheus-node-exporter python3 victoria-metrics; do
 		command -v "$$peer" >/dev/null || missing+=("$$peer")
 	done
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 	[ $${#missing[@]} = 0 ] || packages "$${missing[@]}"
-	cargo bench -p weir --bench bench
+	[ -x "$(WEIR_PYTHON)" ] || python3 -m venv "$(VENV)"
+	"$(WEIR_PYTHON)" -c 'import chdb, opentelemetry.proto, pyarrow' 2>/dev/null \
+		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check $(CLICKHOUSE)
+	cargo bench -p weir --bench bench -- $(PART)
 
 dist: compiler
 	cargo build --profile dist --bin weir

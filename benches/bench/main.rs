@@ -1,12 +1,14 @@
 //! Weir beside peers under the same load and the same questions, on the same cores.
 //!
-//! `make bench` runs all; `cargo bench --bench bench -- ingest` or `queries` one part. Nothing is
+//! `make bench` runs all; `cargo bench --bench bench -- ingest`, `queries` or `rest` one
+//! part, and `rest-cost` what of `rest` needs no peers, which is printed alone. Nothing is
 //! asserted about time; that what was acknowledged is there is.
 
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 
 mod ingest;
 mod queries;
+mod rest;
 mod servers;
 
 use std::fs::File;
@@ -26,6 +28,11 @@ fn main() {
     }
     if wanted("queries") {
         runtime.block_on(queries::run());
+    }
+    if wanted("rest") {
+        runtime.block_on(rest::run());
+    } else if wanted("rest-cost") {
+        runtime.block_on(rest::cost());
     }
 }
 

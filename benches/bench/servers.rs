@@ -1,6 +1,7 @@
 //! Servers that are measured: Weir, VictoriaMetrics, Prometheus.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -105,7 +106,7 @@ pub(super) struct Weir {
     server: Process,
     pub(super) api: String,
     pub(super) client: reqwest::Client,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Weir {
@@ -131,7 +132,7 @@ impl Weir {
         let api = api_address(&mut server.0);
         let client = reqwest::Client::new();
         wait_for(&client, &format!("{api}/readyz")).await;
-        let weir = Self { server, api, client, _dir: dir };
+        let weir = Self { server, api, client, dir };
         let reload = &weir.status().await["reload"];
         assert_eq!(reload["ok"], true, "{reload}");
         weir
@@ -143,7 +144,7 @@ impl Weir {
     }
 
     /// Where `source` listens for a scheme.
-    async fn address(&self, source: &str, scheme: &str) -> String {
+    pub(super) async fn address(&self, source: &str, scheme: &str) -> String {
         let status = self.status().await;
         let sources = status["sources"].as_array().unwrap();
         let of = sources.iter().find(|s| s["id"] == source).expect("the source");
@@ -173,8 +174,35 @@ impl Weir {
         Measured::new(&told, &self.server, before)
     }
 
+    /// Stops it, merges all files as far as they go, and says what became of each table: rows, and
+    /// bytes of all that is kept of it.
+    pub(super) fn into_rest(mut self) -> Vec<(String, u64, u64)> {
+        let pid = self.server.0.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        assert!(self.server.0.wait().unwrap().success());
+        let data = self.dir.path().join("data");
+        let merge = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(["merge", "--config"])
+            .arg(self.dir.path().join("weir.toml"))
+            .arg("--data")
+            .arg(&data)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(merge.status.success());
+        // `metrics: 16 files into 1, 543000 rows, 400000 bytes`
+        let told = String::from_utf8(merge.stdout).unwrap();
+        let table = |line: &str| {
+            let (name, rest) = line.split_once(": ")?;
+            let rows = rest.split(", ").nth(1)?.split(' ').next()?.parse().ok()?;
+            let bytes = folder_bytes(&data.join("tables/default").join(name));
+            Some((name.to_owned(), rows, bytes))
+        };
+        told.lines().map(|line| table(line).expect(line)).collect()
+    }
+
     /// Until all is in files and merges are done.
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         let head = self.status().await["journal"]["head"].as_u64().unwrap();
         while self.status().await["pipelines"][0]["committed"].as_u64().unwrap_or(u64::MAX) < head {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -202,7 +230,8 @@ pub(super) struct Peer {
     pub(super) server: Process,
     pub(super) url: String,
     pub(super) client: reqwest::Client,
-    _dir: tempfile::TempDir,
+    /// Where its data is.
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Peer {
@@ -228,6 +257,7 @@ impl Peer {
         let port = free_port();
         let server = Command::new("prometheus")
             .args(["--web.enable-remote-write-receiver", "--query.timeout=10m"])
+            .arg("--web.enable-admin-api")
             .arg("--query.max-samples=5000000000")
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
             .arg(format!("--config.file={}", config.display()))
@@ -241,11 +271,11 @@ impl Peer {
         let client = reqwest::Client::new();
         let url = format!("http://127.0.0.1:{port}");
         wait_for(&client, &format!("{url}{path}")).await;
-        Self { server: Process(server), url, client, _dir: dir }
+        Self { server: Process(server), url, client, dir }
     }
 }
 
-async fn wait_for(client: &reqwest::Client, url: &str) {
+pub(super) async fn wait_for(client: &reqwest::Client, url: &str) {
     while !client.get(url).send().await.is_ok_and(|a| a.status().is_success()) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -262,12 +292,24 @@ pub(super) async fn idle(server: &Process) {
     }
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Bytes of all files below `path`.
+pub(super) fn folder_bytes(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
 /// Ends with what owns it.
-pub(super) struct Process(Child);
+pub(super) struct Process(pub(super) Child);
 
 impl Process {
     /// User and system time so far.
