@@ -17,6 +17,7 @@ use crate::disk::verify;
 use crate::entity_log::{ChunkMeta, EntitySet};
 use crate::error::Result;
 use crate::layout::{Layout, Runs, Slice};
+use crate::tokens::TokenFilters;
 use crate::types::ColumnType;
 
 pub(crate) use read::{FileReader, staged_entity_max};
@@ -153,6 +154,9 @@ pub struct FileMeta {
     /// Highest entity id of any row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entity_max: Option<u32>,
+    /// Which tokens its texts may have, for each column that has such filters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tokens: Vec<TokenFilters>,
 }
 
 /// A file of a pinned version. Its bytes stay as long as anybody holds this.

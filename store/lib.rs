@@ -23,6 +23,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod turns;
 mod types;
 mod writer;

@@ -3,6 +3,7 @@
 mod json;
 mod quantile;
 pub mod sketch;
+pub mod token;
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 /// Functions of one row.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    json::functions()
+    [json::functions(), token::functions()].concat()
 }
 
 /// Aggregates.

@@ -72,7 +72,7 @@ const METRICS: [Question; 6] = [
     },
 ];
 
-const EVENTS: [Question; 5] = [
+const EVENTS: [Question; 6] = [
     Question {
         name: "newest 100 errors of a service",
         hours: 24,
@@ -83,7 +83,14 @@ const EVENTS: [Question; 5] = [
     Question {
         name: "newest 100 log records with a rare word",
         hours: 24,
-        sql: "SELECT timestamp, body FROM logs WHERE body LIKE '%unusual%' AND {times} \
+        sql: "SELECT timestamp, body FROM logs WHERE has_token(body, 'unusual') AND {times} \
+              ORDER BY timestamp DESC LIMIT 100",
+        promql: None,
+    },
+    Question {
+        name: "newest 100 log records with part of a rare word",
+        hours: 24,
+        sql: "SELECT timestamp, body FROM logs WHERE body LIKE '%unusua%' AND {times} \
               ORDER BY timestamp DESC LIMIT 100",
         promql: None,
     },

@@ -22,6 +22,7 @@ use super::{EntityPlace, FILE_VERSION, FileColumn, FileMeta, Overflow, file_sche
 use crate::disk::{CrcFile, Written, verify};
 use crate::error::Result;
 use crate::layout::{Layout, Runs, Slice};
+use crate::tokens::{Making, has_filters};
 use crate::types::{ColumnType, hex_bytes};
 
 /// The key-value metadata that gives [`FileMeta::entity_max`] where no manifest does.
@@ -30,7 +31,10 @@ pub(super) const ENTITY_MAX: &str = "weir.entity_max";
 const WITH_STATISTICS: [&str; 2] = ["severity", "severity_number"];
 /// Share of slices that a look for a trace id reads in vain.
 const ID_FALSE_POSITIVES: f64 = 0.01;
-
+/// Size of the dictionary of a column with token filters past which it does without: texts that
+/// repeat have a small one, and the others none that pays. Pages are as large as ever: a quarter of
+/// that made bodies of few templates take three times the room.
+const DICTIONARY_BYTES: usize = 256 << 10;
 /// Rows of an entity in a row, on average, from which on a dictionary of ids pays.
 const LONG_RUN: usize = 256;
 
@@ -82,6 +86,7 @@ fn write_to(
     let mut columns = spec.columns.clone();
     let rows_max = spec.groups.iter().map(Range::len).max().unwrap_or_default();
     let mut done: Vec<Vec<ArrowColumnChunk>> = spec.groups.iter().map(|_| Vec::new()).collect();
+    let mut filters = Vec::new();
     let mut picks: Picks = Vec::with_capacity(rows_max);
     for column_of_file in &mut columns {
         let parts = column(column_of_file)?;
@@ -89,11 +94,16 @@ fn write_to(
         let choice = choose(&spec, column_of_file, &parts, rows_max, &mut picks)?;
         let FileColumn { name, kind, .. } = &*column_of_file;
         let field = column_of_file.field();
+        let mut tokens = Making::of(column_of_file, &parts);
         for (rows, done) in spec.groups.iter().zip(&mut done) {
             let array = gather(&spec, &parts, rows.clone(), &mut picks)?;
             let array = to_rest(&array, *kind, spec.ids_of(rows))?;
             done.extend(chunks(&field, &array, properties(name, *kind, choice, rows_max))?);
+            if let (Some(tokens), Some(chunk)) = (&mut tokens, done.last()) {
+                tokens.slice(&array, chunk.close().bytes_written);
+            }
         }
+        filters.extend(tokens);
     }
     let schema = Arc::new(file_schema(&columns, spec.ids.is_some()));
     if spec.ids.is_some() {
@@ -120,6 +130,12 @@ fn write_to(
         let runs = encode_runs(&spec, ids)?;
         runs_place = Some((writer.bytes_written() as u64, runs.len() as u64));
         writer.write_all(&runs).map_err(crate::error::StoreError::io("cannot write", path))?;
+    }
+    let mut tokens = Vec::new();
+    for filters in filters {
+        let (place, bytes) = filters.finish(writer.bytes_written() as u64);
+        writer.write_all(&bytes).map_err(crate::error::StoreError::io("cannot write", path))?;
+        tokens.push(place);
     }
     let layout = serde_json::to_string(&spec.layout).unwrap_or_default();
     let entity_max = spec.ids.and_then(|ids| ids.iter().max().copied());
@@ -158,6 +174,7 @@ fn write_to(
         entities: spec.entities,
         runs: runs_place,
         entity_max,
+        tokens,
     })
 }
 
@@ -267,6 +284,10 @@ fn properties(name: &str, kind: ColumnType, choice: Choice, rows_max: usize) -> 
             .set_bloom_filter_enabled(true)
             .set_bloom_filter_fpp(ID_FALSE_POSITIVES)
             .set_bloom_filter_max_ndv(rows_max.max(1) as u64),
+        // It is read with whatever is found, however little.
+        ColumnType::Text if has_filters(name, kind) => {
+            builder.set_encoding(choice.encoding).set_dictionary_page_size_limit(DICTIONARY_BYTES)
+        }
         ColumnType::Int
         | ColumnType::WideInt
         | ColumnType::IntDouble

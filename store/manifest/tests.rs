@@ -29,6 +29,7 @@ fn file(n: u64) -> FileMeta {
         entities: None,
         runs: None,
         entity_max: None,
+        tokens: Vec::new(),
     }
 }
 

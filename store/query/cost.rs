@@ -33,7 +33,7 @@ pub struct Cost {
     pub slices_read: u64,
     /// Rows that were selected by entity and time, and read.
     pub rows_read: u64,
-    /// Compressed bytes of the columns and slices that were read.
+    /// Compressed bytes of the columns and slices that were read, and of token filters.
     pub bytes_read: u64,
     /// Hot rows that were looked at.
     pub hot_rows: u64,
@@ -52,6 +52,10 @@ impl Costs {
     pub(super) fn slice_read(&self, rows: u64, bytes: u64) {
         self.slices_read.fetch_add(1, Relaxed);
         self.rows_read.fetch_add(rows, Relaxed);
+        self.bytes_read.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn filter_read(&self, bytes: u64) {
         self.bytes_read.fetch_add(bytes, Relaxed);
     }
 

@@ -2,9 +2,10 @@
 //!
 //! The unit of reading is a slice (row group) or a hot run, newest first, hot runs before files.
 //! For a file, conditions over entity columns alone are evaluated once per entity and become row
-//! ranges; a slice is left out by the manifest's times and the footer's statistics; what is left
-//! is filtered exactly while it is read, row columns that only the answer needs are decoded for
-//! the rows that passed, and entity columns are gathered last. Every pushed filter is exact.
+//! ranges; a slice is left out by the manifest's times and the footer's statistics, and parts of it
+//! by the token filters of text columns; what is left is filtered exactly while it is read, row
+//! columns that only the answer needs are decoded for the rows that passed, and entity columns are
+//! gathered last. Every pushed filter is exact.
 
 mod column;
 mod conditions;
@@ -17,6 +18,7 @@ mod memory;
 mod overflow;
 mod prune;
 mod read;
+mod tokens;
 
 use std::sync::Arc;
 

@@ -181,6 +181,56 @@ async fn only_files_that_may_hold_a_trace_are_read() {
 }
 
 #[tokio::test]
+async fn only_granules_that_may_have_a_token_are_read() {
+    let f = Fixture::new();
+    let body = |n: usize| match n {
+        n if n % 7 == 0 => None,
+        1_234 => Some("an Unusual, rare word".to_owned()),
+        1_235 => Some("unusually unusual_ words".to_owned()),
+        n => Some(format!("GET /cart/{n} {:064x} took long", (n as u128).pow(9))),
+    };
+    let bodies = |from: usize| (from..from + 5_000).map(body).collect::<Vec<_>>();
+    for hour in 0..3 {
+        f.write_bodies(T0 + hour * HOUR, &bodies(hour as usize * 5_000), true);
+    }
+    f.write_bodies(T0 + 3 * HOUR, &bodies(1_000), false);
+    let asked = |condition: &'static str| {
+        let f = &f;
+        async move {
+            let sql = format!("SELECT count(*) FROM logs WHERE {condition}");
+            let mut answer = f.queries.query("default", &sql).await.unwrap();
+            (text(&answer.collect().await.unwrap()).join(","), answer.cost())
+        }
+    };
+    // A file's and a hot row; of the file a part is read.
+    for condition in [
+        "has_token(body, 'Unusual')",
+        "has_token_case_insensitive(body, 'unusual')",
+        "body LIKE '% Unusual, %'",
+        "body ILIKE '% UNUSUAL,%'",
+        "body = 'an Unusual, rare word'",
+        "body IN ('an Unusual, rare word', 'x')",
+    ] {
+        let (count, cost) = asked(condition).await;
+        assert_eq!((count.as_str(), cost.files_read), ("2", 1), "{condition}");
+        assert!(cost.rows_read > 0 && cost.rows_read < 5_000, "{condition}: {cost:?}");
+        assert!(cost.bytes_read > 0 && cost.hot_rows == 5_000, "{condition}: {cost:?}");
+    }
+    assert_eq!(asked("has_token(body, 'unusual')").await.0, "0");
+    assert_eq!(asked("body ILIKE '%unusual%'").await.0, "4");
+    let (count, cost) = asked("body LIKE '%/cart/7323 %' AND body LIKE '% took %'").await;
+    assert_eq!((count.as_str(), cost.files_read), ("1", 1));
+    let (count, cost) = asked("has_token(body, 'nowhere')").await;
+    assert_eq!((count.as_str(), cost.slices_read, cost.rows_read), ("0", 0, 0));
+    let (_, cost) = asked("NOT has_token(body, 'nowhere')").await;
+    assert_eq!(cost.rows_read, 15_000);
+    let plan = f.rows("EXPLAIN SELECT body FROM logs WHERE has_token(body, 'x')").await.unwrap();
+    assert!(plan.iter().any(|line| line.contains("tokens=[body: x]")), "{plan:?}");
+    let error = f.rows("SELECT body FROM logs WHERE has_token(body, 'a b')").await.unwrap_err();
+    assert!(error.to_string().contains("`a b` is not one token"), "{error}");
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_left_out_and_named() {
     let f = Fixture::new();
     f.write("logs", &rows(10), true);

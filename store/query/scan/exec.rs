@@ -31,6 +31,7 @@ use super::file::FilePlan;
 use super::memory::Ledger;
 use super::prune;
 use super::read::{Part, Reader, Step};
+use super::tokens::Need;
 use super::{Caches, TIMESTAMP};
 use crate::cache::Cache;
 use crate::entity_log::EntitySet;
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     pub(super) predicate: Option<Arc<PruningPredicate>>,
     /// Earliest and latest `timestamp` that the filters leave.
     pub(super) range: (i64, i64),
+    /// Tokens that the filters ask for.
+    pub(super) need: Option<Need>,
     pub(super) costs: Arc<Costs>,
     pub(super) footers: Arc<Cache>,
     pub(super) masks: Arc<Cache>,
@@ -68,8 +71,9 @@ impl Shared {
         let all: Vec<_> = filters.iter().cloned().collect();
         let predicate = prune::predicate(&all, &schema);
         let range = prune::time_range(&all);
+        let need = Need::of(filters.iter());
         let ledger = Ledger::new(pool);
-        Self { snapshot, schema, filters, predicate, range, costs, footers, masks, ledger }
+        Self { snapshot, schema, filters, predicate, range, need, costs, footers, masks, ledger }
     }
 
     /// A file could not be read. One that is damaged is left out and named; if it is whole, the
@@ -247,6 +251,9 @@ impl DisplayAs for ScanExec {
         if !self.shared.filters.is_empty() {
             let filters: Vec<String> = self.shared.filters.iter().map(|e| e.to_string()).collect();
             write!(f, ", filters=[{}]", filters.join(" AND "))?;
+        }
+        if let Some(need) = &self.shared.need {
+            write!(f, ", tokens=[{need}]")?;
         }
         if !self.dynamic.is_empty() {
             let dynamic: Vec<String> = self.dynamic.iter().map(|e| e.to_string()).collect();

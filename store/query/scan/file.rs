@@ -24,8 +24,8 @@ use super::column::{Level, Source, from_file};
 use super::conditions::{Conditions, Filters};
 use super::exec::Shared;
 use super::keep::{Keep, entities, keep};
-use super::prune;
 use super::read::Part;
+use super::{prune, tokens};
 use crate::entity_log::EntityColumns;
 use crate::file::{ENTITY_COLUMN, FileEntry};
 
@@ -193,7 +193,8 @@ impl Prepared {
         if metadata.metadata().num_row_groups() != entry.meta().slices.len() {
             return Err(unread("its footer has another number of row groups than the manifest"));
         }
-        let selected = select(entry, shared, &keep, &metadata)?;
+        let mut selected = select(entry, shared, &keep, &metadata)?;
+        tokens::narrow(entry, shared, &mut selected);
         if selected.iter().all(Option::is_none) {
             return Ok(None);
         }

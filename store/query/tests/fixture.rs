@@ -182,6 +182,18 @@ impl Fixture {
         self.append("spans", &self.batch(Signal::Spans, columns, keys), commit);
     }
 
+    /// Writes log records with these bodies, a second apart, the first at `time`.
+    pub(super) fn write_bodies(&self, time: i64, bodies: &[Option<String>], commit: bool) {
+        let times = (0..bodies.len() as i64).map(|i| time + i * 1_000_000_000);
+        let times = TimestampNanosecondArray::from_iter_values(times).with_timezone("UTC");
+        let bodies: StringArray = bodies.iter().cloned().collect();
+        let key = self.key(&[("service.name", "cart", Origin::Resource)]);
+        let keys = UInt32Array::from(vec![key; bodies.len()]);
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("timestamp", Arc::new(times)), ("body", Arc::new(bodies))];
+        self.append("logs", &self.batch(Signal::Logs, columns, keys), commit);
+    }
+
     /// Writes a log record with an attribute of its own for each of `names`: its number.
     pub(super) fn write_names(&self, table: &str, names: &[String], commit: bool) {
         let n = names.len() as i64;
