@@ -14,6 +14,7 @@ pub struct Costs {
     files_read: AtomicU64,
     slices: AtomicU64,
     slices_read: AtomicU64,
+    slices_known: AtomicU64,
     rows_read: AtomicU64,
     bytes_read: AtomicU64,
     hot_rows: AtomicU64,
@@ -31,6 +32,8 @@ pub struct Cost {
     pub slices: u64,
     /// Slices that were read.
     pub slices_read: u64,
+    /// Slices that gave what they had given to the same question before, and were not read.
+    pub slices_known: u64,
     /// Rows that were selected by entity and time, and read.
     pub rows_read: u64,
     /// Compressed bytes of the columns and slices that were read, and of token filters.
@@ -53,6 +56,10 @@ impl Costs {
         self.slices_read.fetch_add(1, Relaxed);
         self.rows_read.fetch_add(rows, Relaxed);
         self.bytes_read.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn slice_known(&self) {
+        self.slices_known.fetch_add(1, Relaxed);
     }
 
     pub(super) fn filter_read(&self, bytes: u64) {
@@ -82,6 +89,7 @@ impl Costs {
             files_read: self.files_read.load(Relaxed),
             slices: self.slices.load(Relaxed),
             slices_read: self.slices_read.load(Relaxed),
+            slices_known: self.slices_known.load(Relaxed),
             rows_read: self.rows_read.load(Relaxed),
             bytes_read: self.bytes_read.load(Relaxed),
             hot_rows: self.hot_rows.load(Relaxed),

@@ -47,18 +47,25 @@ pub(super) const METRIC_NAME: &str = "metric.name";
 /// The column that says what kind of metric it is.
 pub(super) const METRIC_TYPE: &str = "metric.type";
 
+/// Shares of the caches: footers, answers to conditions over entities, groups of slices.
+const CACHE_SHARES: [f64; 3] = [0.5, 0.15, 0.35];
+
 /// What queries remember of files and entities.
 #[derive(Clone, Debug)]
 pub(super) struct Caches {
     footers: Arc<Cache>,
+    /// Which entities conditions leave.
     masks: Arc<Cache>,
+    /// What slices gave to questions.
+    answers: Arc<Cache>,
 }
 
 impl Caches {
-    /// Empty ones that hold so many bytes each.
-    pub(super) fn new(footers_bytes: usize, masks_bytes: usize) -> Self {
-        let cache = |bytes| Arc::new(Cache::new(bytes));
-        Self { footers: cache(footers_bytes), masks: cache(masks_bytes) }
+    /// Empty ones that hold so many bytes together.
+    pub(super) fn new(bytes: usize) -> Self {
+        let cache = |share: f64| Arc::new(Cache::new((bytes as f64 * share) as usize));
+        let [footers, masks, answers] = CACHE_SHARES.map(cache);
+        Self { footers, masks, answers }
     }
 }
 

@@ -41,8 +41,6 @@ use crate::store::Store;
 
 /// Batches that wait for a slow client.
 const AHEAD_BATCHES: usize = 2;
-/// Share of the caches that footers get, and answers to conditions over entities.
-const CACHE_SHARES: (f64, f64) = (0.8, 0.2);
 /// Largest consumers named when memory runs out.
 const CONSUMERS_NAMED: usize = 3;
 
@@ -53,8 +51,8 @@ pub struct QueryOptions {
     pub threads: usize,
     /// Memory that all queries may hold together, in bytes.
     pub memory_bytes: usize,
-    /// Footers and answers to conditions over entities that are kept, in bytes. 80 MiB: some
-    /// thousand files.
+    /// Footers, answers to conditions over entities and groups of slices that are kept, in bytes.
+    /// 128 MiB: some thousand files, and a few dashboards.
     pub cache_bytes: usize,
     /// Folder for what does not fit; emptied of leftovers by whoever owns it.
     pub spill: PathBuf,
@@ -78,7 +76,7 @@ impl QueryOptions {
         Self {
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             memory_bytes,
-            cache_bytes: 80 << 20,
+            cache_bytes: 128 << 20,
             spill,
             spill_bytes: 10 << 30,
             timeout: Duration::from_secs(60),
@@ -128,7 +126,6 @@ impl Queries {
             .thread_name("queries")
             .enable_time()
             .build()?;
-        let share = |part: f64| (options.cache_bytes as f64 * part) as usize;
         std::fs::create_dir_all(&options.spill)?;
         let top =
             std::num::NonZeroUsize::new(CONSUMERS_NAMED).unwrap_or(std::num::NonZeroUsize::MIN);
@@ -145,7 +142,7 @@ impl Queries {
             store,
             supervisor: Some(supervisor),
             environment,
-            caches: Caches::new(share(CACHE_SHARES.0), share(CACHE_SHARES.1)),
+            caches: Caches::new(options.cache_bytes),
             running: Arc::new(Semaphore::new(options.running_max.max(1))),
             waiting: AtomicUsize::new(0),
             options,

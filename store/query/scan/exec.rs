@@ -55,6 +55,7 @@ pub(super) struct Shared {
     pub(super) costs: Arc<Costs>,
     pub(super) footers: Arc<Cache>,
     pub(super) masks: Arc<Cache>,
+    pub(super) answers: Arc<Cache>,
     pub(super) ledger: Ledger,
 }
 
@@ -67,13 +68,25 @@ impl Shared {
         caches: &Caches,
         pool: Arc<dyn MemoryPool>,
     ) -> Self {
-        let Caches { footers, masks } = caches.clone();
+        let Caches { footers, masks, answers } = caches.clone();
         let all: Vec<_> = filters.iter().cloned().collect();
         let predicate = prune::predicate(&all, &schema);
         let range = prune::time_range(&all);
         let need = Need::of(filters.iter());
         let ledger = Ledger::new(pool);
-        Self { snapshot, schema, filters, predicate, range, need, costs, footers, masks, ledger }
+        Self {
+            snapshot,
+            schema,
+            filters,
+            predicate,
+            range,
+            need,
+            costs,
+            footers,
+            masks,
+            answers,
+            ledger,
+        }
     }
 
     /// A file could not be read. One that is damaged is left out and named; if it is whole, the
@@ -369,7 +382,7 @@ impl ExecutionPlan for ScanExec {
             // One step of bounded work per poll: whoever waits can stop in between.
             match reader.step() {
                 Ok(Step::Rows(rows)) => Poll::Ready(Some(rows.columns(&all))),
-                Ok(Step::More) => {
+                Ok(Step::More | Step::Slice { .. }) => {
                     context.waker().wake_by_ref();
                     Poll::Pending
                 }

@@ -6,6 +6,7 @@
 
 mod exprs;
 mod keys;
+mod known;
 mod labels;
 mod rule;
 mod stream;
@@ -58,6 +59,14 @@ struct Grouping {
     aggregates: Vec<Arc<AggregateFunctionExpr>>,
     /// As the query names the groups.
     names: Vec<String>,
+}
+
+impl Grouping {
+    /// All expressions that it evaluates.
+    fn exprs(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
+        let parts = [&self.labels, &self.rows, &self.arguments, &self.filters];
+        parts.into_iter().chain(&self.time).flat_map(Exprs::iter)
+    }
 }
 
 /// The leaf execution plan.

@@ -100,6 +100,10 @@ pub(super) enum Step {
     Rows(Rows),
     /// Nothing came of this step, but there is more to do.
     More,
+    /// A slice is done with. `whole`: every row of it that is wanted was given.
+    Slice {
+        whole: bool,
+    },
     End,
 }
 
@@ -165,12 +169,15 @@ impl Reader {
                     let rows = Rows::File(batch, slice.file().clone());
                     return Ok(self.give(rows));
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    self.slice = None;
+                    return Ok(Step::Slice { whole: true });
+                }
                 Err(Stop::Failed(e)) => return Err(e),
                 Err(Stop::Unread(why)) => self.shared.unread(file, &why)?,
             }
             self.slice = None;
-            return Ok(Step::More);
+            return Ok(Step::Slice { whole: false });
         }
         let Some(unit) = self.units.next() else { return Ok(Step::End) };
         match unit {
@@ -181,16 +188,46 @@ impl Reader {
             Unit::Slice(file, i) => {
                 let file = Reading(file);
                 let times = file.entry.meta().slices[i];
-                if self.dynamic.may_match(&self.shared.schema, times) {
-                    match self.open(&file, i) {
-                        Ok(slice) => self.slice = slice.map(|s| (file, s)),
-                        Err(Stop::Failed(e)) => return Err(e),
-                        Err(Stop::Unread(why)) => self.shared.unread(&file, &why)?,
+                if !self.dynamic.may_match(&self.shared.schema, times) {
+                    return Ok(Step::Slice { whole: false });
+                }
+                match self.open(&file, i) {
+                    Ok(Some(slice)) => {
+                        self.slice = Some((file, slice));
+                        Ok(Step::More)
+                    }
+                    Ok(None) => Ok(Step::Slice { whole: true }),
+                    Err(Stop::Failed(e)) => Err(e),
+                    Err(Stop::Unread(why)) => {
+                        self.shared.unread(&file, &why)?;
+                        Ok(Step::Slice { whole: false })
                     }
                 }
-                Ok(Step::More)
             }
         }
+    }
+
+    /// The slice that comes next, if it does and all of it is wanted.
+    pub(super) fn ahead(&self) -> Option<(&Arc<FilePlan>, usize)> {
+        match self.units.as_slice().first() {
+            Some(Unit::Slice(file, i)) if self.slice.is_none() && self.left.is_none() => {
+                Some((file, *i))
+            }
+            _ => None,
+        }
+    }
+
+    /// Leaves out the slice that comes next: what it has is known.
+    pub(super) fn pass(&mut self) {
+        if let Some(Unit::Slice(file, _)) = self.units.next() {
+            self.shared.costs.slice_known();
+            file.done();
+        }
+    }
+
+    /// What it has in common with the other partitions.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn open(

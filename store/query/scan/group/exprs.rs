@@ -31,6 +31,10 @@ impl Exprs {
         Ok(Self { part, exprs })
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
+        self.exprs.iter()
+    }
+
     /// The type of each.
     pub(super) fn schema(&self) -> Result<SchemaRef> {
         let field = |(i, e): (usize, &Arc<dyn PhysicalExpr>)| -> Result<Field> {

@@ -35,13 +35,18 @@ impl Ordinals {
         Ok(&self.numbers)
     }
 
-    /// The tuples that were numbered, in order; then none are known.
-    fn take(&mut self) -> Result<Vec<ArrayRef>> {
+    /// The tuples that were numbered, in order; then none are known, unless they shall `stay`.
+    fn take(&mut self, stay: bool) -> Result<Vec<ArrayRef>> {
         if self.is_constant() {
             return Ok(Vec::new());
         }
         let fresh = new_group_values(self.schema.clone(), &GroupOrdering::None)?;
-        std::mem::replace(&mut self.values, fresh).emit(EmitTo::All)
+        let tuples = std::mem::replace(&mut self.values, fresh).emit(EmitTo::All)?;
+        if stay {
+            // They are distinct and in order, so that each gets the number that it had.
+            self.number(&tuples)?;
+        }
+        Ok(tuples)
     }
 
     fn bytes(&self) -> usize {
@@ -102,7 +107,7 @@ impl Groups {
             + self.numbers.capacity() * size_of::<usize>()
     }
 
-    /// The group of each row. `labels` has the tuple of each row by number; `rows` are the row
+    /// Finds the group of each row. `labels` has the tuple of each row by number; `rows` are the row
     /// columns, none where all are the same; `times` likewise.
     ///
     /// # Errors
@@ -112,7 +117,7 @@ impl Groups {
         labels: &[u32],
         rows: &[ArrayRef],
         times: Option<&TimestampNanosecondArray>,
-    ) -> Result<&[usize]> {
+    ) -> Result<()> {
         let Self { known, keys, hasher, numbers, .. } = self;
         let rows = if rows.is_empty() { None } else { Some(self.rows.number(rows)?) };
         numbers.clear();
@@ -132,11 +137,17 @@ impl Groups {
             last = Some((key, number));
             numbers.push(number);
         }
-        Ok(numbers)
+        Ok(())
     }
 
-    /// The columns of all groups, in order of their numbers; then there are none.
-    pub(super) fn take(&mut self) -> Result<Tuples> {
+    /// The group of each row that came last.
+    pub(super) fn numbers(&self) -> &[usize] {
+        &self.numbers
+    }
+
+    /// The columns of all groups, in order of their numbers; then there are none. `go_on`: label
+    /// tuples keep their numbers.
+    pub(super) fn take(&mut self, go_on: bool) -> Result<Tuples> {
         let keys = std::mem::take(&mut self.keys);
         self.known.clear();
         let gather = |tuples: Vec<ArrayRef>, of: fn(&Key) -> u32| -> Result<Vec<ArrayRef>> {
@@ -145,8 +156,8 @@ impl Groups {
             Ok(taken.collect::<std::result::Result<_, _>>()?)
         };
         Ok(Tuples {
-            labels: gather(self.labels.take()?, |k| k.label)?,
-            rows: gather(self.rows.take()?, |k| k.row)?,
+            labels: gather(self.labels.take(go_on)?, |k| k.label)?,
+            rows: gather(self.rows.take(false)?, |k| k.row)?,
             times: keys.iter().map(|k| k.time).collect(),
         })
     }

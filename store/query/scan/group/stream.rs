@@ -16,9 +16,10 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 
 use super::keys::Groups;
+use super::known::{Answer, Question};
 use super::labels::Labels;
 use super::{Axis, Grouping};
-use crate::query::scan::file::BATCH_ROWS;
+use crate::query::scan::file::{BATCH_ROWS, FilePlan};
 use crate::query::scan::read::{Reader, Rows, Step};
 
 /// Groups that a partition holds at most. Files of metrics go by the hour, so that most groups are
@@ -27,12 +28,18 @@ const GROUPS_MAX: usize = 128 << 10;
 
 /// The groups of what `reader` reads, as `schema` has them.
 pub(super) fn stream(
-    mut reader: Reader,
+    reader: Reader,
     grouping: Arc<Grouping>,
     schema: SchemaRef,
     pool: &Arc<dyn MemoryPool>,
 ) -> Result<SendableRecordBatchStream> {
-    let mut partial = Partial::new(grouping, schema.clone(), pool)?;
+    let mut grouper = Grouper {
+        question: Question::of(&grouping, reader.shared())?,
+        alone: Partial::new(grouping.clone(), schema.clone(), pool)?,
+        rest: Partial::new(grouping, schema.clone(), pool)?,
+        slice: None,
+        reader,
+    };
     let mut ready: VecDeque<RecordBatch> = VecDeque::new();
     let mut ended = false;
     let stream = futures::stream::poll_fn(move |context| {
@@ -43,15 +50,7 @@ pub(super) fn stream(
             return Poll::Ready(None);
         }
         // One step of bounded work per poll: whoever waits can stop in between.
-        let step = reader.step().and_then(|step| match step {
-            Step::Rows(rows) => partial.add(&rows),
-            Step::More => Ok(None),
-            Step::End => {
-                ended = true;
-                partial.emit()
-            }
-        });
-        match step {
+        match grouper.step(&mut ended) {
             Ok(batch) => ready.extend(batch.iter().flat_map(pieces)),
             Err(e) => return Poll::Ready(Some(Err(e))),
         }
@@ -59,6 +58,75 @@ pub(super) fn stream(
         Poll::Pending
     });
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+}
+
+/// Groups what it reads: slices whose answer can be remembered each by itself, the rest together.
+struct Grouper {
+    reader: Reader,
+    question: Option<Question>,
+    alone: Partial,
+    rest: Partial,
+    /// The slice of which `alone` has the groups.
+    slice: Option<Slice>,
+}
+
+struct Slice {
+    file: Arc<FilePlan>,
+    index: usize,
+    rows: usize,
+    /// Whether groups of it were let go before its end.
+    parted: bool,
+}
+
+impl Grouper {
+    /// Does a bounded piece of work; what it gives is complete. `ended` is set with the last.
+    fn step(&mut self, ended: &mut bool) -> Result<Option<RecordBatch>> {
+        if self.slice.is_none()
+            && let Some(question) = &self.question
+            && let Some((file, index)) = self.reader.ahead()
+            && question.covers(file, index)
+        {
+            match question.answer(file, index) {
+                Some(Answer::Groups(groups)) => {
+                    self.reader.pass();
+                    return Ok(Some(groups));
+                }
+                Some(Answer::TooMany) => {}
+                None => {
+                    let file = file.clone();
+                    self.slice = Some(Slice { file, index, rows: 0, parted: false });
+                }
+            }
+        }
+        match (self.reader.step()?, &mut self.slice) {
+            (Step::Rows(rows), Some(slice)) => {
+                slice.rows += rows.len();
+                let groups = self.alone.add(&rows)?;
+                slice.parted |= groups.is_some();
+                Ok(groups)
+            }
+            (Step::Rows(rows), None) => self.rest.add(&rows),
+            (Step::Slice { whole }, _) => match self.slice.take() {
+                Some(slice) => self.end(&slice, whole),
+                None => Ok(None),
+            },
+            (Step::More, _) => Ok(None),
+            (Step::End, _) => {
+                *ended = true;
+                self.rest.emit(false)
+            }
+        }
+    }
+
+    fn end(&mut self, slice: &Slice, whole: bool) -> Result<Option<RecordBatch>> {
+        let groups = self.alone.emit(true)?;
+        if let Some(question) = self.question.as_ref().filter(|_| whole && !slice.parted) {
+            let kept =
+                groups.clone().unwrap_or_else(|| RecordBatch::new_empty(self.alone.schema.clone()));
+            question.keep(&slice.file, slice.index, slice.rows, kept);
+        }
+        Ok(groups)
+    }
 }
 
 fn pieces(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
@@ -95,21 +163,21 @@ impl Partial {
         let arguments = grouping.arguments.of(rows)?;
         let filters = grouping.filters.of(rows)?;
         let (mut arguments, mut filters) = (arguments.as_slice(), filters.iter());
-        let numbers = self.groups.number(labels, &tuples, times)?.to_vec();
-        let total = self.groups.len();
+        self.groups.number(labels, &tuples, times)?;
+        let (numbers, total) = (self.groups.numbers(), self.groups.len());
         for ((state, &count), &filtered) in
             self.states.iter_mut().zip(&grouping.counts).zip(&grouping.filtered)
         {
             let (own, others) = arguments.split_at(count);
             arguments = others;
             let filter = if filtered { filters.next().map(|f| f.as_boolean()) } else { None };
-            state.update_batch(own, &numbers, filter, total)?;
+            state.update_batch(own, numbers, filter, total)?;
         }
         let fits = self.memory.try_resize(self.bytes());
         match fits {
             Ok(()) if total < GROUPS_MAX => Ok(None),
             Err(e) if total == 0 => Err(e),
-            _ => self.emit(),
+            _ => self.emit(false),
         }
     }
 
@@ -118,14 +186,16 @@ impl Partial {
         states + self.groups.bytes() + self.labels.bytes()
     }
 
-    /// All groups; then there are none.
-    fn emit(&mut self) -> Result<Option<RecordBatch>> {
+    /// All groups; then there are none. `go_on`: labels keep their numbers, for rows that follow.
+    fn emit(&mut self, go_on: bool) -> Result<Option<RecordBatch>> {
         let rows = self.groups.len();
         if rows == 0 {
             return Ok(None);
         }
-        let tuples = self.groups.take()?;
-        self.labels.clear();
+        let tuples = self.groups.take(go_on)?;
+        if !go_on {
+            self.labels.clear();
+        }
         let times: ArrayRef = Arc::new(tuples.times);
         let mut columns = Vec::with_capacity(self.schema.fields().len());
         for (axis, field) in self.grouping.axes.iter().zip(self.schema.fields()) {

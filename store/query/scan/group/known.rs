@@ -1,0 +1,130 @@
+//! What slices gave to questions that were asked before.
+//!
+//! Files never change, so a slice whose rows are all within the bounds on time gives the same groups
+//! each time that it is asked the same. A dashboard that asks again, for a time that has moved on,
+//! reads hot rows, new files and the slices at the edges of its time; its answer is the same to the
+//! bit as if it had read all.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion::common::Result;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::DynamicFilterPhysicalExpr;
+use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
+use datafusion::physical_expr_common::physical_expr::is_volatile;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Grouping;
+use crate::cache::Cache;
+use crate::query::scan::exec::Shared;
+use crate::query::scan::file::FilePlan;
+use crate::query::scan::prune;
+
+/// Rows of a slice for each group that it is worth to remember: with fewer, whoever puts the groups
+/// together would have about as much to do as with the rows.
+const ROWS_PER_GROUP: usize = 32;
+/// So many groups are worth it of any slice.
+const GROUPS_ANYWAY: usize = 256;
+
+/// What is asked of every slice.
+#[derive(Debug)]
+pub(super) struct Question {
+    answers: Arc<Cache>,
+    /// Groups, aggregates and conditions, but for bounds on time.
+    text: Arc<str>,
+    /// Earliest and latest time of the rows that are asked for.
+    range: (i64, i64),
+}
+
+/// What one slice gave.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// Its groups and the states of their aggregates.
+    Groups(RecordBatch),
+    /// So many groups that its rows are read again.
+    TooMany,
+}
+
+/// As it is remembered, with what it belongs to: a chance hit of the hash is noticed.
+struct Kept {
+    file: u64,
+    slice: usize,
+    question: Arc<str>,
+    answer: Answer,
+}
+
+impl Question {
+    /// `None` if the same text may have another answer tomorrow.
+    pub(super) fn of(grouping: &Grouping, shared: &Shared) -> Result<Option<Self>> {
+        let (_, filters) = shared.filters.partition(|f| prune::time_bound(f).is_some());
+        for expr in grouping.exprs().chain(filters.iter()) {
+            if !is_settled(expr)? {
+                return Ok(None);
+            }
+        }
+        let mut text = String::new();
+        let schema = shared.schema.project(&filters.columns())?;
+        if write!(text, "{grouping:?} {filters:?} {schema:?}").is_err() {
+            return Ok(None);
+        }
+        Ok(Some(Self { answers: shared.answers.clone(), text: text.into(), range: shared.range }))
+    }
+
+    /// Whether the answer of a slice is the same for all questions with this text.
+    pub(super) fn covers(&self, file: &FilePlan, slice: usize) -> bool {
+        let times = file.entry.meta().slices[slice];
+        self.range.0 <= times.min_time && times.max_time <= self.range.1
+    }
+
+    /// What the slice gave before.
+    pub(super) fn answer(&self, file: &FilePlan, slice: usize) -> Option<Answer> {
+        let file = file.entry.id();
+        let kept = self.answers.get::<Kept>(self.key(file, slice))?;
+        let same = kept.file == file && kept.slice == slice && kept.question == self.text;
+        same.then(|| kept.answer.clone())
+    }
+
+    /// Remembers what the slice gave. `rows`: how many of it were grouped.
+    pub(super) fn keep(&self, file: &FilePlan, slice: usize, rows: usize, groups: RecordBatch) {
+        // Labels that are lost now may be there again later.
+        if file.entry.entities().is_some_and(|set| !set.lost().is_empty()) {
+            return;
+        }
+        let worth = GROUPS_ANYWAY.max(rows / ROWS_PER_GROUP);
+        let answer = match groups.num_rows() <= worth {
+            true => Answer::Groups(groups),
+            false => Answer::TooMany,
+        };
+        let bytes = match &answer {
+            Answer::Groups(groups) => groups.get_array_memory_size(),
+            Answer::TooMany => 0,
+        };
+        let file = file.entry.id();
+        let kept = Kept { file, slice, question: self.text.clone(), answer };
+        // The text is counted each time though slices share it: who knows which goes last.
+        let bytes = bytes + self.text.len() + size_of::<Kept>();
+        self.answers.insert(self.key(file, slice), Arc::new(kept), bytes);
+    }
+
+    fn key(&self, file: u64, slice: usize) -> u64 {
+        let mut key = Vec::with_capacity(self.text.len() + 2 * size_of::<u64>());
+        key.extend_from_slice(&file.to_le_bytes());
+        key.extend_from_slice(&(slice as u64).to_le_bytes());
+        key.extend_from_slice(self.text.as_bytes());
+        xxh3_64(&key)
+    }
+}
+
+/// Whether an expression is all that its text says.
+fn is_settled(expr: &Arc<dyn PhysicalExpr>) -> Result<bool> {
+    let mut hidden = is_volatile(expr);
+    expr.apply(|e| {
+        hidden |= e.downcast_ref::<DynamicFilterPhysicalExpr>().is_some();
+        hidden |= e.downcast_ref::<ScalarSubqueryExpr>().is_some();
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(!hidden)
+}
