@@ -11,6 +11,7 @@ mod column;
 mod conditions;
 mod exec;
 mod file;
+mod footer;
 mod group;
 mod ids;
 mod keep;

@@ -15,7 +15,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use parking_lot::Mutex;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ArrowPredicateFn, ArrowReaderMetadata, ParquetRecordBatchReader,
     ParquetRecordBatchReaderBuilder, RowFilter, RowSelection,
 };
 use weir_pipeline::signal::ATTRIBUTES;
@@ -23,6 +23,7 @@ use weir_pipeline::signal::ATTRIBUTES;
 use super::column::{Level, Source, from_file};
 use super::conditions::{Conditions, Filters};
 use super::exec::Shared;
+use super::footer::{ColumnsExact, compressed, footer, with_dictionaries};
 use super::keep::{Keep, entities, keep};
 use super::read::Part;
 use super::{prune, tokens};
@@ -118,7 +119,8 @@ impl FilePlan {
         Self { entry, slices, left: AtomicUsize::new(slices), prepared: Mutex::default() }
     }
 
-    /// Opens the file and decides what to read; once, whoever comes first.
+    /// Opens the file and decides what to read; once, whoever comes first. Text columns
+    /// `dictionaries` are given as such where the file has them so.
     ///
     /// # Errors
     /// As [`Stop`]; `Ok(None)` if no row of the file is wanted.
@@ -126,12 +128,14 @@ impl FilePlan {
         &self,
         shared: &Shared,
         output: &[FieldRef],
+        dictionaries: &[String],
     ) -> std::result::Result<Option<Arc<Prepared>>, Stop> {
         let mut slot = self.prepared.lock();
         let outcome = match &*slot {
             Some(known) => known.clone(),
             None => {
-                let work = AssertUnwindSafe(|| Prepared::new(&self.entry, shared, output));
+                let work =
+                    AssertUnwindSafe(|| Prepared::new(&self.entry, shared, output, dictionaries));
                 let outcome = match catch_unwind(work) {
                     Ok(Ok(prepared)) => {
                         if prepared.is_some() {
@@ -164,7 +168,7 @@ impl From<DataFusionError> for Stop {
     }
 }
 
-fn unread(e: impl std::fmt::Display) -> Stop {
+pub(super) fn unread(e: impl std::fmt::Display) -> Stop {
     Stop::Unread(e.to_string())
 }
 
@@ -173,6 +177,7 @@ impl Prepared {
         entry: &FileEntry,
         shared: &Shared,
         output: &[FieldRef],
+        dictionaries: &[String],
     ) -> std::result::Result<Option<Self>, Stop> {
         let files = entry.entities().map(|set| set.files()).unwrap_or_default();
         let (by_entity, by_row) = shared.filters.partition(|filter| {
@@ -198,6 +203,7 @@ impl Prepared {
         if selected.iter().all(Option::is_none) {
             return Ok(None);
         }
+        let metadata = with_dictionaries(entry, metadata, dictionaries)?;
         let (_, within) = by_row.partition(|filter| prune::time_bound(filter).is_some());
         let conditions = |filters: &Filters| match filters.is_empty() {
             true => Ok(None),
@@ -387,39 +393,4 @@ fn select(
         }
     }
     Ok(selected)
-}
-
-/// The footer of a file, read once and cached.
-fn footer(entry: &FileEntry, shared: &Shared) -> std::result::Result<ArrowReaderMetadata, Stop> {
-    if let Some(found) = shared.footers.get::<ArrowReaderMetadata>(entry.id()) {
-        return Ok(found.as_ref().clone());
-    }
-    let file = File::open(entry.path()).map_err(unread)?;
-    let options = ArrowReaderOptions::new().with_schema(Arc::new(entry.arrow_schema()));
-    let metadata = ArrowReaderMetadata::load(&file, options).map_err(unread)?;
-    let bytes = metadata.metadata().memory_size();
-    shared.footers.insert(entry.id(), Arc::new(metadata.clone()), bytes);
-    Ok(metadata)
-}
-
-/// Compressed bytes of the columns of a slice.
-fn compressed(metadata: &ArrowReaderMetadata, columns: &ProjectionMask, slice: usize) -> u64 {
-    let group = metadata.metadata().row_group(slice);
-    (0..group.num_columns())
-        .filter(|&i| columns.leaf_included(i))
-        .map(|i| u64::try_from(group.column(i).compressed_size()).unwrap_or(0))
-        .sum()
-}
-
-/// `ProjectionMask` by whole names: its own constructor splits names at dots.
-trait ColumnsExact {
-    fn columns_exact(metadata: &ArrowReaderMetadata, names: &[&str]) -> ProjectionMask;
-}
-
-impl ColumnsExact for ProjectionMask {
-    fn columns_exact(metadata: &ArrowReaderMetadata, names: &[&str]) -> Self {
-        let roots = metadata.parquet_schema().root_schema().get_fields();
-        let wanted = roots.iter().enumerate().filter(|(_, f)| names.contains(&f.name()));
-        Self::roots(metadata.parquet_schema(), wanted.map(|(i, _)| i).collect::<Vec<_>>())
-    }
 }

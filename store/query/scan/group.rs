@@ -10,6 +10,8 @@ mod known;
 mod labels;
 mod rule;
 mod stream;
+mod times;
+mod tuples;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 pub(in crate::query) use self::rule::GroupWhileScanning;
 
 use self::exprs::Exprs;
+use self::times::Times;
 use super::TIMESTAMP;
 use super::exec::ScanExec;
 
@@ -48,7 +51,7 @@ struct Grouping {
     axes: Vec<Axis>,
     labels: Exprs,
     rows: Exprs,
-    time: Option<Exprs>,
+    time: Option<Times>,
     /// Arguments of all aggregates, one after the other.
     arguments: Exprs,
     /// How many arguments each aggregate has.
@@ -65,7 +68,8 @@ impl Grouping {
     /// All expressions that it evaluates.
     fn exprs(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
         let parts = [&self.labels, &self.rows, &self.arguments, &self.filters];
-        parts.into_iter().chain(&self.time).flat_map(Exprs::iter)
+        let time = self.time.iter().map(|t| &t.exprs);
+        parts.into_iter().chain(time).flat_map(Exprs::iter)
     }
 }
 
@@ -113,7 +117,10 @@ impl GroupExec {
             axes,
             labels: Exprs::new(&output, &labels)?,
             rows: Exprs::new(&output, &rows)?,
-            time: time.map(|e| Exprs::new(&output, &[e])).transpose()?,
+            time: match time {
+                Some(e) => Some(Times::new(&e, Exprs::new(&output, std::slice::from_ref(&e))?)),
+                None => None,
+            },
             arguments: Exprs::new(&output, &arguments.concat())?,
             counts: arguments.iter().map(Vec::len).collect(),
             filters: Exprs::new(&output, &given)?,
@@ -204,7 +211,8 @@ impl ExecutionPlan for GroupExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let reader = self.scan.reader(partition)?;
+        let dictionaries = tuples::dictionaries(&self.grouping.rows);
+        let reader = self.scan.reader(partition)?.with_dictionaries(dictionaries);
         stream::stream(reader, self.grouping.clone(), self.schema(), context.memory_pool())
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{FieldRef, Int32Type, Schema, SchemaRef};
 use datafusion::common::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr_common::physical_expr::{
@@ -12,7 +12,7 @@ use datafusion::physical_expr_common::physical_expr::{
 use datafusion::physical_optimizer::pruning::PruningPredicate;
 use weir_pipeline::batch::Batch;
 
-use super::column::{from_file, from_hot};
+use super::column::{Level, from_file, from_hot};
 use super::exec::{Shared, Unit};
 use super::file::{FilePlan, Prepared, SliceReader, Stop};
 use super::prune;
@@ -73,6 +73,17 @@ impl Rows {
         };
         part.batch(arrays, self.len())
     }
+
+    /// The one column of `part`, if the file has it as a dictionary and nowhere else.
+    pub(super) fn dictionary(&self, part: &Part) -> Option<&ArrayRef> {
+        let (Self::File(batch, file), [field]) = (self, &**part.schema.fields()) else {
+            return None;
+        };
+        let [source] = &*file.sources(part) else { return None };
+        let alone = source.level == Level::Row && !source.overflow;
+        let column = batch.column_by_name(field.name()).filter(|_| alone)?;
+        column.as_dictionary_opt::<Int32Type>().is_some().then_some(column)
+    }
 }
 
 /// Some columns of the output of a scan.
@@ -115,6 +126,7 @@ pub(super) struct Reader {
     slice: Option<(Reading, SliceReader)>,
     left: Option<usize>,
     dynamic: Dynamic,
+    dictionaries: Vec<String>,
 }
 
 /// A slice of a file that is being read: done with when this is dropped.
@@ -155,7 +167,14 @@ impl Reader {
         dynamic: Vec<Arc<dyn PhysicalExpr>>,
     ) -> Self {
         let dynamic = Dynamic { exprs: dynamic, seen: 0, predicate: None };
-        Self { shared, output, units: units.into_iter(), slice: None, left: limit, dynamic }
+        let (units, dictionaries) = (units.into_iter(), Vec::new());
+        Self { shared, output, units, slice: None, left: limit, dynamic, dictionaries }
+    }
+
+    /// With text columns `names` as dictionaries, where files have them so.
+    pub(super) fn with_dictionaries(mut self, names: Vec<String>) -> Self {
+        self.dictionaries = names;
+        self
     }
 
     /// Does a bounded piece of work.
@@ -235,7 +254,8 @@ impl Reader {
         file: &FilePlan,
         slice: usize,
     ) -> std::result::Result<Option<SliceReader>, Stop> {
-        let prepared: Option<Arc<Prepared>> = file.prepare(&self.shared, &self.output)?;
+        let prepared: Option<Arc<Prepared>> =
+            file.prepare(&self.shared, &self.output, &self.dictionaries)?;
         match prepared {
             Some(prepared) => prepared.read(&file.entry, &self.shared, slice, self.left),
             None => Ok(None),

@@ -110,6 +110,11 @@ fn grouped() -> impl Strategy<Value = &'static str> {
               FROM logs WHERE {} GROUP BY \"service.name\" ORDER BY 1"
         ),
         Just(
+            "SELECT date_bin(INTERVAL '90 second', timestamp) AS t, \
+              coalesce(upper(\"http.route\"), '-') AS r, count(*) \
+              FROM logs WHERE {} GROUP BY t, r ORDER BY t, r"
+        ),
+        Just(
             "SELECT \"rare.key\", \"http.code\", date_trunc('hour', timestamp) AS h, max(id) \
               FROM logs WHERE {} GROUP BY 1, 2, 3 ORDER BY 1 NULLS FIRST, 2 NULLS FIRST, 3"
         ),

@@ -54,6 +54,11 @@ impl Ordinals {
     }
 }
 
+/// Groups that are found without a look into the table.
+const RECENT: usize = 128;
+/// Odd, so that few row tuples of few label tuples get places of their own.
+const RECENT_SPREAD: u32 = 31;
+
 /// What distinguishes a group: tuples of label and row columns by number, and a time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -71,6 +76,8 @@ pub(super) struct Groups {
     known: HashTable<u32>,
     keys: Vec<Key>,
     hasher: DefaultHashBuilder,
+    /// Groups that were met last, by their tuples: rows take turns with few.
+    recent: Box<[Option<(Key, usize)>; RECENT]>,
     /// The group of each row of the last batch.
     numbers: Vec<usize>,
 }
@@ -90,6 +97,7 @@ impl Groups {
             known: HashTable::new(),
             keys: Vec::new(),
             hasher: DefaultHashBuilder::default(),
+            recent: Box::new([None; RECENT]),
             numbers: Vec::new(),
         })
     }
@@ -107,34 +115,33 @@ impl Groups {
             + self.numbers.capacity() * size_of::<usize>()
     }
 
-    /// Finds the group of each row. `labels` has the tuple of each row by number; `rows` are the row
-    /// columns, none where all are the same; `times` likewise.
+    /// Finds the group of each row. `labels` and `rows` have the tuples of each row by number; there
+    /// are no `rows` where all are the same, and no `times` likewise.
     ///
     /// # Errors
     /// If there are more than 2^32 groups.
     pub(super) fn number(
         &mut self,
         labels: &[u32],
-        rows: &[ArrayRef],
+        rows: Option<&[u32]>,
         times: Option<&TimestampNanosecondArray>,
     ) -> Result<()> {
-        let Self { known, keys, hasher, numbers, .. } = self;
-        let rows = if rows.is_empty() { None } else { Some(self.rows.number(rows)?) };
+        let Self { known, keys, hasher, recent, numbers, .. } = self;
         numbers.clear();
         numbers.reserve(labels.len());
-        let mut last: Option<(Key, usize)> = None;
         for (i, &label) in labels.iter().enumerate() {
-            let row = rows.map_or(0, |rows| rows[i] as u32);
+            let row = rows.map_or(0, |rows| rows[i]);
             let time = match times {
                 Some(times) if times.nulls().is_none_or(|n| n.is_valid(i)) => Some(times.value(i)),
                 _ => None,
             };
             let key = Key { label, row, time };
-            let number = match last {
-                Some((same, number)) if same == key => number,
+            let place = &mut recent[(label ^ row.wrapping_mul(RECENT_SPREAD)) as usize % RECENT];
+            let number = match place {
+                Some((same, number)) if *same == key => *number,
                 _ => find(known, keys, hasher, key)?,
             };
-            last = Some((key, number));
+            *place = Some((key, number));
             numbers.push(number);
         }
         Ok(())
@@ -150,6 +157,7 @@ impl Groups {
     pub(super) fn take(&mut self, go_on: bool) -> Result<Tuples> {
         let keys = std::mem::take(&mut self.keys);
         self.known.clear();
+        self.recent.fill(None);
         let gather = |tuples: Vec<ArrayRef>, of: fn(&Key) -> u32| -> Result<Vec<ArrayRef>> {
             let at = UInt32Array::from_iter_values(keys.iter().map(of));
             let taken = tuples.iter().map(|a| compute::take(a, &at, None));

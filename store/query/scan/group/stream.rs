@@ -18,6 +18,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use super::keys::Groups;
 use super::known::{Answer, Question};
 use super::labels::Labels;
+use super::tuples::RowTuples;
 use super::{Axis, Grouping};
 use crate::query::scan::file::{BATCH_ROWS, FilePlan};
 use crate::query::scan::read::{Reader, Rows, Step};
@@ -141,6 +142,7 @@ struct Partial {
     schema: SchemaRef,
     groups: Groups,
     labels: Labels,
+    tuples: RowTuples,
     states: Vec<Box<dyn GroupsAccumulator>>,
     memory: MemoryReservation,
 }
@@ -150,20 +152,21 @@ impl Partial {
         let groups = Groups::new(grouping.labels.schema()?, grouping.rows.schema()?)?;
         let states = grouping.aggregates.iter().map(state).collect::<Result<_>>()?;
         let memory = MemoryConsumer::new("groups of a scan").register(pool);
-        Ok(Self { grouping, schema, groups, labels: Labels::default(), states, memory })
+        let (labels, tuples) = (Labels::default(), RowTuples::default());
+        Ok(Self { grouping, schema, groups, labels, tuples, states, memory })
     }
 
     /// Adds rows; what this gives is complete and was let go.
     fn add(&mut self, rows: &Rows) -> Result<Option<RecordBatch>> {
         let grouping = &*self.grouping;
         let labels = self.labels.number(rows, &grouping.labels, &mut self.groups.labels)?;
-        let tuples = grouping.rows.of(rows)?;
+        let tuples = self.tuples.number(rows, &grouping.rows, &mut self.groups.rows)?;
         let times = grouping.time.as_ref().map(|time| time.of(rows)).transpose()?;
-        let times = times.as_ref().map(|t| t[0].as_primitive::<TimestampNanosecondType>());
+        let times = times.as_ref().map(|t| t.as_primitive::<TimestampNanosecondType>());
         let arguments = grouping.arguments.of(rows)?;
         let filters = grouping.filters.of(rows)?;
         let (mut arguments, mut filters) = (arguments.as_slice(), filters.iter());
-        self.groups.number(labels, &tuples, times)?;
+        self.groups.number(labels, tuples, times)?;
         let (numbers, total) = (self.groups.numbers(), self.groups.len());
         for ((state, &count), &filtered) in
             self.states.iter_mut().zip(&grouping.counts).zip(&grouping.filtered)
@@ -183,7 +186,7 @@ impl Partial {
 
     fn bytes(&self) -> usize {
         let states: usize = self.states.iter().map(|s| s.size()).sum();
-        states + self.groups.bytes() + self.labels.bytes()
+        states + self.groups.bytes() + self.labels.bytes() + self.tuples.bytes()
     }
 
     /// All groups; then there are none. `go_on`: labels keep their numbers, for rows that follow.
@@ -193,6 +196,7 @@ impl Partial {
             return Ok(None);
         }
         let tuples = self.groups.take(go_on)?;
+        self.tuples.clear();
         if !go_on {
             self.labels.clear();
         }

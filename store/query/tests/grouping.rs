@@ -1,0 +1,91 @@
+//! Grouping while scanning: what it reads, remembers and lets go.
+
+use super::fixture::{Fixture, HOUR, T0, rows, text};
+
+#[tokio::test]
+async fn slices_are_not_asked_the_same_again() {
+    let f = Fixture::new();
+    let hour = |hour: i64| {
+        let mut part = rows(30);
+        part.iter_mut().for_each(|row| row.time += hour * HOUR);
+        part
+    };
+    (0..4).for_each(|i| f.write("logs", &hour(i), true));
+    let ask = |sql: String| {
+        let f = &f;
+        async move {
+            let mut answer = f.queries.query("default", &sql).await.unwrap();
+            let rows = text(&answer.collect().await.unwrap()).join(",");
+            (rows, answer.cost().slices_read, answer.cost().slices_known)
+        }
+    };
+    let by_service = |more: &str| {
+        format!(
+            "SELECT \"service.name\", count(*) FROM logs WHERE true {more} \
+             GROUP BY \"service.name\" ORDER BY 1"
+        )
+    };
+    let (all, read, known) = ask(by_service("")).await;
+    assert_eq!((read, known), (4, 0), "{all}");
+    assert_eq!(ask(by_service("")).await, (all.clone(), 0, 4));
+    // Other bounds on time, and within them whole slices.
+    let (some, read, known) = ask(by_service("AND timestamp >= '2026-01-01T01:00:10Z'")).await;
+    assert_eq!((read, known), (1, 2), "{some}");
+    // Another question.
+    assert_eq!(ask(by_service("AND id >= 0")).await, (all.clone(), 4, 0));
+    // New rows are read, and what was known counts still.
+    f.write("logs", &hour(4), true);
+    f.write("logs", &hour(5), false);
+    let (more, read, known) = ask(by_service("")).await;
+    assert_eq!((read, known), (1, 4));
+    let total = |rows: &str| -> usize {
+        rows.split(',').filter_map(|r| r.rsplit('|').next()?.parse::<usize>().ok()).sum()
+    };
+    assert_eq!((total(&all), total(&some), total(&more)), (120, 80, 180));
+}
+
+#[tokio::test]
+async fn more_groups_than_are_worth_it_are_not_remembered() {
+    let f = Fixture::new();
+    f.write("logs", &rows(600), true);
+    let plan = f.rows("EXPLAIN SELECT timestamp, count(*) FROM logs GROUP BY timestamp").await;
+    assert!(plan.unwrap().concat().contains("GroupExec"));
+    for _ in 0..2 {
+        let sql = "SELECT count(*), sum(n) FROM \
+                   (SELECT timestamp, count(*) AS n FROM logs GROUP BY timestamp)";
+        let mut answer = f.queries.query("default", sql).await.unwrap();
+        assert_eq!(text(&answer.collect().await.unwrap()), ["600|600"]);
+        assert_eq!((answer.cost().slices_read, answer.cost().slices_known), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn more_groups_than_a_partition_holds_are_let_go_and_put_together() {
+    let f = Fixture::new();
+    let n = 140_000;
+    let mut rows = rows(n);
+    rows.iter_mut().for_each(|row| row.time = T0 + row.id);
+    f.write("logs", &rows, true);
+    f.write("logs", &rows, false);
+    let sql = "SELECT count(*), min(n), max(n), min(s), max(s) FROM \
+               (SELECT timestamp, count(*) AS n, sum(id) - 2 * min(id) AS s FROM logs \
+                GROUP BY timestamp)";
+    assert_eq!(f.rows(sql).await.unwrap(), [format!("{n}|2|2|0|0")]);
+}
+
+#[tokio::test]
+async fn what_is_lost_is_not_remembered() {
+    let f = Fixture::new();
+    f.write("logs", &rows(12), true);
+    let table = f.store.table("default", "logs").unwrap();
+    for file in std::fs::read_dir(&table.folders().entities).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let sql = "SELECT \"service.name\", count(*) FROM logs GROUP BY \"service.name\" ORDER BY 1";
+    for _ in 0..2 {
+        let mut answer = f.queries.query("default", sql).await.unwrap();
+        assert_eq!(text(&answer.collect().await.unwrap()), ["|12"]);
+        assert!(answer.warnings()[0].contains("entities"), "{:?}", answer.warnings());
+        assert_eq!(answer.cost().slices_known, 0);
+    }
+}
