@@ -25,7 +25,7 @@ use super::conditions::{Conditions, Filters};
 use super::exec::Shared;
 use super::footer::{ColumnsExact, compressed, footer, with_dictionaries};
 use super::keep::{Keep, entities, keep};
-use super::read::Part;
+use super::read::{Asked, Part};
 use super::{prune, tokens};
 use crate::entity_log::EntityColumns;
 use crate::file::{ENTITY_COLUMN, FileEntry};
@@ -119,8 +119,7 @@ impl FilePlan {
         Self { entry, slices, left: AtomicUsize::new(slices), prepared: Mutex::default() }
     }
 
-    /// Opens the file and decides what to read; once, whoever comes first. Text columns
-    /// `dictionaries` are given as such where the file has them so.
+    /// Opens the file and decides what to read; once, whoever comes first.
     ///
     /// # Errors
     /// As [`Stop`]; `Ok(None)` if no row of the file is wanted.
@@ -128,14 +127,13 @@ impl FilePlan {
         &self,
         shared: &Shared,
         output: &[FieldRef],
-        dictionaries: &[String],
+        asked: &Asked,
     ) -> std::result::Result<Option<Arc<Prepared>>, Stop> {
         let mut slot = self.prepared.lock();
         let outcome = match &*slot {
             Some(known) => known.clone(),
             None => {
-                let work =
-                    AssertUnwindSafe(|| Prepared::new(&self.entry, shared, output, dictionaries));
+                let work = AssertUnwindSafe(|| Prepared::new(&self.entry, shared, output, asked));
                 let outcome = match catch_unwind(work) {
                     Ok(Ok(prepared)) => {
                         if prepared.is_some() {
@@ -177,7 +175,7 @@ impl Prepared {
         entry: &FileEntry,
         shared: &Shared,
         output: &[FieldRef],
-        dictionaries: &[String],
+        asked: &Asked,
     ) -> std::result::Result<Option<Self>, Stop> {
         let files = entry.entities().map(|set| set.files()).unwrap_or_default();
         let (by_entity, by_row) = shared.filters.partition(|filter| {
@@ -198,13 +196,16 @@ impl Prepared {
         if metadata.metadata().num_row_groups() != entry.meta().slices.len() {
             return Err(unread("its footer has another number of row groups than the manifest"));
         }
-        let mut selected = select(entry, shared, &keep, &metadata)?;
+        let (_, within) = by_row.partition(|filter| prune::time_bound(filter).is_some());
+        let by_entity = |name: &String| Source::of(entry, name).by_entity();
+        let lasts = asked.lasts.as_ref().is_some_and(|names| names.iter().all(by_entity));
+        let lasts = lasts && within.is_empty();
+        let mut selected = select(entry, shared, &keep, lasts, &metadata)?;
         tokens::narrow(entry, shared, &mut selected);
         if selected.iter().all(Option::is_none) {
             return Ok(None);
         }
-        let metadata = with_dictionaries(entry, metadata, dictionaries)?;
-        let (_, within) = by_row.partition(|filter| prune::time_bound(filter).is_some());
+        let metadata = with_dictionaries(entry, metadata, &asked.dictionaries)?;
         let conditions = |filters: &Filters| match filters.is_empty() {
             true => Ok(None),
             false => Conditions::new(entry, &shared.schema, filters).map(Some),
@@ -336,11 +337,13 @@ impl SliceReader {
     }
 }
 
-/// The rows of each slice that entities, times and statistics leave.
+/// The rows of each slice that entities, times and statistics leave. `lasts`: of each run the last row
+/// that is within the bounds on time, which may be among others.
 fn select(
     entry: &FileEntry,
     shared: &Shared,
     keep: &Keep,
+    lasts: bool,
     metadata: &ArrowReaderMetadata,
 ) -> std::result::Result<Vec<Option<Vec<Range<usize>>>>, Stop> {
     let slices = &entry.meta().slices;
@@ -364,6 +367,7 @@ fn select(
     let runs = match keep {
         Keep::Nothing => return Ok(vec![None; slices.len()]),
         Keep::Some(_) => entry.runs().map_err(unread)?,
+        Keep::All if lasts => entry.runs().map_err(unread)?,
         // Reading the runs pays only where they cut something.
         Keep::All if low > entry.meta().min_time || high < entry.meta().max_time => {
             entry.runs().map_err(unread)?
@@ -385,7 +389,9 @@ fn select(
             continue;
         }
         let first = (run.first - start) as usize;
-        let range = first..first + run.rows as usize;
+        let end = first + run.rows as usize;
+        // Rows of a run are in order of time.
+        let range = if lasts && run.max_time <= high { end - 1..end } else { first..end };
         let ranges = selected[slice].get_or_insert_default();
         match ranges.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,

@@ -21,6 +21,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::aggregates::{AggregateMode, aggregate_expressions};
@@ -33,6 +34,7 @@ use self::exprs::Exprs;
 use self::times::Times;
 use super::TIMESTAMP;
 use super::exec::ScanExec;
+use super::read::Asked;
 
 /// One column of a group, by what it is told apart.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +72,29 @@ impl Grouping {
         let parts = [&self.labels, &self.rows, &self.arguments, &self.filters];
         let time = self.time.iter().map(|t| &t.exprs);
         parts.into_iter().chain(time).flat_map(Exprs::iter)
+    }
+}
+
+impl Grouping {
+    /// The columns of labels, if besides them only the last row of each entity counts: all
+    /// aggregates are `last_value(... ORDER BY timestamp)`.
+    fn lasts(&self) -> Option<Vec<String>> {
+        let apart = self.rows.iter().next().is_some() || self.time.is_some();
+        if apart || self.aggregates.is_empty() || self.filtered.contains(&true) {
+            return None;
+        }
+        let mut arguments = self.arguments.iter();
+        for (aggregate, &count) in self.aggregates.iter().zip(&self.counts) {
+            let own: Vec<_> = arguments.by_ref().take(count).collect();
+            let ([_, by], [order]) = (own.as_slice(), aggregate.order_bys()) else { return None };
+            let by_time = by.downcast_ref::<Column>().is_some_and(|c| c.name() == TIMESTAMP);
+            let plain = !aggregate.ignore_nulls() && !aggregate.is_distinct();
+            let last = aggregate.fun().name() == "last_value" && !order.options.descending;
+            if !(by_time && plain && last) {
+                return None;
+            }
+        }
+        Some(self.labels.part.schema.fields().iter().map(|f| f.name().clone()).collect())
     }
 }
 
@@ -212,7 +237,8 @@ impl ExecutionPlan for GroupExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let dictionaries = tuples::dictionaries(&self.grouping.rows);
-        let reader = self.scan.reader(partition)?.with_dictionaries(dictionaries);
+        let asked = Asked { dictionaries, lasts: self.grouping.lasts() };
+        let reader = self.scan.reader(partition)?.with(asked);
         stream::stream(reader, self.grouping.clone(), self.schema(), context.memory_pool())
     }
 }

@@ -126,7 +126,17 @@ pub(super) struct Reader {
     slice: Option<(Reading, SliceReader)>,
     left: Option<usize>,
     dynamic: Dynamic,
-    dictionaries: Vec<String>,
+    asked: Asked,
+}
+
+/// What a reader may be given in place of plain rows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    /// Text columns that are as good as dictionaries, where files have them so.
+    pub(super) dictionaries: Vec<String>,
+    /// That only the last row of each entity counts, if these columns are the same for all of its
+    /// rows.
+    pub(super) lasts: Option<Vec<String>>,
 }
 
 /// A slice of a file that is being read: done with when this is dropped.
@@ -167,13 +177,13 @@ impl Reader {
         dynamic: Vec<Arc<dyn PhysicalExpr>>,
     ) -> Self {
         let dynamic = Dynamic { exprs: dynamic, seen: 0, predicate: None };
-        let (units, dictionaries) = (units.into_iter(), Vec::new());
-        Self { shared, output, units, slice: None, left: limit, dynamic, dictionaries }
+        let (units, asked) = (units.into_iter(), Asked::default());
+        Self { shared, output, units, slice: None, left: limit, dynamic, asked }
     }
 
-    /// With text columns `names` as dictionaries, where files have them so.
-    pub(super) fn with_dictionaries(mut self, names: Vec<String>) -> Self {
-        self.dictionaries = names;
+    /// Rows as they are `asked` for.
+    pub(super) fn with(mut self, asked: Asked) -> Self {
+        self.asked = asked;
         self
     }
 
@@ -255,7 +265,7 @@ impl Reader {
         slice: usize,
     ) -> std::result::Result<Option<SliceReader>, Stop> {
         let prepared: Option<Arc<Prepared>> =
-            file.prepare(&self.shared, &self.output, &self.dictionaries)?;
+            file.prepare(&self.shared, &self.output, &self.asked)?;
         match prepared {
             Some(prepared) => prepared.read(&file.entry, &self.shared, slice, self.left),
             None => Ok(None),

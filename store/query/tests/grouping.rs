@@ -74,6 +74,35 @@ async fn more_groups_than_a_partition_holds_are_let_go_and_put_together() {
 }
 
 #[tokio::test]
+async fn of_entities_whose_last_row_counts_only_that_is_read() {
+    let f = Fixture::new();
+    f.write("logs", &rows(600), true);
+    f.write("logs", &rows(300), false);
+    let of = async |order: &str, more: &str| {
+        let sql = format!(
+            "SELECT service.name, last_value(id ORDER BY {order}), last_value(score ORDER BY {order}) \
+             FROM logs WHERE true {more} GROUP BY 1 ORDER BY 1"
+        );
+        let mut answer = f.queries.query("default", &sql).await.unwrap();
+        (text(&answer.collect().await.unwrap()), answer.cost().rows_read)
+    };
+    let all = ["cart|597|298.5", "mail|599|299.5", "shop|598|299.0"];
+    let told = |rows: &[&str]| rows.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>();
+    // Service and host make eighteen entities.
+    assert_eq!(of("timestamp", "").await, (told(&all), 18));
+    let late = "AND timestamp >= '2026-01-01T00:09:50Z'";
+    assert_eq!(of("timestamp", late).await, (told(&all), 10));
+    assert_eq!(of("timestamp", "AND service.name <> 'shop'").await, (told(&all[..2]), 12));
+    // All rows may be needed where the bound is in the middle, and where it is another order.
+    let early = ["cart|498|249.0", "mail|497|248.5", "shop|499|249.5"];
+    let bound = "AND timestamp < '2026-01-01T00:08:20Z'";
+    assert_eq!(of("timestamp", bound).await, (told(&early), 600));
+    assert_eq!(of("id", "").await, (told(&all), 600));
+    let low = ["cart|198|99.0", "mail|197|98.5", "shop|199|99.5"];
+    assert_eq!(of("timestamp", "AND score < 100").await, (told(&low), 600));
+}
+
+#[tokio::test]
 async fn what_is_lost_is_not_remembered() {
     let f = Fixture::new();
     f.write("logs", &rows(12), true);

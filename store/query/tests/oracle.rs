@@ -114,6 +114,11 @@ fn grouped() -> impl Strategy<Value = &'static str> {
               coalesce(upper(\"http.route\"), '-') AS r, count(*) \
               FROM logs WHERE {} GROUP BY t, r ORDER BY t, r"
         ),
+        // The latest of them, since times may be equal.
+        Just(
+            "SELECT \"service.name\", \"host.name\", last_value(timestamp ORDER BY timestamp) \
+              FROM logs WHERE {} GROUP BY 1, 2 ORDER BY 1, 2 NULLS FIRST"
+        ),
         Just(
             "SELECT \"rare.key\", \"http.code\", date_trunc('hour', timestamp) AS h, max(id) \
               FROM logs WHERE {} GROUP BY 1, 2, 3 ORDER BY 1 NULLS FIRST, 2 NULLS FIRST, 3"

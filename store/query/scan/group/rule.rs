@@ -5,13 +5,14 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{Partitioning, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
 
 use super::{GroupExec, arguments};
 use crate::query::scan::exec::ScanExec;
@@ -108,6 +109,11 @@ type Projected = Vec<Arc<dyn PhysicalExpr>>;
 fn scan_below(node: &Arc<dyn ExecutionPlan>) -> Option<(Arc<ScanExec>, Option<Projected>)> {
     if let Some(inner) = node.downcast_ref::<CooperativeExec>() {
         return scan_below(inner.input());
+    }
+    // Of a scan with one partition batches would go to several in turn: groups need not.
+    if let Some(spread) = node.downcast_ref::<RepartitionExec>() {
+        let in_turn = matches!(spread.partitioning(), Partitioning::RoundRobinBatch(_));
+        return in_turn.then(|| scan_below(spread.input())).flatten();
     }
     if let Some(scan) = node.downcast_ref::<ScanExec>() {
         return scan.fetch().is_none().then(|| (Arc::new(scan.clone()), None));
