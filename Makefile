@@ -21,7 +21,7 @@ VENV := $(TARGET)/venv
 export WEIR_PYTHON ?= $(VENV)/bin/python
 OTEL := opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc opentelemetry-exporter-otlp-proto-http
 # ClickHouse in a Python process, and what fills it.
-CLICKHOUSE := chdb opentelemetry-proto pyarrow
+ENGINES := chdb duckdb opentelemetry-proto pyarrow
 PART ?=
 
 .PHONY: help run test crash overload storm start bench dist docs tools compiler
@@ -71,8 +71,8 @@ bench: compiler
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 	[ $${#missing[@]} = 0 ] || packages "$${missing[@]}"
 	[ -x "$(WEIR_PYTHON)" ] || python3 -m venv "$(VENV)"
-	"$(WEIR_PYTHON)" -c 'import chdb, opentelemetry.proto, pyarrow' 2>/dev/null \
-		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check $(CLICKHOUSE)
+	"$(WEIR_PYTHON)" -c 'import chdb, duckdb, opentelemetry.proto, pyarrow' 2>/dev/null \
+		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check $(ENGINES)
 	cargo bench -p weir --bench bench -- $(PART)
 
 dist: compiler

@@ -1,7 +1,8 @@
 //! Servers that are measured: Weir, VictoriaMetrics, Prometheus.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 /// `USER_HZ`, the unit of times in `/proc/PID/stat`; 100 on every Linux architecture of today.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// What the server may take: a peer takes what it likes.
-const MEMORY: &str = "4GiB";
+pub(super) const MEMORY: &str = "4GiB";
 
 const PIPELINE: &str = r#"
 [sources.prometheus]
@@ -168,30 +169,67 @@ impl Weir {
     ) -> Measured {
         let to = format!("{scheme}://{}{path}", self.address(source, scheme).await);
         let before = self.server.cpu_seconds();
-        let told = load(arguments, &to, &["--check", &self.api]);
+        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let api = self.api.clone();
+        let sent = move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            load(&arguments, &to, &["--check", &api])
+        };
+        let told = tokio::task::spawn_blocking(sent).await.unwrap();
         assert_eq!(told["found"], told["rows"], "{told}");
         self.settle().await;
         Measured::new(&told, &self.server, before)
     }
 
-    /// Stops it, merges all files as far as they go, and says what became of each table: rows, and
-    /// bytes of all that is kept of it.
-    pub(super) fn into_rest(mut self) -> Vec<(String, u64, u64)> {
+    /// The answer to `sql`, or what is wrong.
+    pub(super) async fn answer(&self, sql: &str) -> Result<Value, Value> {
+        let url = format!("{}/api/v1/sql", self.api);
+        let answer = self.client.post(url).body(sql.to_owned()).send().await.unwrap();
+        let ok = answer.status().is_success();
+        let answer: Value = answer.json().await.unwrap();
+        if ok { Ok(answer) } else { Err(answer) }
+    }
+
+    fn stop(&mut self) {
         let pid = self.server.0.id().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
         assert!(self.server.0.wait().unwrap().success());
-        let data = self.dir.path().join("data");
-        let merge = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["merge", "--config"])
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What a command on the data folder of the server, which is stopped, tells.
+    fn command(&self, arguments: &[&OsStr]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(arguments)
+            .arg("--config")
             .arg(self.dir.path().join("weir.toml"))
             .arg("--data")
-            .arg(&data)
+            .arg(self.data())
             .stderr(Stdio::inherit())
             .output()
             .unwrap();
-        assert!(merge.status.success());
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Stops it and writes each table to a file `TABLE.parquet` in `folder`.
+    pub(super) fn export(mut self, tables: &[&str], folder: &Path) {
+        self.stop();
+        for table in tables {
+            let file = folder.join(format!("{table}.parquet"));
+            self.command(&["export".as_ref(), table.as_ref(), file.as_os_str()]);
+        }
+    }
+
+    /// Stops it, merges all files as far as they go, and says what became of each table: rows, and
+    /// bytes of all that is kept of it.
+    pub(super) fn into_rest(mut self) -> Vec<(String, u64, u64)> {
+        self.stop();
+        let (data, told) = (self.data(), self.command(&["merge".as_ref()]));
         // `metrics: 16 files into 1, 543000 rows, 400000 bytes`
-        let told = String::from_utf8(merge.stdout).unwrap();
         let table = |line: &str| {
             let (name, rest) = line.split_once(": ")?;
             let rows = rest.split(", ").nth(1)?.split(' ').next()?.parse().ok()?;

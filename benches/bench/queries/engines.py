@@ -1,9 +1,9 @@
 """Asks ClickHouse (chdb) and DuckDB the questions of the queries part, in this process.
 
-Usage: engines.py FOLDER TIMES < QUESTIONS, where FOLDER holds TABLE.parquet as `weir export` writes
-them and QUESTIONS is JSON: [{"clickhouse": SQL, "duckdb": SQL}]. Prints JSON: for each engine, the
-rows of each table and for each question the milliseconds of each time that it was asked. Each
-engine gets its tables in the order and with the indices that its users would choose.
+Usage: engines.py FOLDER < QUESTIONS, where FOLDER holds TABLE.parquet as `weir export` writes them
+and QUESTIONS is JSON: for each question and engine, a list of statements for each time that it is
+asked. Prints JSON: for each engine and question, the milliseconds of each time. Each engine gets its
+tables in the order and with the indices that its users would choose.
 """
 
 import json
@@ -82,29 +82,26 @@ class DuckDB:
         return self.run(f"SELECT count(*) FROM {name}")[0][0]
 
 
-def ask(engine, sql, times):
-    took = []
-    for _ in range(times):
-        start = time.perf_counter()
+def ask(engine, statements):
+    start = time.perf_counter()
+    for sql in statements:
         engine.run(sql)
-        took.append((time.perf_counter() - start) * 1e3)
-    return took
+    return (time.perf_counter() - start) * 1e3
 
 
 def main():
-    folder, times = sys.argv[1], int(sys.argv[2])
+    folder = sys.argv[1]
     questions = json.load(sys.stdin)
+    files = sorted(os.listdir(folder))
     told = {}
     for name, engine in (("clickhouse", ClickHouse), ("duckdb", DuckDB)):
-        with tempfile.TemporaryDirectory(dir=folder) as own:
+        with tempfile.TemporaryDirectory() as own:
             engine = engine(own)
-            rows = {}
-            for file in sorted(os.listdir(folder)):
-                table, _, kind = file.partition(".")
-                if kind == "parquet":
-                    rows[table] = int(engine.table(table, os.path.join(folder, file)))
-            asked = [ask(engine, q[name], times) for q in questions]
-            told[name] = {"rows": rows, "asked": asked}
+            for file in files:
+                rows = pq.read_metadata(os.path.join(folder, file)).num_rows
+                kept = engine.table(file.partition(".")[0], os.path.join(folder, file))
+                assert int(kept) == rows, f"{name} has {kept} of {rows} rows of {file}"
+            told[name] = [[ask(engine, one) for one in q[name]] for q in questions]
     json.dump(told, sys.stdout)
 
 
