@@ -73,6 +73,7 @@ bench: compiler
 	[ -x "$(WEIR_PYTHON)" ] || python3 -m venv "$(VENV)"
 	"$(WEIR_PYTHON)" -c 'import chdb, duckdb, opentelemetry.proto, pyarrow' 2>/dev/null \
 		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check $(ENGINES)
+	[ -n "$(PART)" ] || cargo bench -p weir-operators --bench operators
 	cargo bench -p weir --bench bench -- $(PART)
 
 dist: compiler

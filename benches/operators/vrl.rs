@@ -1,16 +1,9 @@
 //! The `vrl` operator beside the plain run: of each row the whole event is made and the program runs
 //! on it. That no columns are made of the events again is in favour of the plain run.
-//! `cargo bench -p weir-operators`.
-//!
-//! Prints rows per second of a core, and ratios to the run on whole events and to the operator's own
-//! run row by row; nothing is asserted about time.
 
-#![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
-#![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
-
+use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::TimestampNanosecondArray;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
@@ -20,10 +13,10 @@ use vrl::compiler::{Context, TargetValue, TimeZone, compile};
 use vrl::value::{KeyString, ObjectMap, Secrets, Value};
 use weir_pipeline::batch::{Batch, Keys, Run};
 use weir_pipeline::component::Output;
-use weir_pipeline::config::{Input, Scope, Section};
-use weir_pipeline::edge::Edge;
 use weir_pipeline::entity::{self, Attribute, Entity, EntityTable, Origin};
 use weir_pipeline::signal::{Signal, timestamp};
+
+use crate::{built, short, timed};
 
 /// About what a source hands on at once.
 const ROWS: usize = 8192;
@@ -31,9 +24,6 @@ const ROWS: usize = 8192;
 const ENTITIES: usize = 50;
 /// Columns of attributes, beside those of every log.
 const WIDE: usize = 24;
-/// How long each way runs.
-const TIME: Duration = Duration::from_secs(1);
-
 const PROGRAMS: [(&str, &str); 7] = [
     ("rename a column", ".path = del(.a.c3)"),
     ("upcase one column", ".severity = upcase!(.severity)"),
@@ -51,45 +41,31 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("new entity column of another", ".service = downcase!(.host.name)"),
 ];
 
-fn main() {
+/// The part of the page about it.
+pub(super) fn page() -> String {
     let batch = batch();
-    println!("{ROWS} rows of {} columns, {ENTITIES} entities\n", batch.names().len());
-    println!("| program | whole events | rows | columns | to events | to rows |");
-    println!("|---|---|---|---|---|---|");
+    let mut page = format!(
+        "## vrl\n\n{ROWS} rows of {} columns from {ENTITIES} entities at a time. *Events*: of each row \
+         the whole event is made and the program runs on it; *rows*: the operator where the program \
+         touches the row as a whole. Rows per second of a core.\n\n| program | events | rows | \
+         columns | to events | to rows |\n|---|---|---|---|---|---|\n",
+        batch.names().len()
+    );
     for (name, program) in PROGRAMS {
         let events = plain(program, &batch);
         // One that can touch the row as a whole runs on one row after the other.
         let rows = operator(&format!("{program}\nif false {{ . = . }}"), &batch);
         let columns = operator(program, &batch);
         let (a, b) = (columns / events, columns / rows);
-        println!("| {name} | {events:.0} | {rows:.0} | {columns:.0} | {a:.1} | {b:.1} |");
+        let [events, rows, columns] = [events, rows, columns].map(short);
+        let _ = writeln!(page, "| {name} | {events} | {rows} | {columns} | {a:.1} | {b:.1} |");
     }
-}
-
-/// Rows per second of time on a core, which others that run meanwhile do not change.
-fn timed(mut once: impl FnMut()) -> f64 {
-    once();
-    let (start, mut rows) = (on_core(), 0);
-    while on_core() - start < TIME {
-        once();
-        rows += ROWS;
-    }
-    rows as f64 / (on_core() - start).as_secs_f64()
-}
-
-/// How long this thread has run.
-fn on_core() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+    page
 }
 
 fn operator(program: &str, batch: &Batch) -> f64 {
-    let kind = weir_operators::ALL.iter().find(|kind| kind.name == "vrl").unwrap();
-    let section = Section::parse_for_tests("t", &format!("source = '''\n{program}\n'''\n"));
-    let input = Input { name: "in".into(), edge: Edge::open(Signal::Logs) };
-    let plan = (kind.plan)(&section, &Scope::new(vec![input], ".".into())).unwrap();
-    let mut running = plan.build();
-    timed(|| {
+    let mut running = built("vrl", Signal::Logs, &format!("source = '''\n{program}\n'''\n"));
+    timed(ROWS, || {
         let mut out = Output::default();
         running.process(0, batch.clone(), &mut out).unwrap();
         assert_eq!(out.emitted[0].1.num_rows(), ROWS);
@@ -100,7 +76,7 @@ fn operator(program: &str, batch: &Batch) -> f64 {
 fn plain(program: &str, batch: &Batch) -> f64 {
     let program = compile(program, &vrl::stdlib::all()).unwrap().program;
     let timezone = TimeZone::parse("UTC").unwrap();
-    timed(|| {
+    timed(ROWS, || {
         let wide = batch.wide().unwrap();
         let mut state = RuntimeState::default();
         for row in 0..ROWS {

@@ -1,0 +1,66 @@
+//! What operators cost, in time on a core, which others that run meanwhile do not change.
+//! `cargo bench -p weir-operators` writes `docs/benchmarks-operators.md`; nothing is asserted about
+//! time.
+
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
+
+mod labels;
+mod series;
+mod vrl;
+mod window;
+
+use std::path::Path;
+use std::time::Duration;
+
+use weir_pipeline::component::Operator;
+use weir_pipeline::config::{Input, Scope, Section};
+use weir_pipeline::edge::Edge;
+use weir_pipeline::signal::Signal;
+
+/// How long each way runs.
+const TIME: Duration = Duration::from_secs(1);
+
+fn main() {
+    let parts = [window::page(), labels::page(), vrl::page()];
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or_default();
+    let page = format!(
+        "# Benchmarks: operators\n\nWritten by `make bench`, on a core of {}.\n\n{}",
+        model.trim_matches([' ', '\t', ':']),
+        parts.join("\n")
+    );
+    print!("{page}");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    std::fs::write(docs.join("benchmarks-operators.md"), page).unwrap();
+}
+
+/// An operator of one input.
+fn built(kind: &str, signal: Signal, section: &str) -> Box<dyn Operator> {
+    let kind = weir_operators::ALL.iter().find(|k| k.name == kind).unwrap();
+    let section = Section::parse_for_tests("t", section);
+    let input = Input { name: "in".into(), edge: Edge::open(signal) };
+    (kind.plan)(&section, &Scope::new(vec![input], ".".into())).unwrap().build()
+}
+
+/// Rows per second of a core, where `once` does `rows`.
+fn timed(rows: usize, mut once: impl FnMut()) -> f64 {
+    once();
+    let (start, mut done) = (on_core(), 0);
+    while on_core() - start < TIME {
+        once();
+        done += rows;
+    }
+    done as f64 / (on_core() - start).as_secs_f64()
+}
+
+/// How long this thread has run.
+fn on_core() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Rows per second as people read it.
+fn short(rate: f64) -> String {
+    if rate < 1e6 { format!("{:.0} k", rate / 1e3) } else { format!("{:.1} M", rate / 1e6) }
+}
