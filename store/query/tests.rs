@@ -572,6 +572,19 @@ async fn widened_columns_and_attributes() {
 }
 
 #[tokio::test]
+async fn groups_by_the_time_of_a_zone_are_the_instants_of_their_rows() {
+    let f = Fixture::new();
+    f.write("logs", &rows(2), true);
+    for zone in ["UTC", "Europe/Berlin", "America/New_York", "+05:30"] {
+        let sql = format!(
+            "SELECT count(*) FROM logs JOIN (SELECT timestamp AT TIME ZONE '{zone}' AS t, count(*) \
+             FROM logs GROUP BY t) ON timestamp = t"
+        );
+        check(&f, &sql, &["2"]).await;
+    }
+}
+
+#[tokio::test]
 async fn integers_past_doubles_stay_what_they_are() {
     let wide = (1_i64 << 53) + 1;
     for (first, second) in [(true, true), (true, false), (false, false)] {

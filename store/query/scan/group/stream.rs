@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
-use arrow::compute;
-use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray};
+use arrow::datatypes::{DataType, SchemaRef, TimestampNanosecondType};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
@@ -200,14 +199,12 @@ impl Partial {
         if !go_on {
             self.labels.clear();
         }
-        let times: ArrayRef = Arc::new(tuples.times);
         let mut columns = Vec::with_capacity(self.schema.fields().len());
         for (axis, field) in self.grouping.axes.iter().zip(self.schema.fields()) {
             columns.push(match *axis {
                 Axis::Label(i) => tuples.labels[i].clone(),
                 Axis::Row(i) => tuples.rows[i].clone(),
-                // The zone, if any: the values are the same.
-                Axis::Time => compute::cast(&times, field.data_type())?,
+                Axis::Time => in_zone(&tuples.times, field.data_type()),
             });
         }
         for state in &mut self.states {
@@ -218,6 +215,15 @@ impl Partial {
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
         batch.map(Some).map_err(DataFusionError::from)
     }
+}
+
+/// The same instants, in the zone of `kind`. A cast would take them for local times of that zone.
+fn in_zone(times: &TimestampNanosecondArray, kind: &DataType) -> ArrayRef {
+    let zone = match kind {
+        DataType::Timestamp(_, zone) => zone.clone(),
+        _ => None,
+    };
+    Arc::new(times.clone().with_timezone_opt(zone))
 }
 
 fn state(aggregate: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>> {
