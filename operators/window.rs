@@ -40,6 +40,7 @@
 mod closed;
 mod keys;
 mod operator;
+mod places;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -3,16 +3,17 @@
 //! The order is NULL, booleans, numbers, times, text; a whole number and a double of one value are
 //! one key. Keys stand in the state as these bytes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray, StringBuilder,
     TimestampNanosecondArray, new_null_array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampNanosecondType};
 use hashbrown::HashMap;
-use weir_pipeline::batch::Batch;
+use weir_pipeline::batch::{Batch, Keys};
 use weir_pipeline::component::OperatorError;
 use weir_pipeline::entity::{EntityTable, Value, double_text};
 use weir_pipeline::expression::Expression;
@@ -26,6 +27,8 @@ const BOOL: u8 = 1;
 const NUMBER: u8 = 2;
 const TIME: u8 = 3;
 const TEXT: u8 = 4;
+/// What ends a text; a zero byte within is followed by 0xff.
+const END: [u8; 2] = [0, 0];
 
 /// One decoded value.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +66,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
             out.push(0xff);
         }
     }
-    out.extend([0, 0]);
+    out.extend(END);
 }
 
 fn put_value(out: &mut Vec<u8>, value: Option<&Value>) {
@@ -112,12 +115,79 @@ fn part(bytes: &mut &[u8]) -> Option<Part> {
     })
 }
 
+/// Leaves out the next value of a key; `None` if the bytes are no key.
+fn skip(bytes: &mut &[u8]) -> Option<()> {
+    let rest = bytes.get(1..)?;
+    let len = match bytes[0] {
+        NULL => 0,
+        BOOL => 1,
+        NUMBER => size_of::<f64>() + size_of::<i16>(),
+        TIME => size_of::<i64>(),
+        TEXT => text_end(rest)? + END.len(),
+        _ => return None,
+    };
+    *bytes = rest.get(len..)?;
+    Some(())
+}
+
+/// Where a text ends, before what ends it.
+fn text_end(bytes: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let zero = from + bytes.get(from..)?.iter().position(|b| *b == 0)?;
+        match bytes.get(zero + 1)? {
+            0 => return Some(zero),
+            _ => from = zero + 2,
+        }
+    }
+}
+
+/// A column of values that are all text or NULL.
+fn all_texts<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<ArrayRef> {
+    let mut texts = StringBuilder::new();
+    for value in values {
+        let (tag, mut rest) = value.split_first()?;
+        if *tag == NULL {
+            texts.append_null();
+            continue;
+        }
+        let end = text_end(rest)?;
+        rest = &rest[..end];
+        match rest.contains(&0) {
+            false => texts.append_value(std::str::from_utf8(rest).ok()?),
+            true => match part(&mut &value[..])? {
+                Part::Text(text) => texts.append_value(text),
+                _ => return None,
+            },
+        }
+    }
+    Some(Arc::new(texts.finish()))
+}
+
 /// The whole number that a number is, if it is one of 64 bits.
 fn whole(double: f64, rest: i16) -> Option<i64> {
     if double.fract() != 0.0 || double.abs() > 1e19 {
         return None;
     }
     i64::try_from(double as i128 + i128::from(rest)).ok()
+}
+
+/// The places of `keys` in their order.
+pub(super) fn order(keys: &[Key]) -> Vec<u32> {
+    const HEAD: usize = size_of::<u128>();
+    // Most differ within what is compared at once, without a look at where they are.
+    let head = |key: &Key| {
+        let mut head = [0; HEAD];
+        let len = key.len().min(HEAD);
+        head[..len].copy_from_slice(&key[..len]);
+        u128::from_be_bytes(head)
+    };
+    let mut order: Vec<(u128, u32)> =
+        keys.iter().enumerate().map(|(i, key)| (head(key), i as u32)).collect();
+    order.sort_unstable_by(|a, b| {
+        a.0.cmp(&b.0).then_with(|| keys[a.1 as usize].cmp(&keys[b.1 as usize]))
+    });
+    order.into_iter().map(|(_, i)| i).collect()
 }
 
 /// The column at `index` of the group columns of `keys`: as `known`, else the narrowest of bool,
@@ -127,13 +197,20 @@ pub(super) fn column(
     index: usize,
     known: Option<&DataType>,
 ) -> Result<ArrayRef, OperatorError> {
-    let decode = |key: &Key| {
+    let malformed = || OperatorError::new("malformed group key");
+    let at = |key: &'_ Key| -> Option<usize> {
         let mut bytes = &key[..];
-        (0..index).try_for_each(|_| part(&mut bytes).map(drop))?;
-        part(&mut bytes)
+        (0..index).try_for_each(|_| skip(&mut bytes))?;
+        Some(key.len() - bytes.len())
     };
-    let parts: Option<Vec<Part>> = keys.iter().map(decode).collect();
-    let parts = parts.ok_or_else(|| OperatorError::new("malformed group key"))?;
+    let starts: Vec<usize> = keys.iter().map(at).collect::<Option<_>>().ok_or_else(malformed)?;
+    let values = || keys.iter().zip(&starts).map(|(key, start)| &key[*start..]);
+    let texts = values().all(|v| matches!(v.first(), Some(&(NULL | TEXT))));
+    if texts && matches!(known, None | Some(DataType::Utf8)) {
+        return all_texts(values()).ok_or_else(malformed);
+    }
+    let parts: Option<Vec<Part>> = values().map(|mut v| part(&mut v)).collect();
+    let parts = parts.ok_or_else(malformed)?;
     let all = |f: fn(&Part) -> bool| parts.iter().all(|p| *p == Part::Null || f(p));
     let data_type = match known {
         Some(
@@ -188,11 +265,13 @@ fn text(part: Part) -> Option<String> {
 }
 
 /// The groups of the rows of one batch.
-pub(super) struct Groups {
+pub(super) struct Groups<'a> {
     /// Index into `keys` of each row.
     pub(super) rows: Vec<u32>,
-    /// The distinct keys, in order of first appearance.
-    pub(super) keys: Vec<Key>,
+    /// The keys of groups of the batch, and of others of the table.
+    pub(super) keys: Cow<'a, [Key]>,
+    /// The entity table by whose groups rows are numbered: always alike.
+    pub(super) table: Option<u64>,
 }
 
 /// Finds the groups of batches, remembering those of entities.
@@ -210,9 +289,6 @@ struct OfTable {
     groups: Vec<u32>,
     keys: Vec<Key>,
     known: HashMap<Key, u32>,
-    /// By group: the batch that had it last, and its index there.
-    seen: Vec<(u64, u32)>,
-    batch: u64,
 }
 
 /// Entity tables whose keys are remembered.
@@ -225,13 +301,15 @@ impl Grouper {
         &mut self,
         expressions: &[Expression],
         batch: &Batch,
-    ) -> Result<(Groups, Vec<(usize, OperatorError)>), OperatorError> {
+    ) -> Result<(Groups<'_>, Vec<(usize, OperatorError)>), OperatorError> {
         let rows = batch.num_rows();
         if expressions.is_empty() {
             let key: Key = Arc::from([]);
-            return Ok((Groups { rows: vec![0; rows], keys: vec![key] }, Vec::new()));
+            let groups = Groups { rows: vec![0; rows], keys: vec![key].into(), table: None };
+            return Ok((groups, Vec::new()));
         }
-        if let Some(groups) = self.by_entity(expressions, batch) {
+        if let Some((names, entities)) = by_entity(expressions, batch) {
+            let groups = self.of_table(&entities.table, &names).groups(entities.keys.values());
             return Ok((groups, Vec::new()));
         }
         let mut errors = Vec::new();
@@ -258,18 +336,7 @@ impl Grouper {
                 group
             })
             .collect();
-        Ok((Groups { rows, keys }, errors))
-    }
-
-    /// Groups by plain entity columns: made once per entity, from its own values.
-    fn by_entity(&mut self, expressions: &[Expression], batch: &Batch) -> Option<Groups> {
-        let names: Vec<&str> =
-            expressions.iter().map(Expression::as_column).collect::<Option<_>>()?;
-        if !expressions.iter().all(|e| e.by_entity(batch)) {
-            return None;
-        }
-        let entities = batch.entities()?;
-        Some(self.of_table(&entities.table, &names).groups(entities.keys.values()))
+        Ok((Groups { rows, keys: keys.into(), table: None }, errors))
     }
 
     fn of_table(&mut self, table: &EntityTable, names: &[&str]) -> &mut OfTable {
@@ -285,6 +352,17 @@ impl Grouper {
     }
 }
 
+/// The names of the group columns, if all are plain columns of the batch's entities: then keys are
+/// made once per entity, from its own values.
+fn by_entity<'a>(
+    expressions: &'a [Expression],
+    batch: &'a Batch,
+) -> Option<(Vec<&'a str>, &'a Keys)> {
+    let names: Vec<&str> = expressions.iter().map(Expression::as_column).collect::<Option<_>>()?;
+    let alike = expressions.iter().all(|e| e.by_entity(batch));
+    batch.entities().filter(|_| alike).map(|entities| (names, entities))
+}
+
 impl OfTable {
     /// Takes in the entities that are new.
     fn extend(&mut self, table: &EntityTable, names: &[&str]) {
@@ -298,7 +376,6 @@ impl OfTable {
                     let (key, group): (Key, _) = (Arc::from(&bytes[..]), self.keys.len() as u32);
                     self.known.insert(key.clone(), group);
                     self.keys.push(key);
-                    self.seen.push((0, 0));
                     group
                 }
             };
@@ -307,19 +384,9 @@ impl OfTable {
     }
 
     /// The groups of rows with these entities.
-    fn groups(&mut self, entities: &[u32]) -> Groups {
-        self.batch += 1;
-        let mut keys = Vec::new();
-        let rows = entities.iter().map(|entity| {
-            let group = self.groups[*entity as usize] as usize;
-            let seen = &mut self.seen[group];
-            if seen.0 != self.batch {
-                *seen = (self.batch, keys.len() as u32);
-                keys.push(self.keys[group].clone());
-            }
-            seen.1
-        });
-        Groups { rows: rows.collect(), keys }
+    fn groups(&self, entities: &[u32]) -> Groups<'_> {
+        let rows = entities.iter().map(|entity| self.groups[*entity as usize]).collect();
+        Groups { rows, keys: Cow::Borrowed(&self.keys), table: Some(self.table) }
     }
 }
 

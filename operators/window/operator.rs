@@ -15,6 +15,7 @@ use weir_pipeline::signal::timestamp;
 
 use super::closed::Closed;
 use super::keys::{self, Grouper, Key};
+use super::places::{NONE, Places};
 use super::state::{Input, Open};
 use super::unseen::Unseen;
 use super::{END, START, Shape, TIMESTAMP};
@@ -55,21 +56,16 @@ pub(super) struct Window {
     /// Groups and the end of the last window in which they had rows, for `emit_empty`.
     seen: BTreeMap<Key, i64>,
     unseen: Unseen,
+    places: Places,
 }
 
 /// The rows of one batch that go to one window.
 struct Part {
     rows: Vec<u32>,
-    /// Index of the group of each row in the window.
+    /// Place of the group of each row in the window.
     of: Vec<usize>,
-    /// The same by group of the batch, as far as known.
-    indices: Vec<Option<usize>>,
-}
-
-impl Part {
-    fn new(groups: usize) -> Self {
-        Self { rows: Vec::new(), of: Vec::new(), indices: vec![None; groups] }
-    }
+    /// The same by group, as far as known.
+    places: Vec<u32>,
 }
 
 /// Rows of a batch that are in no window, and why.
@@ -95,6 +91,7 @@ impl Window {
             open: BTreeMap::new(),
             seen: BTreeMap::new(),
             unseen: Unseen::default(),
+            places: Places::default(),
         }
     }
 
@@ -195,45 +192,55 @@ impl Window {
             inputs.push(Input { values: evaluated.values, filter });
         }
         if !errors.is_empty() {
+            drop(groups);
             return self.without(&batch, starts, places, errors, wrong);
         }
+        let Self { closed, open, places: maps, .. } = self;
         let mut refused: BTreeMap<usize, &'static str> = BTreeMap::new();
         let mut parts: BTreeMap<i64, Part> = BTreeMap::new();
         // Where windows do not overlap: the part that the last row went to, out of `parts`.
         let mut current: Option<(i64, Part)> = None;
-        for (row, &last) in starts.iter().enumerate() {
-            let group = groups.rows[row] as usize;
+        for (row, (&last, &group)) in starts.iter().zip(&groups.rows).enumerate() {
+            let group = group as usize;
             if let Some((start, part)) = &mut current
                 && *start == last
-                && let Some(index) = part.indices[group]
+                && part.places[group] != NONE
             {
                 part.rows.push(row as u32);
-                part.of.push(index);
+                part.of.push(part.places[group] as usize);
                 continue;
             }
             parts.extend(current.take());
             let key = &groups.keys[group];
-            if let Some(reason) = self.full(&parts, last, group, key) {
+            for start in closed.takes(&shape, last) {
+                parts.entry(start).or_insert_with(|| Part {
+                    rows: Vec::with_capacity(starts.len()),
+                    of: Vec::with_capacity(starts.len()),
+                    places: maps.take(start, groups.table, groups.keys.len()),
+                });
+            }
+            if let Some(reason) = full(&shape, closed, open, &parts, last, group, key) {
                 refused.insert(row, reason);
                 continue;
             }
-            for start in self.closed.takes(&shape, last) {
-                let part = parts.entry(start).or_insert_with(|| Part::new(groups.keys.len()));
-                let index = part.indices[group].or_else(|| {
-                    let window = self.open.entry(start).or_insert_with(|| Open::new(calls.len()));
-                    window.group(key, shape.groups_max)
-                });
-                part.indices[group] = index;
+            for start in closed.takes(&shape, last) {
+                let Some(part) = parts.get_mut(&start) else { continue };
+                if part.places[group] == NONE {
+                    let window = open.entry(start).or_insert_with(|| Open::new(calls.len()));
+                    let place = window.group(key, shape.groups_max);
+                    part.places[group] = place.map_or(NONE, |place| place as u32);
+                }
                 part.rows.push(row as u32);
-                part.of.extend(index);
+                part.of.push(part.places[group] as usize);
             }
             if shape.over == shape.every {
                 current = parts.remove_entry(&last);
             }
         }
         parts.extend(current.take());
-        for (start, Part { rows, of, .. }) in parts {
-            let Some(window) = self.open.get_mut(&start) else { continue };
+        for (start, Part { rows, of, places }) in parts {
+            maps.put(start, groups.table, places);
+            let Some(window) = open.get_mut(&start) else { continue };
             let full = window.update(&calls, &inputs, &UInt32Array::from(rows), &of)?;
             for row in full {
                 refused.insert(row as usize, "the window holds too many distinct values");
@@ -241,30 +248,6 @@ impl Window {
         }
         wrong.extend(refused.into_iter().map(|(row, why)| (places[row], OperatorError::new(why))));
         Ok(())
-    }
-
-    /// Why a row has no place in one of its windows: then it counts in none of them.
-    fn full(
-        &self,
-        parts: &BTreeMap<i64, Part>,
-        last: i64,
-        group: usize,
-        key: &Key,
-    ) -> Option<&'static str> {
-        let mut new = 0;
-        for start in self.closed.takes(&self.shape, last) {
-            if parts.get(&start).is_some_and(|p| p.indices[group].is_some()) {
-                continue;
-            }
-            match self.open.get(&start) {
-                Some(w) if w.keys.len() >= self.shape.groups_max && !w.has(key) => {
-                    return Some("the window has `max_groups` other groups");
-                }
-                Some(_) => {}
-                None => new += 1,
-            }
-        }
-        (self.open.len() + new > OPEN_MAX).then_some("too many windows are open")
     }
 
     /// Notes the rows for which an expression failed, and takes the others.
@@ -306,6 +289,7 @@ impl Window {
             }
             let calls = Self::calls(&self.shape).len();
             from = end;
+            self.places.forget(start);
             let mut window = match self.open.remove(&start) {
                 Some(window) => window,
                 None if self.closed.has_emitted(start) => continue,
@@ -366,8 +350,7 @@ impl Window {
             return Ok(());
         }
         let (keys, results) = window.results(&Self::calls(&self.shape))?;
-        let mut order: Vec<u32> = (0..groups as u32).collect();
-        order.sort_unstable_by(|a, b| keys[*a as usize].cmp(&keys[*b as usize]));
+        let order = keys::order(&keys);
         let sorted: Vec<Key> = order.iter().map(|&i| keys[i as usize].clone()).collect();
         let order = UInt32Array::from(order);
         let time = |t: i64| -> ArrayRef {
@@ -396,6 +379,32 @@ impl Window {
         out.emit(Batch::new(signal, TENANT.into(), rows, None, [run].into())?);
         Ok(())
     }
+}
+
+/// Why a row has no place in one of its windows: then it counts in none of them.
+fn full(
+    shape: &Shape,
+    closed: &Closed,
+    open: &BTreeMap<i64, Open>,
+    parts: &BTreeMap<i64, Part>,
+    last: i64,
+    group: usize,
+    key: &Key,
+) -> Option<&'static str> {
+    let mut new = 0;
+    for start in closed.takes(shape, last) {
+        if parts.get(&start).is_some_and(|p| p.places[group] != NONE) {
+            continue;
+        }
+        match open.get(&start) {
+            Some(w) if w.keys.len() >= shape.groups_max && !w.has(key) => {
+                return Some("the window has `max_groups` other groups");
+            }
+            Some(_) => {}
+            None => new += 1,
+        }
+    }
+    (open.len() + new > OPEN_MAX).then_some("too many windows are open")
 }
 
 fn value(
@@ -492,6 +501,7 @@ impl Operator for Window {
             return Err(bad());
         }
         (self.closed, self.unseen, self.seen, self.open) = (closed, unseen, seen, open);
+        self.places.clear();
         Ok(())
     }
 
@@ -499,6 +509,7 @@ impl Operator for Window {
         while let Some((start, window)) = self.open.pop_first() {
             let end = start.saturating_add(self.shape.over);
             self.closed.until = self.closed.until.max(end);
+            self.places.forget(start);
             self.emit(window, start, end, tick, out)?;
         }
         Ok(())

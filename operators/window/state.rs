@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, RecordBatchOptions,
-    StringArray, UInt32Array,
+    StringArray, UInt32Array, make_array,
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, cast};
@@ -39,6 +39,8 @@ pub(super) struct Open {
 struct Held {
     /// Made with the first value.
     accumulator: Option<Accumulator>,
+    /// Whether some row did not bring a value: then a group may have come without one.
+    gaps: bool,
     /// Group and XXH3-128 of the values seen, for DISTINCT.
     seen: HashSet<(u32, u128)>,
 }
@@ -106,7 +108,9 @@ impl Open {
             } else {
                 (values, filter)
             };
-            let empty = values.logical_null_count() == values.len();
+            let nulls = values.logical_null_count();
+            held.gaps |= filter.is_some() || nulls > 0;
+            let empty = nulls == values.len();
             if empty && held.accumulator.is_none() {
                 continue;
             }
@@ -117,6 +121,11 @@ impl Open {
             };
             let accumulator = held.take_as(call, wanted)?;
             let values = call.take(&values, &accumulator.argument)?;
+            // What does not cast is NULL.
+            let gaps = values.logical_null_count() > nulls;
+            held.gaps |= gaps;
+            let filter = filter.or_else(|| held.gaps.then(|| everything(values.len())));
+            let Some(accumulator) = &mut held.accumulator else { continue };
             update(accumulator, values, groups, filter, total)?;
         }
         full.sort_unstable();
@@ -138,7 +147,7 @@ impl Open {
             };
             let accumulator = held.take_as(call, wanted)?;
             let none = arrow::array::new_empty_array(&accumulator.argument);
-            update(accumulator, none, &[], None, total)?;
+            update(accumulator, none, &[], Some(everything(0)), total)?;
             results.push(accumulator.groups.evaluate(EmitTo::All).map_err(error)?);
         }
         Ok((self.keys, results))
@@ -155,16 +164,17 @@ impl Open {
             let Some(accumulator) = &mut held.accumulator else { continue };
             types.push(Field::new(i.to_string(), accumulator.argument.clone(), true));
             let none = arrow::array::new_empty_array(&accumulator.argument);
-            update(accumulator, none, &[], None, total)?;
+            update(accumulator, none, &[], Some(everything(0)), total)?;
             let state = accumulator.groups.state(EmitTo::All).map_err(error)?;
             for (j, column) in state.iter().enumerate() {
                 fields.push(Field::new(format!("{i}.{j}"), column.data_type().clone(), true));
-                columns.push(column.clone());
+                columns.push(plain(column)?);
             }
             // Taking the state empties the accumulator.
             let mut fresh = call.accumulator(&accumulator.argument)?;
             merge(&mut fresh, &state, total)?;
             *accumulator = fresh;
+            held.gaps = true;
         }
         let mut out = Vec::new();
         let rows = RecordBatch::try_new_with_options(
@@ -218,6 +228,8 @@ impl Open {
             open.calls[i].accumulator = Some(accumulator);
         }
         for held in &mut open.calls {
+            // It is not saved whether there were any.
+            held.gaps = true;
             for _ in 0..get_u64(&mut bytes).ok_or_else(bad)? {
                 let (group, rest) = bytes.split_first_chunk::<4>().ok_or_else(bad)?;
                 let (hash, rest) = rest.split_first_chunk::<16>().ok_or_else(bad)?;
@@ -249,6 +261,7 @@ impl Held {
                     .map(|(column, t)| Call::cast(column, t))
                     .collect::<Result<Vec<_>, _>>()?;
                 merge(&mut wider, &state, total)?;
+                self.gaps = true;
                 wider
             }
         };
@@ -302,12 +315,23 @@ fn update(
     filter: Option<BooleanArray>,
     total: usize,
 ) -> Result<(), OperatorError> {
-    // Without a filter DataFusion takes every group to have had a value: in its plans a group
-    // comes with its first row, here it may have come with a row that this call did not see.
-    let filter =
-        filter.unwrap_or_else(|| BooleanArray::new(BooleanBuffer::new_set(values.len()), None));
     let arguments = accumulator.arguments(values).map_err(error)?;
-    accumulator.groups.update_batch(&arguments, groups, Some(&filter), total).map_err(error)
+    accumulator.groups.update_batch(&arguments, groups, filter.as_ref(), total).map_err(error)
+}
+
+/// A filter that takes all rows. Without one DataFusion takes every group to have had a value: in its
+/// plans a group comes with its first row, here it may have come with a row that this call did not
+/// see.
+fn everything(rows: usize) -> BooleanArray {
+    BooleanArray::new(BooleanBuffer::new_set(rows), None)
+}
+
+/// The same values: whether none being NULL is spelt out depends on how they came.
+fn plain(column: &ArrayRef) -> Result<ArrayRef, OperatorError> {
+    if column.null_count() > 0 || column.nulls().is_none() {
+        return Ok(column.clone());
+    }
+    Ok(make_array(column.to_data().into_builder().nulls(None).build()?))
 }
 
 fn merge(into: &mut Accumulator, state: &[ArrayRef], total: usize) -> Result<(), OperatorError> {
