@@ -48,6 +48,16 @@ impl EntityBuilder {
         self.attributes.iter().map(|a| &*a.name)
     }
 
+    /// About what it takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let text = |value: &Value| match value {
+            Value::Text(text) | Value::Json(text) => text.len(),
+            _ => 0,
+        };
+        let one = |a: &Attribute| size_of::<Attribute>() + a.name.len() + text(&a.value);
+        self.fixed.iter().chain(&self.attributes).map(one).sum()
+    }
+
     /// The values that have their plain names unless a row has them.
     pub(super) fn plain(&self) -> HashMap<&str, &Value> {
         let mut plain: HashMap<&str, (Origin, &Value)> = HashMap::new();

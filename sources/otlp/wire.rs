@@ -22,6 +22,10 @@ pub(super) const ROWS_MAX: usize = 1_000_000;
 /// Most resources and scopes of one request, for the same reason.
 const ENTITIES_MAX: usize = 100_000;
 
+/// Most bytes that resources and scopes of one request take together. Each scope has all attributes
+/// of its resource, which few bytes of a request could otherwise make gigabytes of.
+const ENTITIES_BYTES_MAX: usize = 256 << 20;
+
 /// Longest message that is decoded as a whole (a record, a metric, a resource), in bytes: decoded
 /// it may take forty times as much memory.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -39,6 +43,8 @@ pub(super) struct Request<'a, T> {
     pub records: Vec<(u32, Record<'a, T>)>,
     /// Length of the body.
     pub bytes: usize,
+    /// What the entities take, with their names.
+    pub entities_bytes: usize,
 }
 
 /// A record that is yet to be decoded, or came as JSON.
@@ -71,13 +77,23 @@ impl<'a, T> Record<'a, T> {
 impl<'a, T> Request<'a, T> {
     /// A request of `bytes`, yet without its entities and records.
     pub(super) fn new(bytes: usize) -> Self {
-        Self { entities: Vec::new(), names: Vec::new(), records: Vec::new(), bytes }
+        let (entities, names, records) = (Vec::new(), Vec::new(), Vec::new());
+        Self { entities, names, records, bytes, entities_bytes: 0 }
     }
 
     /// Adds the entity with the next index.
     pub(super) fn entity(&mut self, entity: EntityBuilder) -> Result<(), DecodeError> {
         if self.entities.len() >= ENTITIES_MAX {
             return Err(too_many("scopes", ENTITIES_MAX));
+        }
+        // The name is about as long as what it is of.
+        self.entities_bytes += 2 * entity.bytes();
+        if self.entities_bytes > ENTITIES_BYTES_MAX {
+            let message = format!(
+                "the attributes of resources, which each of their scopes has, take more than \
+                 {ENTITIES_BYTES_MAX} bytes; send fewer scopes at once"
+            );
+            return Err(DecodeError::new("too_wide", message));
         }
         self.entities.push(entity);
         Ok(())

@@ -119,6 +119,21 @@ fn gzip_bomb() {
 }
 
 #[test]
+fn few_bytes_do_not_become_gigabytes_by_their_scopes() {
+    let of = |scopes| {
+        let long = kv("long", Any::StringValue("x".repeat(1 << 20)));
+        let mut request = logs(vec![(vec![long], vec![record(vec![])])]);
+        let scope = request.resource_logs[0].scope_logs[0].clone();
+        request.resource_logs[0].scope_logs = vec![scope; scopes];
+        protobuf("/v1/logs", &request)
+    };
+    assert_eq!(rows(&of(3).unwrap()).len(), 3);
+    let error = of(200).unwrap_err();
+    assert_eq!(error.reason, "too_wide");
+    assert!(error.message.contains("send fewer scopes at once"), "{error}");
+}
+
+#[test]
 fn compressed_bodies() {
     let message = logs(vec![(vec![], vec![record(vec![kv("a", Any::IntValue(1))])])]);
     let body = message.encode_to_vec();
