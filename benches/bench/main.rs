@@ -1,12 +1,13 @@
 //! Weir beside peers under the same load and the same questions, on the same cores.
 //!
-//! `make bench` runs all; `cargo bench --bench bench -- ingest`, `queries` or `rest` one
+//! `make bench` runs all; `cargo bench --bench bench -- limits`, `ingest`, `queries` or `rest` one
 //! part, and `rest-cost` what of `rest` needs no peers, which is printed alone. Nothing is
 //! asserted about time; that what was acknowledged is there is.
 
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 
 mod ingest;
+mod limits;
 mod queries;
 mod rest;
 mod servers;
@@ -23,6 +24,9 @@ fn main() {
     let wanted = |part: &str| asked.is_empty() || asked.iter().any(|a| a == part);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    if wanted("limits") {
+        limits::run();
+    }
     if wanted("ingest") {
         runtime.block_on(ingest::run());
     }
