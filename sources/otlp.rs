@@ -20,7 +20,8 @@
 //! without a time, are kept as often as they come. Records that alone are bad (an id of a wrong
 //! length, a time past 2262) are left out and reported as partial success; a request that does not
 //! decode is refused whole. Limits per request: a million rows, 16 MiB per record, metric or
-//! resource, 1,000 attribute columns (further ones go to `attributes`), nesting of about 50 levels.
+//! resource, 256 MiB for resources with a copy for each of their scopes, 1,000 attribute columns
+//! (further ones go to `attributes`), nesting of about 50 levels.
 //! Descriptions and metadata of metrics are not kept.
 
 mod decode;
