@@ -100,6 +100,14 @@ impl ScanTable {
         let min_time = snapshot.min_time(now);
         let slices = snapshot.files().iter().map(|f| f.meta().slices.len() as u64).sum();
         costs.listed(snapshot.files().len() as u64, slices);
+        let aside = snapshot.table().damaged().len();
+        if aside > 0 {
+            costs.warn(format!(
+                "of `{}` {aside} damaged files are set aside: answers lack what they held \
+                 (`weir status` names them)",
+                snapshot.table().name()
+            ));
+        }
         Self { snapshot, metric: used.metric.clone(), schema, min_time, costs, caches }
     }
 

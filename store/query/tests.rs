@@ -246,6 +246,10 @@ async fn a_damaged_file_is_left_out_and_named() {
     assert_eq!(text(&batches).len(), 10);
     assert!(answer.warnings()[0].contains("damaged"), "{:?}", answer.warnings());
     assert!(!f.store.table("default", "logs").unwrap().damaged().is_empty());
+    // Whoever asks later is told as well.
+    let mut answer = f.queries.query("default", "SELECT count(*) FROM logs").await.unwrap();
+    assert_eq!(text(&answer.collect().await.unwrap()), ["10"]);
+    assert!(answer.warnings()[0].contains("answers lack"), "{:?}", answer.warnings());
 }
 
 #[tokio::test]

@@ -114,7 +114,8 @@ async fn what_is_lost_is_not_remembered() {
     for _ in 0..2 {
         let mut answer = f.queries.query("default", sql).await.unwrap();
         assert_eq!(text(&answer.collect().await.unwrap()), ["|12"]);
-        assert!(answer.warnings()[0].contains("entities"), "{:?}", answer.warnings());
+        let warnings = answer.warnings();
+        assert!(warnings.iter().any(|w| w.contains("entities")), "{warnings:?}");
         assert_eq!(answer.cost().slices_known, 0);
     }
 }
