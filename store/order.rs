@@ -41,10 +41,11 @@ pub(crate) fn arrange(rows: &mut [RowKey], layout: Layout, row_bytes: usize) -> 
             groups
         }
         Layout::Series => {
-            let section = section_length(rows);
-            let of = |r: &RowKey| r.time.div_euclid(section);
-            let first = rows.iter().map(of).min().unwrap_or_default();
-            let last = rows.iter().map(of).max().unwrap_or_default();
+            let (min, max) = span(rows);
+            let section = section_length(rows, min, max);
+            let (first, last) = (min.div_euclid(section), max.div_euclid(section));
+            // Mostly all rows are of one: a division for each would cost more than the rest.
+            let of = |r: &RowKey| if first == last { first } else { r.time.div_euclid(section) };
             // Far from each other they take more room than a sort by numbers is worth.
             let sections = usize::try_from(last.abs_diff(first)).unwrap_or(usize::MAX);
             let buckets = sections.saturating_add(1).saturating_mul(ranks);
@@ -68,37 +69,78 @@ pub(crate) fn arrange(rows: &mut [RowKey], layout: Layout, row_bytes: usize) -> 
 /// Buckets for each row past which they are not counted.
 const BUCKETS_PER_ROW: usize = 4;
 
+/// Buckets that rows are spread to at a time: for each of them some rows are in the nearest caches.
+const SPREAD: usize = 1_024;
+
 /// Sorts rows by bucket, time and place: by counting, since rows of one bucket mostly come in order.
 fn by_bucket(rows: &mut [RowKey], buckets: usize, bucket: impl Fn(&RowKey) -> usize) {
     if buckets > rows.len().saturating_mul(BUCKETS_PER_ROW) {
         return rows.sort_unstable_by_key(|r| (bucket(r), r.time, r.place));
     }
-    let mut next = vec![0_usize; buckets];
-    rows.iter().for_each(|r| next[bucket(r)] += 1);
-    let mut start = 0;
-    for n in &mut next {
-        start += std::mem::replace(n, start);
-    }
     let arrived = rows.to_vec();
-    for row in arrived {
-        let place = &mut next[bucket(&row)];
-        rows[*place] = row;
-        *place += 1;
+    if buckets <= SPREAD {
+        spread(&arrived, rows, buckets, &bucket);
+        return by_time(rows, &bucket);
     }
-    // Now each is the end of its bucket.
+    // First to groups of buckets, then each of these to its buckets: to all at once every row would
+    // go to memory that no cache has.
+    let width = buckets.div_ceil(SPREAD).next_power_of_two();
+    let coarse = |r: &RowKey| bucket(r) / width;
+    let mut grouped = arrived;
+    let ends = spread(rows, &mut grouped, buckets.div_ceil(width), &coarse);
     let mut start = 0;
-    for end in next {
+    for (group, end) in ends.into_iter().enumerate() {
+        let fine = |r: &RowKey| bucket(r) - group * width;
         let part = &mut rows[start..end];
-        if !part.is_sorted_by_key(|r| (r.time, r.place)) {
-            part.sort_unstable_by_key(|r| (r.time, r.place));
-        }
+        spread(&grouped[start..end], part, width, &fine);
+        by_time(part, &fine);
         start = end;
     }
 }
 
-/// Hours, unless there are too many of them; then days, or everything as one.
-fn section_length(rows: &[RowKey]) -> i64 {
+/// Copies rows to where their buckets are, in the order in which they come; the end of each bucket.
+fn spread(
+    from: &[RowKey],
+    to: &mut [RowKey],
+    buckets: usize,
+    bucket: &impl Fn(&RowKey) -> usize,
+) -> Vec<usize> {
+    let mut next = vec![0_usize; buckets];
+    from.iter().for_each(|r| next[bucket(r)] += 1);
+    let mut start = 0;
+    for n in &mut next {
+        start += std::mem::replace(n, start);
+    }
+    for row in from {
+        let place = &mut next[bucket(row)];
+        to[*place] = *row;
+        *place += 1;
+    }
+    next
+}
+
+/// Sorts the rows of each bucket, which follow each other.
+fn by_time(rows: &mut [RowKey], bucket: &impl Fn(&RowKey) -> usize) {
+    for part in rows.chunk_by_mut(|a, b| bucket(a) == bucket(b)) {
+        if !part.is_sorted_by_key(|r| (r.time, r.place)) {
+            part.sort_unstable_by_key(|r| (r.time, r.place));
+        }
+    }
+}
+
+/// Earliest and latest time.
+fn span(rows: &[RowKey]) -> (i64, i64) {
+    let Some(first) = rows.first() else { return (0, 0) };
+    rows.iter().fold((first.time, first.time), |(min, max), r| (min.min(r.time), max.max(r.time)))
+}
+
+/// Hours, unless there are too many of them; then days, or everything as one. Rows are from `min` to
+/// `max`.
+fn section_length(rows: &[RowKey], min: i64, max: i64) -> i64 {
     for length in [HOUR_NS, DAY_NS] {
+        if max.div_euclid(length).abs_diff(min.div_euclid(length)) < SECTIONS_MAX as u64 {
+            return length;
+        }
         let mut sections = std::collections::BTreeSet::new();
         let few = rows.iter().all(|r| {
             sections.insert(r.time.div_euclid(length));
@@ -141,7 +183,8 @@ mod tests {
                 })
                 .collect();
             let arrived = keys.clone();
-            let section = section_length(&arrived);
+            let (min, max) = span(&arrived);
+            let section = section_length(&arrived, min, max);
             let of = |r: &RowKey| r.time.div_euclid(section);
             arrange(&mut keys, Layout::Series, 30);
             let mut expected = arrived.clone();
