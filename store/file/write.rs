@@ -22,12 +22,13 @@ use super::{EntityPlace, FILE_VERSION, FileColumn, FileMeta, Overflow, file_sche
 use crate::disk::{CrcFile, Written, verify};
 use crate::error::Result;
 use crate::layout::{Layout, Runs, Slice};
+use crate::normalise::TIMESTAMP;
 use crate::tokens::{Making, has_filters};
 use crate::types::{ColumnType, hex_bytes};
 
 /// The key-value metadata that gives [`FileMeta::entity_max`] where no manifest does.
 pub(super) const ENTITY_MAX: &str = "weir.entity_max";
-/// Columns with statistics, besides times and ids: the ones that people filter by range.
+/// Columns with statistics, besides times: the ones that people filter by range.
 const WITH_STATISTICS: [&str; 2] = ["severity", "severity_number"];
 /// Share of slices that a look for a trace id reads in vain.
 const ID_FALSE_POSITIVES: f64 = 0.01;
@@ -266,7 +267,6 @@ fn base() -> WriterPropertiesBuilder {
 fn entity_properties(ids: &[u32]) -> WriterProperties {
     let runs = ids.chunk_by(|a, b| a == b).count();
     base()
-        .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_dictionary_enabled(ids.len() >= runs * LONG_RUN)
         .set_encoding(Encoding::DELTA_BINARY_PACKED)
         .build()
@@ -276,6 +276,11 @@ fn entity_properties(ids: &[u32]) -> WriterProperties {
 fn properties(name: &str, kind: ColumnType, choice: Choice, rows_max: usize) -> WriterProperties {
     let builder = base().set_dictionary_enabled(choice.dictionary);
     let builder = match kind {
+        // The manifest has the times of each slice: the statistics of that column cost a comparison
+        // for each row and nobody reads them.
+        ColumnType::Time | ColumnType::TimeMs if name == TIMESTAMP => {
+            builder.set_encoding(choice.encoding)
+        }
         ColumnType::Time | ColumnType::TimeMs => {
             builder.set_encoding(choice.encoding).set_statistics_enabled(EnabledStatistics::Chunk)
         }
