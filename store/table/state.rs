@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use weir_pipeline::batch::Batch;
-use weir_pipeline::entity::{Entity, Value};
+use weir_pipeline::entity::{Attribute, Entity, Value};
 use weir_pipeline::memory::Account;
 use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, META_JSON, META_ORIGIN, Signal};
 
@@ -141,12 +141,21 @@ impl State {
                 new.push(e.table.get(key));
             }
         }
+        let mut before: Option<Arc<Entity>> = None;
         for entity in new {
-            for a in entity.attributes() {
+            for (i, a) in entity.attributes().iter().enumerate() {
+                // Mostly each looks like the one before, and what they share is not looked up again.
+                if before
+                    .as_ref()
+                    .is_some_and(|b| b.attributes().get(i).is_some_and(|b| alike(a, b)))
+                {
+                    continue;
+                }
                 let Some(kind) = ColumnType::of_value(&a.value) else { continue };
                 let json = matches!(a.value, Value::Json(_));
                 self.note(&a.name, kind, false, json, Some(a.origin.as_str()));
             }
+            before = Some(entity);
         }
         bytes
     }
@@ -211,6 +220,16 @@ impl State {
         self.schema = Some(schema.clone());
         schema
     }
+}
+
+/// Whether a column that has one of them is as it must be for the other.
+fn alike(a: &Attribute, b: &Attribute) -> bool {
+    // Of one table: the same name is one text.
+    Arc::ptr_eq(&a.name, &b.name)
+        && a.origin == b.origin
+        && std::mem::discriminant(&a.value) == std::mem::discriminant(&b.value)
+        // Some integers are wider than others.
+        && !matches!(a.value, Value::Int(_))
 }
 
 fn add_column(
