@@ -98,32 +98,26 @@ fn flush_one(batches: &[Batch], raw: usize, place: &mut Place<'_>) -> Result<Opt
             why: "a file holds at most 2^32 rows",
         });
     }
-    let ids = entity_ids(&batches, place)?;
-    let (ranks, entity_bytes) = match &ids {
-        Some(ids) => {
-            let (ranks, bytes) = entity_ranks(&batches, ids, place.log.1);
-            (Some(ranks), bytes)
-        }
-        None => (None, 0),
-    };
+    let ranking = entity_ids(&batches, place)?.map(|ids| ranked(&batches, &ids, place.log.1));
     let mut keys = Vec::with_capacity(rows);
     for (part, batch) in batches.iter().enumerate() {
         let times = times_of(batch)?;
-        let ranks = ranks.as_ref().map(|r| &r[part]);
-        for row in 0..batch.num_rows() {
+        let ranks = ranking.as_ref().map(|(_, ranks)| &*ranks[part]);
+        for (row, &time) in times.values().iter().enumerate() {
             let rank = ranks.map_or(0, |r| r[row]);
-            let place = (part as u32, row as u32);
-            keys.push(RowKey { rank, time: times.value(row), place });
+            keys.push(RowKey { rank, time, place: (part as u32, row as u32) });
         }
     }
-    drop(ranks);
+    let ranking = ranking.map(|(ranking, _)| ranking);
     let layout = layout_of(batches[0].signal());
     let groups: Vec<Range<usize>> = arrange(&mut keys, layout, raw / rows);
     let order: Vec<(u32, u32)> = keys.iter().map(|k| k.place).collect();
     let times: Vec<i64> = keys.iter().map(|k| k.time).collect();
-    drop(keys);
+    // By rank, as the rows are now: their ids in order of arrival lie all over memory.
     let row_ids: Option<Vec<u32>> =
-        ids.map(|ids| order.iter().map(|&(p, r)| ids[p as usize][r as usize]).collect());
+        ranking.as_ref().map(|ranking| keys.iter().map(|k| ranking.id(k.rank)).collect());
+    let entity_bytes = ranking.map_or(0, |ranking| ranking.bytes(keys.iter().map(|k| k.rank)));
+    drop(keys);
     let columns = columns::Columns::of(&batches)?;
     let mut wanted = columns.columns();
     for column in &mut wanted {
@@ -198,22 +192,20 @@ fn entity_ids(batches: &[Batch], place: &mut Place<'_>) -> Result<Option<Vec<Vec
             None => tables.push((e.table.clone(), vec![keys])),
         }
     }
-    let mut maps: HashMap<u64, Vec<u32>> = HashMap::new();
+    let mut ids = HashMap::new();
     for (table, keys) in &tables {
-        maps.insert(table.id(), place.log.1.ids(table, keys, place.commit_chunk)?);
+        let of_table = place.log.1.ids(table, keys, place.commit_chunk)?;
+        ids.insert(table.id(), of_table.into_iter());
     }
-    let ids = batches.iter().filter_map(Batch::entities).map(|e| {
-        let map = &maps[&e.table.id()];
-        e.keys.values().iter().map(|&k| map[k as usize]).collect()
-    });
-    Ok(Some(ids.collect()))
+    let of_batch = |e: &Keys| ids.get_mut(&e.table.id())?.next();
+    Ok(Some(batches.iter().filter_map(Batch::entities).filter_map(of_batch).collect()))
 }
 
-/// The place of each row's entity among others, and the memory that they take in a merge.
-fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>], log: &EntityLog) -> (Vec<Vec<u32>>, u64) {
+/// The order of the entities of some rows, and the place of each row's among them.
+fn ranked(batches: &[Batch], ids: &[Vec<u32>], log: &EntityLog) -> (Arc<Ranking>, Vec<Vec<u32>>) {
     let last = log.ranking();
-    if let Some(ranked) = last.ranks(ids) {
-        return ranked;
+    if let Some(ranks) = last.ranks(ids) {
+        return (last, ranks);
     }
     const NONE: u32 = u32::MAX;
     let used = Used::of(ids);
@@ -230,14 +222,14 @@ fn entity_ranks(batches: &[Batch], ids: &[Vec<u32>], log: &EntityLog) -> (Vec<Ve
         Some((sort_key(&e.table.get(*key)), at))
     };
     let mut sorted: Vec<(Box<[u8]>, usize)> = some.iter().enumerate().filter_map(of_row).collect();
-    sorted.sort_unstable();
+    // Ids of one chunk are in order already, and a stable sort makes use of it.
+    sorted.sort();
     let mut ranking = Ranking::new(used);
     for (key, at) in sorted {
         ranking.push(at, &key);
     }
     let ranks = ranking.ranks(ids).unwrap_or_default();
-    log.set_ranking(ranking);
-    ranks
+    (log.set_ranking(ranking), ranks)
 }
 
 fn times_of(batch: &Batch) -> Result<arrow::array::TimestampNanosecondArray> {

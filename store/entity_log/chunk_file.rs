@@ -95,14 +95,31 @@ pub(crate) fn write_chunk(
     first: u32,
     entities: &[Arc<Entity>],
 ) -> Result<ChunkMeta> {
-    let written = write_to(folder, name, first, entities);
+    write_keyed(folder, name, first, entities, |i| sort_key(&entities[i]))
+}
+
+/// As [`write_chunk`], where the sort key of each entity is at hand.
+pub(super) fn write_keyed<K: AsRef<[u8]>>(
+    folder: &Path,
+    name: &str,
+    first: u32,
+    entities: &[Arc<Entity>],
+    sort_key: impl Fn(usize) -> K,
+) -> Result<ChunkMeta> {
+    let written = write_to(folder, name, first, entities, &sort_key);
     if written.is_err() {
         std::fs::remove_file(folder.join(name)).ok();
     }
     written
 }
 
-fn write_to(folder: &Path, name: &str, first: u32, entities: &[Arc<Entity>]) -> Result<ChunkMeta> {
+fn write_to<K: AsRef<[u8]>>(
+    folder: &Path,
+    name: &str,
+    first: u32,
+    entities: &[Arc<Entity>],
+    sort_key: &impl Fn(usize) -> K,
+) -> Result<ChunkMeta> {
     let (shapes, more) = shapes(entities);
     let mut columns: Vec<FileColumn> = shapes
         .iter()
@@ -126,8 +143,10 @@ fn write_to(folder: &Path, name: &str, first: u32, entities: &[Arc<Entity>]) -> 
     let file = CrcFile::create(&path)?;
     let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(properties()))?;
     for (i, piece) in entities.chunks(PIECE).enumerate() {
-        let start = first + (i * PIECE) as u32;
-        writer.write(&piece_batch(&schema, &columns, &shapes, start, piece)?)?;
+        let start = i * PIECE;
+        let keys = BinaryArray::from_iter_values((start..start + piece.len()).map(sort_key));
+        let start = first + start as u32;
+        writer.write(&piece_batch(&schema, &columns, &shapes, start, piece, keys)?)?;
         writer.flush()?;
     }
     let Written { bytes, crc } = writer.into_inner()?.finish()?;
@@ -164,15 +183,15 @@ fn piece_batch(
     shapes: &HashMap<Arc<str>, Shape>,
     first: u32,
     entities: &[Arc<Entity>],
+    sort_keys: BinaryArray,
 ) -> Result<RecordBatch> {
     let ids = UInt32Array::from_iter_values(first..first + entities.len() as u32);
     let mut fingerprints = FixedSizeBinaryBuilder::with_capacity(entities.len(), 16);
     for e in entities {
         fingerprints.append_value(e.fingerprint().to_be_bytes())?;
     }
-    let keys = BinaryArray::from_iter_values(entities.iter().map(|e| sort_key(e)));
     let mut arrays: Vec<ArrayRef> =
-        vec![Arc::new(ids), Arc::new(fingerprints.finish()), Arc::new(keys)];
+        vec![Arc::new(ids), Arc::new(fingerprints.finish()), Arc::new(sort_keys)];
     for (column, present) in columns.iter().zip(present(columns, entities)) {
         let mut values = vec![None; entities.len()];
         present.into_iter().for_each(|(at, value)| values[at] = Some(value));

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use weir_pipeline::entity::{Entity, EntityTable};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::chunk::{ChunkFile, ChunkMeta, EntitySet};
-use super::chunk_file::write_chunk;
+use super::chunk_file::write_keyed;
 use super::codec::sort_key;
 use super::ranking::Ranking;
 use crate::cache::Cache;
@@ -87,15 +87,14 @@ impl EntityLog {
         &self.set
     }
 
-    /// The id of every key that `keys` holds: `result[key]`, [`u32::MAX`] for other keys. New
-    /// entities are written and fsynced to a chunk, which `commit` adds to the manifest before
-    /// anything can refer to it.
+    /// The ids of `keys`. New entities are written and fsynced to a chunk, which `commit` adds to the
+    /// manifest before anything can refer to it.
     pub(crate) fn ids(
         &self,
         table: &EntityTable,
         keys: &[&[u32]],
         commit: &mut dyn FnMut(&ChunkMeta) -> Result<()>,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Vec<Vec<u32>>> {
         let mut intern = self.intern.lock();
         let intern = match &mut *intern {
             Some(intern) => intern,
@@ -117,7 +116,8 @@ impl EntityLog {
             let next =
                 count.and_then(|n| first.checked_add(n)).filter(|n| *n < NONE).ok_or(full)?;
             let entities: Vec<Arc<Entity>> = new.iter().map(|n| n.entity.clone()).collect();
-            let meta = write_chunk(&self.folder, &file_name("e"), first, &entities)?;
+            let sort_key = |i: usize| &*new[i].sort_key;
+            let meta = write_keyed(&self.folder, &file_name("e"), first, &entities, sort_key)?;
             sync_folder(&self.folder)?;
             commit(&meta)?;
             self.set.chunks.write().push(Arc::new(ChunkFile::new(meta, &self.folder)));
@@ -127,7 +127,8 @@ impl EntityLog {
                 intern.learn(new.print, id, self.known_max);
             }
         }
-        let ids = map.clone();
+        let id = |key: &u32| map[*key as usize];
+        let ids = keys.iter().map(|keys| keys.iter().map(id).collect()).collect();
         intern.tables.push((table.id(), map));
         if intern.tables.len() > TABLES_MAX {
             intern.tables.remove(0);
@@ -140,8 +141,10 @@ impl EntityLog {
         self.ranking.lock().clone()
     }
 
-    pub(crate) fn set_ranking(&self, ranking: Ranking) {
-        *self.ranking.lock() = Arc::new(ranking);
+    pub(crate) fn set_ranking(&self, ranking: Ranking) -> Arc<Ranking> {
+        let ranking = Arc::new(ranking);
+        *self.ranking.lock() = ranking.clone();
+        ranking
     }
 
     /// Holds off [`EntityLog::ids`] while `work` replaces chunks by equal ones.
@@ -194,10 +197,15 @@ impl Intern {
         map: &mut [u32],
         known_max: usize,
     ) -> Vec<New> {
-        let mut seen = HashSet::new();
+        let mut seen = Vec::new();
         let mut new = Vec::new();
         for &key in keys.iter().copied().flatten() {
-            if map[key as usize] != NONE || !seen.insert(key) {
+            if map[key as usize] != NONE {
+                continue;
+            }
+            // A new series may have many rows.
+            seen.resize(map.len(), false);
+            if std::mem::replace(&mut seen[key as usize], true) {
                 continue;
             }
             let entity = table.get(key);

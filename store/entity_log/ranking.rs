@@ -46,6 +46,14 @@ impl Used {
         }
     }
 
+    /// The id at a place.
+    fn id(&self, place: usize) -> u32 {
+        match self {
+            Self::Dense { first, .. } => first + place as u32,
+            Self::Sparse(used) => used[place],
+        }
+    }
+
     /// The place of one of them.
     pub(crate) fn place(&self, id: u32) -> usize {
         match self {
@@ -59,9 +67,10 @@ impl Used {
 #[derive(Debug)]
 pub(crate) struct Ranking {
     used: Used,
-    /// By place: rank, and length of the sort key.
-    places: Vec<(u32, u32)>,
-    ranked: u32,
+    /// By place: rank.
+    places: Vec<u32>,
+    /// By rank: id, and length of the sort key.
+    ranked: Vec<(u32, u32)>,
 }
 
 /// No rank.
@@ -69,37 +78,46 @@ const NONE: u32 = u32::MAX;
 
 impl Default for Ranking {
     fn default() -> Self {
-        Self { used: Used::Sparse(Vec::new()), places: Vec::new(), ranked: 0 }
+        Self { used: Used::Sparse(Vec::new()), places: Vec::new(), ranked: Vec::new() }
     }
 }
 
 impl Ranking {
     /// Of these ids, none of which has its rank yet.
     pub(crate) fn new(used: Used) -> Self {
-        Self { places: vec![(NONE, 0); used.len()], used, ranked: 0 }
+        Self { places: vec![NONE; used.len()], used, ranked: Vec::new() }
     }
 
     /// The next in order is the id at `place`.
     pub(crate) fn push(&mut self, place: usize, sort_key: &[u8]) {
-        self.places[place] = (self.ranked, sort_key.len() as u32);
-        self.ranked += 1;
+        self.places[place] = self.ranked.len() as u32;
+        self.ranked.push((self.used.id(place), sort_key.len() as u32));
     }
 
-    /// The rank of each id, and the memory that all of them take in a merge; `None` if some have no
-    /// rank.
-    pub(crate) fn ranks(&self, ids: &[Vec<u32>]) -> Option<(Vec<Vec<u32>>, u64)> {
-        let mut seen = vec![false; self.ranked as usize];
-        let mut bytes = 0;
-        let mut rank = |id: &u32| {
-            let (rank, key) = self.used.find(*id).map(|place| self.places[place])?;
-            if !std::mem::replace(seen.get_mut(rank as usize)?, true) {
-                bytes += entity_bytes(key as usize);
-            }
-            Some(rank)
+    /// The rank of each id; `None` if some have none.
+    pub(crate) fn ranks(&self, ids: &[Vec<u32>]) -> Option<Vec<Vec<u32>>> {
+        let rank = |id: &u32| {
+            self.used.find(*id).map(|place| self.places[place]).filter(|rank| *rank != NONE)
         };
-        let ranks =
-            ids.iter().map(|ids| ids.iter().map(&mut rank).collect()).collect::<Option<_>>()?;
-        Some((ranks, bytes))
+        ids.iter().map(|ids| ids.iter().map(rank).collect()).collect()
+    }
+
+    /// The id that has a rank.
+    pub(crate) fn id(&self, rank: u32) -> u32 {
+        self.ranked[rank as usize].0
+    }
+
+    /// The memory that the entities of these ranks, which mostly follow each other, take in a merge.
+    pub(crate) fn bytes(&self, ranks: impl Iterator<Item = u32>) -> u64 {
+        let mut seen = vec![false; self.ranked.len()];
+        let (mut bytes, mut last) = (0, NONE);
+        for rank in ranks {
+            if rank != last && !std::mem::replace(&mut seen[rank as usize], true) {
+                bytes += entity_bytes(self.ranked[rank as usize].1 as usize);
+            }
+            last = rank;
+        }
+        bytes
     }
 }
 
@@ -115,9 +133,10 @@ mod tests {
             for id in [b, a, c] {
                 ranking.push(ranking.used.place(id), b"key");
             }
-            let all = 3 * entity_bytes(3);
-            assert_eq!(ranking.ranks(&[vec![c, a, b, b]]), Some((vec![vec![2, 1, 0, 0]], all)));
-            assert_eq!(ranking.ranks(&[vec![b]]), Some((vec![vec![0]], entity_bytes(3))));
+            assert_eq!(ranking.ranks(&[vec![c, a, b, b]]), Some(vec![vec![2, 1, 0, 0]]));
+            assert_eq!(ranking.ranks(&[vec![b]]), Some(vec![vec![0]]));
+            assert_eq!([0, 1, 2].map(|rank| ranking.id(rank)), [b, a, c]);
+            assert_eq!(ranking.bytes([2, 2, 1, 2].into_iter()), 2 * entity_bytes(3));
             for other in [0, 4, 8, 4_999, 5_001, u32::MAX] {
                 assert_eq!(ranking.ranks(&[vec![a, other]]), None, "{other}");
             }
