@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
 use arrow::datatypes::DataType;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet, HashTable};
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -23,7 +23,7 @@ use crate::memory::Entities;
 pub const ENTITIES_MAX: usize = 2_000_000;
 /// Memory that an entity takes besides its attributes, and a text besides its letters, bytes: what
 /// points to it, counts and finds it.
-const ENTITY_BYTES: usize = 144;
+const ENTITY_BYTES: usize = 96;
 const TEXT_BYTES: usize = 56;
 
 /// One attribute value. Doubles are the same if their bits are: a NaN is itself, as it is in a
@@ -191,6 +191,12 @@ impl Entity {
         self.attributes.binary_search_by(|a| (*a.name).cmp(name)).ok().map(|i| &self.attributes[i])
     }
 
+    /// A hash: the fingerprint is one already.
+    #[allow(clippy::cast_possible_truncation)]
+    fn hash(&self) -> u64 {
+        self.fingerprint as u64
+    }
+
     /// XXH3-128 of the canonical attributes: the identity of the entity outside this process.
     pub fn fingerprint(&self) -> u128 {
         self.fingerprint
@@ -235,8 +241,8 @@ struct Kept {
 
 #[derive(Default)]
 struct Known {
-    /// By fingerprint.
-    keys: HashMap<u128, u32>,
+    /// By fingerprint, which stands in the entity.
+    keys: HashTable<u32>,
     /// Attribute values.
     texts: HashSet<Arc<str>>,
 }
@@ -296,11 +302,8 @@ impl EntityTable {
     /// [`EntityError::Collision`] if another entity has the same fingerprint.
     pub fn intern(&self, mut entity: Entity) -> Result<u32, EntityError> {
         let mut known = self.known.lock();
-        if let Some(&key) = known.keys.get(&entity.fingerprint) {
-            if *self.entities.read()[key as usize].entity != entity {
-                return Err(EntityError::Collision(entity.fingerprint));
-            }
-            return Ok(key);
+        if let Some((key, same)) = self.find(&known.keys, &entity) {
+            return if same { Ok(key) } else { Err(EntityError::Collision(entity.fingerprint)) };
         }
         let mut bytes = ENTITY_BYTES + size_of_val(&*entity.attributes);
         for a in &mut entity.attributes {
@@ -308,11 +311,20 @@ impl EntityTable {
         }
         let mut entities = self.entities.write();
         let key = entities.len() as u32;
-        known.keys.insert(entity.fingerprint, key);
+        let hash_of = |key: &u32| entities[*key as usize].entity.hash();
+        known.keys.insert_unique(entity.hash(), key, hash_of);
         let entity = Arc::new(entity);
         entities.push(Kept { entity, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) });
         self.note(bytes);
         Ok(key)
+    }
+
+    /// The key of the entity with this fingerprint, and whether it is the same.
+    fn find(&self, keys: &HashTable<u32>, entity: &Entity) -> Option<(u32, bool)> {
+        let entities = self.entities.read();
+        let of = |key: &u32| &*entities[*key as usize].entity;
+        let key = keys.find(entity.hash(), |key| of(key).fingerprint == entity.fingerprint)?;
+        Some((*key, of(key) == entity))
     }
 
     /// As [`Known::share`].
