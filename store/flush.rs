@@ -203,11 +203,12 @@ fn entity_ids(batches: &[Batch], place: &mut Place<'_>) -> Result<Option<Vec<Vec
 
 /// The order of the entities of some rows, and the place of each row's among them.
 fn ranked(batches: &[Batch], ids: &[Vec<u32>], log: &EntityLog) -> (Arc<Ranking>, Vec<Vec<u32>>) {
+    /// No table.
+    const NONE: u32 = u32::MAX;
     let last = log.ranking();
     if let Some(ranks) = last.ranks(ids) {
         return (last, ranks);
     }
-    const NONE: u32 = u32::MAX;
     let used = Used::of(ids);
     // For each id: the table and key of a row that has it.
     let mut some = vec![(NONE, 0); used.len()];
@@ -217,17 +218,12 @@ fn ranked(batches: &[Batch], ids: &[Vec<u32>], log: &EntityLog) -> (Arc<Ranking>
             some[used.place(id)] = (part as u32, key);
         }
     }
-    let of_row = |(at, (part, key)): (usize, &(u32, u32))| {
-        let e = batches.get(*part as usize)?.entities()?;
-        Some((sort_key(&e.table.get(*key)), at))
+    let sort_key_of = |at: usize| {
+        let (part, key) = some[at];
+        let e = batches.get(part as usize)?.entities()?;
+        Some(sort_key(&e.table.get(key)))
     };
-    let mut sorted: Vec<(Box<[u8]>, usize)> = some.iter().enumerate().filter_map(of_row).collect();
-    // Ids of one chunk are in order already, and a stable sort makes use of it.
-    sorted.sort();
-    let mut ranking = Ranking::new(used);
-    for (key, at) in sorted {
-        ranking.push(at, &key);
-    }
+    let ranking = Ranking::after(&last, used, |at| some[at].0 != NONE, sort_key_of);
     let ranks = ranking.ranks(ids).unwrap_or_default();
     (log.set_ranking(ranking), ranks)
 }

@@ -73,7 +73,10 @@ pub(crate) struct Ranking {
     ranked: Vec<(u32, u32)>,
 }
 
-/// No rank.
+/// Of so many known ids one may be new: more of them, each put in its place with some fifteen sort
+/// keys made, cost more than all sort keys made once.
+const NEW_SHARE: usize = 32;
+/// No rank, and no place.
 const NONE: u32 = u32::MAX;
 
 impl Default for Ranking {
@@ -83,15 +86,48 @@ impl Default for Ranking {
 }
 
 impl Ranking {
-    /// Of these ids, none of which has its rank yet.
-    pub(crate) fn new(used: Used) -> Self {
-        Self { places: vec![NONE; used.len()], used, ranked: Vec::new() }
+    /// Of the `used` ids whose places `has` names. Those that `last` ranks keep their order, and the
+    /// others are put among them: sort keys, which `sort_key` makes for a place, cost most of it.
+    pub(crate) fn after(
+        last: &Self,
+        used: Used,
+        has: impl Fn(usize) -> bool,
+        sort_key: impl Fn(usize) -> Option<Box<[u8]>>,
+    ) -> Self {
+        // By last rank: place, and length of the sort key.
+        let mut before = vec![(NONE, 0); last.ranked.len()];
+        let mut new = Vec::new();
+        for at in (0..used.len()).filter(|at| has(*at)) {
+            let rank = last.used.find(used.id(at)).map(|place| last.places[place] as usize);
+            match rank.and_then(|rank| Some((before.get_mut(rank)?, last.ranked[rank].1))) {
+                Some((before, len)) => *before = (at as u32, len),
+                None => new.push(at),
+            }
+        }
+        before.retain(|(at, _)| *at != NONE);
+        if new.len() > before.len() / NEW_SHARE {
+            new.extend(before.drain(..).map(|(at, _)| at as usize));
+        }
+        let mut new: Vec<(Box<[u8]>, usize)> =
+            new.into_iter().filter_map(|at| Some((sort_key(at)?, at))).collect();
+        new.sort_unstable();
+        let mut ranking = Self { places: vec![NONE; used.len()], used, ranked: Vec::new() };
+        let mut rest = before.as_slice();
+        for (key, at) in new {
+            let smaller = |(at, _): &(u32, u32)| sort_key(*at as usize).is_some_and(|k| k < key);
+            let (first, others) = rest.split_at(rest.partition_point(smaller));
+            first.iter().for_each(|(at, len)| ranking.push(*at as usize, *len));
+            ranking.push(at, key.len() as u32);
+            rest = others;
+        }
+        rest.iter().for_each(|(at, len)| ranking.push(*at as usize, *len));
+        ranking
     }
 
     /// The next in order is the id at `place`.
-    pub(crate) fn push(&mut self, place: usize, sort_key: &[u8]) {
+    fn push(&mut self, place: usize, key_len: u32) {
         self.places[place] = self.ranked.len() as u32;
-        self.ranked.push((self.used.id(place), sort_key.len() as u32));
+        self.ranked.push((self.used.id(place), key_len));
     }
 
     /// The rank of each id; `None` if some have none.
@@ -123,16 +159,25 @@ impl Ranking {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// A ranking of ids whose sort keys are as `key` says.
+    fn ranking(last: &Ranking, ids: &[Vec<u32>], key: impl Fn(u32) -> Box<[u8]>) -> Ranking {
+        let used = Used::of(ids);
+        let ids_of: Vec<u32> = (0..used.len()).map(|at| used.id(at)).collect();
+        let has = |at: usize| ids.iter().flatten().any(|id| *id == ids_of[at]);
+        Ranking::after(last, used, has, |at| Some(key(ids_of[at])))
+    }
 
     #[test]
     fn ranks_hold_for_those_that_have_one() {
         for ids in [[7, 5, 6], [7, 5_000, 6]] {
             let [a, b, c] = ids;
-            let mut ranking = Ranking::new(Used::of(&[vec![a, b], vec![c, b]]));
-            for id in [b, a, c] {
-                ranking.push(ranking.used.place(id), b"key");
-            }
+            // In the order b, a, c.
+            let key = |id: u32| Box::from([u8::from(id != b) + u8::from(id == c), 0, 0]);
+            let ranking = ranking(&Ranking::default(), &[vec![a, b], vec![c, b]], key);
             assert_eq!(ranking.ranks(&[vec![c, a, b, b]]), Some(vec![vec![2, 1, 0, 0]]));
             assert_eq!(ranking.ranks(&[vec![b]]), Some(vec![vec![0]]));
             assert_eq!([0, 1, 2].map(|rank| ranking.id(rank)), [b, a, c]);
@@ -142,5 +187,33 @@ mod tests {
             }
         }
         assert_eq!(Ranking::default().ranks(&[vec![1]]), None);
+    }
+
+    proptest! {
+        /// Whatever was ranked before, the ranks are those of the sort keys.
+        #[test]
+        fn ranks_are_in_the_order_of_sort_keys(
+            before in prop::collection::btree_set(0_u32..400, 1..300),
+            gone in prop::collection::btree_set(0_u32..400, 0..100),
+            new in prop::collection::btree_set(0_u32..400, 1..20),
+            spread in prop::sample::select(vec![1_u32, 50]),
+        ) {
+            let key = |id: u32| -> Box<[u8]> {
+                let mixed = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+                mixed.to_be_bytes()[..].into()
+            };
+            let list = |ids: Vec<u32>| vec![ids.into_iter().map(|id| id * spread).collect::<Vec<_>>()];
+            let last = ranking(&Ranking::default(), &list(before.iter().copied().collect()), key);
+            let ids = list(before.difference(&gone).chain(&new).copied().collect());
+            let ranked = ranking(&last, &ids, key);
+            let mut sorted = ids[0].clone();
+            sorted.sort_by_key(|id| key(*id));
+            sorted.dedup();
+            let place = |id: &u32| sorted.iter().position(|s| s == id).map(|at| at as u32);
+            let expected: Vec<u32> = ids[0].iter().filter_map(place).collect();
+            let bytes = sorted.len() as u64 * entity_bytes(8);
+            prop_assert_eq!(ranked.bytes(expected.iter().copied()), bytes);
+            prop_assert_eq!(ranked.ranks(&ids), Some(vec![expected]));
+        }
     }
 }
