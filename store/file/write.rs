@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, TimestampNanosecondArray, UInt32Array,
+};
 use arrow::compute::{cast, interleave};
 use arrow::datatypes::{DataType, Float64Type, TimestampNanosecondType};
 use parquet::arrow::ArrowWriter;
@@ -65,7 +67,8 @@ pub(crate) struct FileSpec<'a> {
     pub(crate) received: i64,
 }
 
-/// Writes a file, fsynced and read back. `column` gives a column, as surface type, of each part.
+/// Writes a file, fsynced and read back. `column` gives a column, as surface type, of each part; it
+/// is not asked for times, which `spec` has.
 pub(crate) fn write_file(
     spec: FileSpec<'_>,
     column: &mut dyn FnMut(&FileColumn) -> Result<Vec<ArrayRef>>,
@@ -90,14 +93,19 @@ fn write_to(
     let mut filters = Vec::new();
     let mut picks: Picks = Vec::with_capacity(rows_max);
     for column_of_file in &mut columns {
-        let parts = column(column_of_file)?;
+        // The order of rows has the times already.
+        let parts = if is_times(column_of_file) { Vec::new() } else { column(column_of_file)? };
         let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
         let choice = choose(&spec, column_of_file, &parts, rows_max, &mut picks)?;
         let FileColumn { name, kind, .. } = &*column_of_file;
         let field = column_of_file.field();
         let mut tokens = Making::of(column_of_file, &parts);
         for (rows, done) in spec.groups.iter().zip(&mut done) {
-            let array = gather(&spec, &parts, rows.clone(), &mut picks)?;
+            let array = if is_times(column_of_file) {
+                times(spec.times[rows.clone()].to_vec())
+            } else {
+                gather(&spec, &parts, rows.clone(), &mut picks)?
+            };
             let array = to_rest(&array, *kind, spec.ids_of(rows))?;
             done.extend(chunks(&field, &array, properties(name, *kind, choice, rows_max))?);
             if let (Some(tokens), Some(chunk)) = (&mut tokens, done.last()) {
@@ -186,6 +194,16 @@ impl FileSpec<'_> {
     }
 }
 
+/// Whether a column is the time of its rows.
+fn is_times(column: &FileColumn) -> bool {
+    &*column.name == TIMESTAMP && matches!(column.kind, ColumnType::Time | ColumnType::TimeMs)
+}
+
+/// Times as surface type.
+fn times(values: Vec<i64>) -> ArrayRef {
+    Arc::new(TimestampNanosecondArray::from(values).with_timezone("UTC"))
+}
+
 /// Parts and rows of them, in the order of the file: one list that all columns use again.
 type Picks = Vec<(usize, usize)>;
 
@@ -219,9 +237,14 @@ fn choose(
         _ => sample(spec.order.len(), spec.level),
     };
     let ids: Option<Vec<u32>> = spec.ids.map(|ids| rows.iter().map(|row| ids[*row]).collect());
+    let values = if is_times(column) {
+        times(rows.iter().map(|row| spec.times[*row]).collect())
+    } else {
+        gather(spec, parts, rows.iter().copied(), picks)?
+    };
     let sample = Sample {
         name: &name,
-        values: &gather(spec, parts, rows, picks)?,
+        values: &values,
         ids: ids.as_deref(),
         properties: &|kind, choice| properties(&name, kind, choice, rows_max),
     };
