@@ -4,6 +4,9 @@
 //! still listed; flush never waits for it. Rows are written at most four times: by the flush, by
 //! the first merge (which splits by hour), once their hour is over, once their day is over. What
 //! comes later waits in files of its own until there are enough of them.
+//!
+//! Entities are beside what stays: what the first merge writes refers to the entity log of the day,
+//! as flushes do, unless nothing will merge it again while the log is there anyway.
 
 mod entities;
 mod pick;

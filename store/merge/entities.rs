@@ -25,76 +25,123 @@ const COMPACTED_BYTES: u64 = 4 << 10;
 /// The entities that the inputs of a merge refer to, in their order.
 #[derive(Default)]
 pub(super) struct Entities {
-    /// Per input: id of each row, and where ids are found.
-    inputs: Vec<(UInt32Array, Vec<Arc<EntityChunk>>, Vec<u32>)>,
+    /// Per input: id of each row, and which of `groups` they are in.
+    inputs: Vec<(UInt32Array, usize)>,
+    groups: Vec<Group>,
     /// By file, however many inputs refer to them.
     chunks: HashMap<u64, Arc<EntityChunk>>,
-    /// Input, id, rank of each referred-to entity, sorted by input and id once ranked.
-    places: Vec<(u32, u32, u32)>,
-    /// Per rank: the chunk and index of one of its places.
+    /// Per rank: the chunk and index of one that has it.
     ranked: Vec<(Arc<EntityChunk>, usize)>,
 }
 
+/// The entities of one set: inputs that share it are looked at once.
+struct Group {
+    set: Arc<EntitySet>,
+    chunks: Vec<Arc<EntityChunk>>,
+    /// Ids that rows have, sorted.
+    used: Vec<u32>,
+    /// Of each of them, once ranked.
+    ranks: Vec<u32>,
+}
+
+/// Places for each row past which not every id gets one.
+const PLACES_PER_ROW: usize = 4;
+/// No rank.
+const NONE: u32 = u32::MAX;
+
 impl Entities {
     /// Takes in the ids of the next input.
-    pub(super) fn add(&mut self, set: &EntitySet, ids: UInt32Array, path: &Path) -> Result<()> {
-        // Rows of one entity mostly follow each other: few are left to sort.
+    pub(super) fn add(
+        &mut self,
+        set: &Arc<EntitySet>,
+        ids: UInt32Array,
+        path: &Path,
+    ) -> Result<()> {
         let mut used: Vec<u32> = ids.values().to_vec();
+        // Rows of one entity mostly follow each other: few are left to sort.
         used.dedup();
+        let known = self.groups.iter().position(|g| Arc::ptr_eq(&g.set, set));
+        if let Some(known) = known {
+            used.extend(&self.groups[known].used);
+        }
         used.sort_unstable();
         used.dedup();
+        // All anew: chunks of a log may have become one meanwhile.
         let chunks = set.load_of(&used, &mut self.chunks)?;
         if used.iter().any(|id| find(&chunks, *id).is_none()) {
             return Err(StoreError::damaged(path, "it refers to entities that are not there"));
         }
-        let input = self.inputs.len() as u32;
-        self.places.extend(used.iter().map(|id| (input, *id, 0)));
-        self.inputs.push((ids, chunks, used));
+        let group = Group { set: set.clone(), chunks, used, ranks: Vec::new() };
+        let at = match known {
+            Some(at) => {
+                self.groups[at] = group;
+                at
+            }
+            None => {
+                self.groups.push(group);
+                self.groups.len() - 1
+            }
+        };
+        self.inputs.push((ids, at));
         Ok(())
     }
 
     /// Orders all entities by their sort keys, which differ where they do.
     pub(super) fn rank(&mut self) {
-        let key = |input: u32, id: u32| -> Option<(&Arc<EntityChunk>, usize)> {
-            find(&self.inputs[input as usize].1, id)
-        };
-        let mut order: Vec<(&[u8], usize)> = Vec::with_capacity(self.places.len());
-        for (i, (input, id, _)) in self.places.iter().enumerate() {
-            if let Some((chunk, index)) = key(*input, *id) {
-                order.push((&chunk.sort_keys()[index], i));
+        let mut order: Vec<(&[u8], usize, usize)> = Vec::new();
+        for (at, group) in self.groups.iter().enumerate() {
+            for (i, id) in group.used.iter().enumerate() {
+                if let Some((chunk, index)) = find(&group.chunks, *id) {
+                    order.push((&chunk.sort_keys()[index], at, i));
+                }
             }
         }
-        order.sort_unstable();
-        let mut ranks = vec![0_u32; self.places.len()];
+        // Chunks are sorted, and this sort is quick where it meets what is.
+        order.sort_by(|a, b| a.0.cmp(b.0));
+        let mut ranks: Vec<Vec<u32>> =
+            self.groups.iter().map(|g| vec![NONE; g.used.len()]).collect();
         let mut ranked = Vec::new();
         for same in order.chunk_by(|a, b| a.0 == b.0) {
-            let (input, id, _) = self.places[same[0].1];
-            for (_, i) in same {
-                ranks[*i] = ranked.len() as u32;
+            for (_, at, i) in same {
+                ranks[*at][*i] = ranked.len() as u32;
             }
-            if let Some((chunk, index)) = key(input, id) {
+            let (_, at, i) = same[0];
+            let group = &self.groups[at];
+            if let Some((chunk, index)) = find(&group.chunks, group.used[i]) {
                 ranked.push((chunk.clone(), index));
             }
         }
-        for (place, rank) in self.places.iter_mut().zip(ranks) {
-            place.2 = rank;
+        for (group, ranks) in self.groups.iter_mut().zip(ranks) {
+            group.ranks = ranks;
         }
         self.ranked = ranked;
     }
 
     /// The rank of the entity of each row of an input.
     pub(super) fn ranks(&self, input: usize) -> Result<Vec<u32>> {
-        let (ids, _, used) = &self.inputs[input];
-        let start = self.places.partition_point(|p| (p.0 as usize) < input);
-        let places = &self.places[start..start + used.len()];
-        let mut last = None;
-        let rank = |id: &u32| match last {
-            Some((of, rank)) if of == *id => Some(rank),
-            _ => {
-                let rank = places[used.binary_search(id).ok()?].2;
-                last = Some((*id, rank));
-                Some(rank)
+        let (ids, at) = &self.inputs[input];
+        let Group { used, ranks, .. } = &self.groups[*at];
+        let (first, last) = (used.first().copied(), used.last().copied());
+        let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
+        let places = (last - first) as usize + 1;
+        // Few of many ids are looked for, where a place for each would take more than the rows.
+        let mut dense = Vec::new();
+        if places <= ids.len().saturating_mul(PLACES_PER_ROW) {
+            dense.resize(places, NONE);
+            used.iter().zip(ranks).for_each(|(id, rank)| dense[(id - first) as usize] = *rank);
+        }
+        let look_up = |id: u32| match dense.is_empty() {
+            true => used.binary_search(&id).map_or(NONE, |i| ranks[i]),
+            false => {
+                id.checked_sub(first).map_or(NONE, |i| dense.get(i as usize).map_or(NONE, |r| *r))
             }
+        };
+        let mut same = (NONE, NONE);
+        let rank = |id: &u32| {
+            if same.0 != *id || same.1 == NONE {
+                same = (*id, look_up(*id));
+            }
+            (same.1 != NONE).then_some(same.1)
         };
         ids.values().iter().map(rank).collect::<Option<Vec<u32>>>().ok_or_else(|| {
             StoreError::Foreign { what: "entity ids", why: "an id has no entity".to_owned() }
@@ -104,6 +151,12 @@ impl Entities {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.ranked.len()
+    }
+
+    /// The id that it has in its set.
+    pub(super) fn id(&self, rank: u32) -> u32 {
+        let (chunk, index) = &self.ranked[rank as usize];
+        chunk.first() + *index as u32
     }
 
     pub(super) fn entity(&self, rank: u32) -> Arc<Entity> {

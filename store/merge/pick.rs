@@ -23,6 +23,9 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<Arc<FileEntry>>,
     /// Level of the output.
     pub(crate) level: u8,
+    /// Whether the output refers to the entity log of its inputs, as they do: it is merged again
+    /// soon, and all entities beside each such file take more than its rows.
+    pub(crate) keeps_log: bool,
 }
 
 /// How long files wait for company.
@@ -62,7 +65,7 @@ pub(crate) fn pick(
             groups.entry(group(file)).or_default().push(file);
         } else if meta.level == 0 {
             // Too large for company, but it may span hours: it goes up alone.
-            return Some(Job { inputs: vec![file.clone()], level: 1 });
+            return Some(Job { inputs: vec![file.clone()], level: 1, keeps_log: false });
         }
     }
     promote_lone(&mut groups, now, patience);
@@ -78,8 +81,22 @@ pub(crate) fn pick(
         // At level 0 nothing may stay for ever.
         let alone = || (group.level == 0).then(|| vec![members[0].clone()]);
         let inputs = inputs.or_else(alone)?;
-        Some(Job { inputs, level: group.level + 1 })
+        let keeps_log = patience == Patience::Worthwhile && keeps_log(&inputs, limits, now);
+        Some(Job { inputs, level: group.level + 1, keeps_log })
     })
+}
+
+/// Whether what `inputs` become is merged again while the log of their entities is there anyway: if it
+/// is small enough, of the first level, and its day is not over.
+fn keeps_log(inputs: &[Arc<FileEntry>], limits: Limits, now: i64) -> bool {
+    let rows = inputs.iter().map(|f| f.meta.rows).sum();
+    let raw = inputs.iter().map(|f| f.meta.raw_bytes).sum();
+    let today = |file: &Arc<FileEntry>| match file.meta.entities {
+        Some(EntityPlace::Log(day)) => now.div_euclid(DAY_NS) == i64::from(day),
+        _ => false,
+    };
+    let first = inputs.iter().all(|f| f.meta.level == 0 && today(f));
+    first && limits.file().admit(rows, raw)
 }
 
 fn group(file: &FileEntry) -> Group {

@@ -129,9 +129,14 @@ fn write_all(
                 used.push(rank as u32);
             }
             entity_bytes = used.iter().map(|rank| entities.bytes(*rank)).sum();
-            let own: Vec<_> = used.iter().map(|rank| entities.entity(*rank)).collect();
-            let chunk = write_chunk(&table.folders().entities, &file_name("m"), 0, &own)?;
-            place = Some(EntityPlace::Own(chunk));
+            if job.keeps_log {
+                used.iter().for_each(|rank| id_of[*rank as usize] = entities.id(*rank));
+                place = job.inputs[0].meta.entities.clone();
+            } else {
+                let own: Vec<_> = used.iter().map(|rank| entities.entity(*rank)).collect();
+                let chunk = write_chunk(&table.folders().entities, &file_name("m"), 0, &own)?;
+                place = Some(EntityPlace::Own(chunk));
+            }
             ids = Some(keys.iter().map(|k| id_of[k.rank as usize]).collect::<Vec<u32>>());
         }
         drop(keys);

@@ -106,12 +106,48 @@ fn rows_stay_the_same_through_all_levels() {
 }
 
 #[test]
+fn files_of_the_first_level_share_the_log_while_its_day_lasts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // Each flush brings entities that those before lack, some of them before others in order.
+    let flushes: Vec<Batch> =
+        (0..16).map(|i| metrics(40 - 2 * i as usize, 50, START + i * 60 * SECOND)).collect();
+    let expected = rows_in(&flushes);
+    let table = table_of(&store, &flushes);
+    let entities = || std::fs::read_dir(&table.folders().entities).unwrap().count();
+    let chunks = entities();
+    let log = table.snapshot().files()[0].meta.entities.clone();
+    assert!(matches!(log, Some(crate::file::EntityPlace::Log(_))), "{log:?}");
+    maintain(&store, &table, START + HOUR / 2);
+    assert_eq!(levels(&table), [1]);
+    assert_eq!((table.snapshot().files()[0].meta.entities.clone(), entities()), (log, chunks));
+    assert_eq!(rows_of(&table), expected);
+    // Over a start, and with entities that come later: no id means another entity.
+    drop((table, store));
+    let store = open(dir.path());
+    let mut w = store.writer(TENANT, "t", crate::testing::writer_id("later")).unwrap();
+    let later = metrics(60, 50, START + 30 * 60 * SECOND);
+    w.append(&later).unwrap();
+    let staged = w.stage(1, true).unwrap();
+    w.commit(1, &staged.work).unwrap();
+    let table = w.table().clone();
+    drop(w);
+    let expected = rows_in(&[flushes, vec![later]].concat());
+    assert_eq!(rows_of(&table), expected);
+    // The last merge of the day takes all entities along, and the log goes.
+    store.merge_all(START + HOUR).unwrap();
+    assert_eq!(rows_of(&table), expected);
+    assert!(table.all_logs().is_empty());
+    assert_eq!(std::fs::read_dir(&table.folders().entities).unwrap().count(), 1);
+}
+
+#[test]
 fn a_merge_that_was_overtaken_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let table = table_of(&store, &[logs(10, START, 1, 1), logs(20, START, 1, 1)]);
     let inputs = table.snapshot().files().to_vec();
-    let job = Job { inputs: inputs.clone(), level: 1 };
+    let job = Job { inputs: inputs.clone(), level: 1, keeps_log: false };
     // Two merges of the same files: the second finds its inputs gone.
     assert_eq!(run(&table, &job, i64::MIN).unwrap(), Outcome::Done);
     assert_eq!(run(&table, &job, i64::MIN).unwrap(), Outcome::Overtaken);
@@ -167,7 +203,10 @@ fn columns_of_different_files_are_brought_together() {
     let table = table_of(&store, &batches);
     let before = rows_of(&table);
     let inputs = table.snapshot().files().to_vec();
-    assert_eq!(run(&table, &Job { inputs, level: 1 }, i64::MIN).unwrap(), Outcome::Done);
+    assert_eq!(
+        run(&table, &Job { inputs, level: 1, keeps_log: false }, i64::MIN).unwrap(),
+        Outcome::Done
+    );
     assert_eq!(rows_of(&table), before);
     let snapshot = table.snapshot();
     let file = &snapshot.files()[0];
@@ -193,7 +232,10 @@ fn an_entity_column_fills_the_row_column_of_another_file() {
     let table = table_of(&store, &[logs(5, START, 1, 2), row]);
     let before = rows_of(&table);
     let inputs = table.snapshot().files().to_vec();
-    assert_eq!(run(&table, &Job { inputs, level: 1 }, i64::MIN).unwrap(), Outcome::Done);
+    assert_eq!(
+        run(&table, &Job { inputs, level: 1, keeps_log: false }, i64::MIN).unwrap(),
+        Outcome::Done
+    );
     assert_eq!(rows_of(&table), before);
     assert!(table.snapshot().files()[0].column("service.name").is_some());
 }
@@ -339,6 +381,16 @@ fn no_file_stays_at_level_0_for_ever() {
     let job = pick(&[large]).unwrap();
     assert_eq!((job.inputs.len(), job.level), (1, 1));
     assert!(pick(&[file(0, &|meta| (meta.level, meta.rows) = (1, ROWS_MAX))]).is_none());
+    // What is merged again refers to the log; what is too large for that, or comes past the day of
+    // the log, has its own entities.
+    let keeps_log = |rows: u64, now: i64| {
+        let files: Vec<_> = (0..FAN_IN).map(|i| file(i, &|meta| meta.rows = rows)).collect();
+        let job = super::pick(&files, &none, limits, now, Patience::Worthwhile).unwrap();
+        (job.level, job.keeps_log)
+    };
+    assert_eq!(keeps_log(10, START), (1, true));
+    assert_eq!(keeps_log(10, START + 24 * HOUR), (1, false));
+    assert_eq!(keeps_log(ROWS_MAX / 10, START), (1, false));
     // The oldest has too many columns for any other; the others are merged, then it goes up.
     let wide = |i: usize, columns: usize| {
         file(i, &move |meta| {

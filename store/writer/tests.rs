@@ -87,7 +87,7 @@ fn a_kill_after_the_checkpoint_is_made_up_for_by_committing_again() {
             let more = w.stage(6, true).unwrap();
             w.commit(6, &more.work).unwrap();
             let files = w.table().snapshot().files().to_vec();
-            let job = crate::merge::Job { inputs: files, level: 1 };
+            let job = crate::merge::Job { inputs: files, level: 1, keeps_log: false };
             assert_eq!(
                 crate::merge::run(w.table(), &job, i64::MIN).unwrap(),
                 crate::merge::Outcome::Done
