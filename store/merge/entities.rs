@@ -44,8 +44,6 @@ struct Group {
     ranks: Vec<u32>,
 }
 
-/// Places for each row past which not every id gets one.
-const PLACES_PER_ROW: usize = 4;
 /// No rank.
 const NONE: u32 = u32::MAX;
 
@@ -126,7 +124,7 @@ impl Entities {
         let places = (last - first) as usize + 1;
         // Few of many ids are looked for, where a place for each would take more than the rows.
         let mut dense = Vec::new();
-        if places <= ids.len().saturating_mul(PLACES_PER_ROW) {
+        if places <= ids.len() {
             dense.resize(places, NONE);
             used.iter().zip(ranks).for_each(|(id, rank)| dense[(id - first) as usize] = *rank);
         }

@@ -163,17 +163,22 @@ fn fan_in(group: Group, files: &[Arc<FileEntry>], now: i64, patience: Patience) 
 }
 
 fn within_budget(members: &[&Arc<FileEntry>], limits: Limits) -> Vec<Arc<FileEntry>> {
-    let (mut rows, mut raw, mut entities) = (0, 0, 0);
+    let (mut rows, mut raw, mut own) = (0, 0, 0);
+    // Files of one day's log share its chunks.
+    let mut logs: BTreeMap<i32, u64> = BTreeMap::new();
     let mut columns: BTreeSet<Arc<str>> = BTreeSet::new();
     let mut inputs = Vec::new();
     for file in members {
         rows += file.meta.rows;
         raw += file.meta.raw_bytes;
-        // Files of one day's log share its chunks.
-        entities = match file.meta.entities {
-            Some(EntityPlace::Log(_)) => file.meta.entity_bytes.max(entities),
-            _ => file.meta.entity_bytes + entities,
-        };
+        match file.meta.entities {
+            Some(EntityPlace::Log(day)) => {
+                let log = logs.entry(day).or_default();
+                *log = file.meta.entity_bytes.max(*log);
+            }
+            _ => own += file.meta.entity_bytes,
+        }
+        let entities = own + logs.values().sum::<u64>();
         columns.extend(file.meta.columns.iter().map(|c| c.name.clone()));
         // However many entities two have: else they would stay for ever.
         let many = inputs.len() >= 2 && !limits.admit(rows, raw + entities);
