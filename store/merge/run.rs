@@ -193,17 +193,22 @@ fn windows(
         let times = input.reader.column(TIMESTAMP, kind)?;
         let times = times.as_primitive::<TimestampNanosecondType>();
         let ranks = entities.map(|e| e.ranks(part)).transpose()?;
-        for (row, &time) in times.values().iter().enumerate() {
-            if time < min_time {
-                continue;
-            }
-            // Later merges have inputs of one window already.
-            let window = if level == 1 { time.div_euclid(HOUR_NS) } else { 0 };
+        let key = |(row, &time): (usize, &i64)| {
             let rank = ranks.as_ref().map_or(0, |r| r[row]);
-            let key = RowKey { rank, time, place: (part as u32, row as u32) };
-            windows.entry(window).or_default().push(key);
+            RowKey { rank, time, place: (part as u32, row as u32) }
+        };
+        let keys = times.values().iter().enumerate().map(key).filter(|k| k.time >= min_time);
+        // Later merges have inputs of one window already, and mostly one has the rows of an hour.
+        let meta = &input.file.meta;
+        let first = meta.min_time.max(min_time).div_euclid(HOUR_NS);
+        if level != 1 || first == meta.max_time.div_euclid(HOUR_NS) {
+            windows.entry(if level == 1 { first } else { 0 }).or_default().extend(keys);
+        } else {
+            keys.for_each(|k| windows.entry(k.time.div_euclid(HOUR_NS)).or_default().push(k));
         }
     }
+    // All rows of a file may be past retention.
+    windows.retain(|_, rows| !rows.is_empty());
     let mut windows: Vec<Vec<RowKey>> = windows.into_values().collect();
     if windows.len() > WINDOWS_MAX {
         windows.sort_by_key(|w| std::cmp::Reverse(w.len()));
