@@ -201,28 +201,6 @@ impl Batch {
         Self::new(self.signal.clone(), self.tenant.clone(), rows, entities, runs)
     }
 
-    /// `rows` rows from `first` on; nothing is copied. What is past the end is left out.
-    pub fn slice(&self, first: usize, rows: usize) -> Self {
-        let first = first.min(self.num_rows());
-        let end = first + rows.min(self.num_rows() - first);
-        let mut start = 0;
-        let runs = self.runs.iter().filter_map(|run| {
-            let from = first.max(start);
-            start += run.rows;
-            let rows = end.min(start).saturating_sub(from);
-            (rows > 0).then(|| Run { rows, ..run.clone() })
-        });
-        Self {
-            runs: runs.collect(),
-            rows: self.rows.slice(first, end - first),
-            entities: self
-                .entities
-                .as_ref()
-                .map(|e| Keys { keys: e.keys.slice(first, end - first), table: e.table.clone() }),
-            ..self.clone()
-        }
-    }
-
     /// The same rows and entities with other row columns. Used by operators that set columns.
     ///
     /// # Errors

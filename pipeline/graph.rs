@@ -1,7 +1,6 @@
 //! A pipeline's nodes, built and wired: takes entries and ticks in journal order, gives what goes
 //! to sinks. Synchronous and deterministic; the same code runs live, in recovery and in tests.
 
-mod share;
 mod takeover;
 mod unseen;
 
@@ -13,7 +12,6 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 
-use self::share::Team;
 pub(crate) use self::takeover::{Dropped, Takeover, shape, takeover};
 use self::unseen::Unseen;
 use crate::batch::Batch;
@@ -60,8 +58,6 @@ struct Node {
     unseen: Unseen,
     /// `None` for sinks.
     operator: Option<Box<dyn Operator>>,
-    /// `None` where rows depend on each other.
-    team: Option<Team>,
     shape: Option<String>,
     on_error: OnError,
     /// Who reads which output: (output, node, input index).
@@ -173,10 +169,9 @@ impl Graph {
                     sinks.push(ToSink { node: index, batch });
                     continue;
                 }
-                self.step(index, Some(batch), |op, team, batch, out| match (batch, team) {
-                    (Some(batch), Some(team)) => team.process(op, input, batch, out),
-                    (Some(batch), None) => op.process(input, batch, out),
-                    (None, _) => Ok(()),
+                self.step(index, Some(batch), |op, batch, out| match batch {
+                    Some(batch) => op.process(input, batch, out),
+                    None => Ok(()),
                 });
             }
             let Some(tick) = tick else { continue };
@@ -185,9 +180,9 @@ impl Graph {
             let node = &mut self.nodes[index];
             node.watermark = node.operator.as_ref().map_or(watermark, |o| o.watermark(watermark));
             node.metrics.watermark(node.watermark.max(0));
-            self.step(index, None, |op, _, _, out| op.tick(tick, out));
+            self.step(index, None, |op, _, out| op.tick(tick, out));
             if leaving.is_some_and(|leaving| leaving(&self.nodes[index].id)) {
-                self.step(index, None, |op, _, _, out| op.flush(tick, out));
+                self.step(index, None, |op, _, out| op.flush(tick, out));
             }
         }
     }
@@ -205,12 +200,7 @@ impl Graph {
         &mut self,
         index: usize,
         batch: Option<Batch>,
-        call: impl FnOnce(
-            &mut dyn Operator,
-            Option<&mut Team>,
-            Option<Batch>,
-            &mut Output,
-        ) -> Result<(), OperatorError>,
+        call: impl FnOnce(&mut dyn Operator, Option<Batch>, &mut Output) -> Result<(), OperatorError>,
     ) {
         let now = self.now;
         let node = &mut self.nodes[index];
@@ -224,9 +214,7 @@ impl Graph {
             node.unseen.look(batch, &node.metrics);
         }
         let start = batch.is_some().then(Instant::now);
-        let team = node.team.as_mut();
-        let work = AssertUnwindSafe(|| call(operator.as_mut(), team, batch, &mut out));
-        let result = catch_unwind(work)
+        let result = catch_unwind(AssertUnwindSafe(|| call(operator.as_mut(), batch, &mut out)))
             .unwrap_or_else(|_| Err(OperatorError::new("the operator failed on this batch")));
         if let Some(start) = start {
             node.metrics.batch_time(start.elapsed());
@@ -341,8 +329,8 @@ impl Graph {
 }
 
 fn build_node(pipeline: &Arc<str>, node: &NodePlan, telemetry: &Telemetry) -> Node {
-    let plan = match &node.work {
-        Work::Operator(p) | Work::Alert(p) => Some(p),
+    let operator = match &node.work {
+        Work::Operator(p) | Work::Alert(p) => Some(p.build()),
         Work::Sink(_) => None,
     };
     let metrics = telemetry.component(ComponentLabels {
@@ -351,12 +339,14 @@ fn build_node(pipeline: &Arc<str>, node: &NodePlan, telemetry: &Telemetry) -> No
         class: node.work.class(),
         kind: node.kind,
     });
-    let columns = plan.map(|p| p.columns()).unwrap_or_default();
+    let columns = match &node.work {
+        Work::Operator(p) | Work::Alert(p) => p.columns(),
+        Work::Sink(_) => Vec::new(),
+    };
     Node {
         id: node.id.clone(),
         unseen: Unseen::new(columns),
-        operator: plan.map(|p| p.build()),
-        team: plan.and_then(Team::new),
+        operator,
         shape: shape(node),
         on_error: node.on_error,
         readers: Vec::new(),
