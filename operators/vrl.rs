@@ -28,7 +28,8 @@
 //! of nothing but `.a = del(.b)`, `.a = .b`, `.a = "text"` and `del(.b)` moves whole columns. One
 //! that touches nothing but entity columns (resource attributes, metric labels) runs once per
 //! entity. All this is for paths that are one column each: `.` as a whole, a path into JSON or one
-//! that is a prefix of names makes the program run row by row. State: none.
+//! that is a prefix of names makes the program run row by row. Rows that take long are shared among
+//! the cores, with the same result. State: none.
 
 mod assemble;
 mod column;
@@ -59,6 +60,7 @@ use weir_pipeline::component::{
 use weir_pipeline::config::{Scope, Section, Spanned};
 use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::edge::Edge;
+use weir_pipeline::share::Pace;
 
 use self::entities::Entities;
 use self::program::Compiled;
@@ -117,7 +119,8 @@ impl OperatorPlan for Vrl {
     }
 
     fn build(&self) -> Box<dyn Operator> {
-        Box::new(Running { program: self.program.clone(), entities: Entities::default() })
+        let (program, entities) = (self.program.clone(), Entities::default());
+        Box::new(Running { program, entities, pace: Pace::default() })
     }
 }
 
@@ -125,6 +128,8 @@ struct Running {
     program: Arc<Compiled>,
     /// Entities made from those of the input; a cache, not state.
     entities: Entities,
+    /// What rows cost, when they have to be shared among the cores; a cache as well.
+    pace: Pace,
 }
 
 impl Operator for Running {
@@ -139,14 +144,14 @@ impl Operator for Running {
             return entities.process(program, &batch, out);
         }
         let Some(flat) = program.flat.as_ref().filter(|flat| flat.suits(&batch)) else {
-            return rows::process(program, entities, &batch, out);
+            return rows::process(program, (entities, &mut self.pace), &batch, out);
         };
         if let Some(moves) = &program.moves
             && moves::process(moves, flat, entities, &batch, out)?
         {
             return Ok(());
         }
-        columns::process(program, flat, entities, &batch, out)
+        columns::process(program, flat, (entities, &mut self.pace), &batch, out)
     }
 
     fn tick(&mut self, _tick: Tick, _out: &mut Output) -> Result<(), OperatorError> {

@@ -24,6 +24,7 @@ pub mod memory;
 pub mod plan;
 pub mod replay;
 pub mod runtime;
+pub mod share;
 pub mod signal;
 pub mod tap;
 pub mod telemetry;

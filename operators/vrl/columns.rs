@@ -3,6 +3,7 @@
 //! same to it. It gives what the plain run gives ([`super::rows`]).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use arrow::array::{Array, BooleanArray, UInt32Array};
 use arrow::compute::take;
@@ -10,6 +11,7 @@ use vrl::compiler::state::RuntimeState;
 use vrl::value::Value;
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{OperatorError, Output};
+use weir_pipeline::share::Pace;
 use weir_pipeline::signal::META_JSON;
 
 use super::assemble::{Touched, assemble};
@@ -19,7 +21,7 @@ use super::entities::Entities;
 use super::flat::Flat;
 use super::flat_row::{Change, FlatRow};
 use super::program::{Compiled, End};
-use super::rows::metadata;
+use super::rows::{metadata, places};
 use super::values::{Columns, check};
 
 /// What became of a row.
@@ -31,6 +33,7 @@ enum Fate {
 }
 
 /// What the program did to the rows that it kept.
+#[derive(Default)]
 struct Results {
     /// Per name of the [`Flat`] and row: what was set.
     own: Vec<Vec<Option<Option<Value>>>>,
@@ -52,12 +55,12 @@ struct Spread {
 pub(super) fn process(
     program: &Compiled,
     flat: &Flat,
-    entities: &mut Entities,
+    (entities, pace): (&mut Entities, &mut Pace),
     batch: &Batch,
     out: &mut Output,
 ) -> Result<(), OperatorError> {
     let distinct = if program.place_or_time { None } else { Distinct::of(flat, batch) };
-    process_as(program, flat, distinct, entities, batch, out)
+    process_as(program, flat, distinct, (entities, pace), batch, out)
 }
 
 /// The same, of rows that are known to be alike.
@@ -65,12 +68,15 @@ fn process_as(
     program: &Compiled,
     flat: &Flat,
     distinct: Option<Distinct>,
-    entities: &mut Entities,
+    (entities, pace): (&mut Entities, &mut Pace),
     batch: &Batch,
     out: &mut Output,
 ) -> Result<(), OperatorError> {
+    let rows = distinct.as_ref().map_or(batch.num_rows(), |d| d.samples.len());
+    let (samples, now) = (distinct.as_ref().map(|d| d.samples.as_slice()), out.now);
+    let parts = pace.share(rows, |part| run(program, flat, batch, samples, part, now));
+    let (fates, results) = joined(parts);
     let columns = Columns::of_batch(batch);
-    let (fates, results) = run(program, flat, &columns, batch, distinct.as_ref(), out.now);
     let mut from = Vec::with_capacity(batch.num_rows());
     let mut result = Vec::with_capacity(batch.num_rows());
     let mut failed = vec![false; batch.num_rows()];
@@ -101,20 +107,21 @@ fn process_as(
     Ok(())
 }
 
-/// Runs the program on the distinct rows, or on all.
+/// Runs the program on a part of the rows `samples`, or of all.
 fn run(
     program: &Compiled,
     flat: &Flat,
-    columns: &Columns,
     batch: &Batch,
-    distinct: Option<&Distinct>,
+    samples: Option<&[usize]>,
+    part: Range<usize>,
     now: i64,
 ) -> (Vec<Fate>, Results) {
-    let count = distinct.map_or(batch.num_rows(), |d| d.samples.len());
+    let count = part.len();
     let mut fates = Vec::with_capacity(count);
     let own = flat.names.iter().map(|_| Vec::with_capacity(count)).collect();
     let mut results = Results { own, below: BTreeMap::new(), rows: Vec::with_capacity(count) };
-    let mut row = FlatRow::new(flat, columns);
+    let columns = Columns::of_batch(batch);
+    let mut row = FlatRow::new(flat, &columns);
     let mut state = RuntimeState::default();
     let mut one = |index: usize, metadata: Value| {
         row.start(index, metadata);
@@ -124,14 +131,35 @@ fn run(
             End::Failed(error) => Fate::Failed(error),
         });
     };
-    match distinct {
-        Some(distinct) => distinct.samples.iter().for_each(|&row| one(row, Value::Null)),
+    match samples {
+        Some(samples) => samples[part].iter().for_each(|&row| one(row, Value::Null)),
         None => {
-            let runs = batch.runs().iter().flat_map(|run| (0..run.rows).map(move |i| (run, i)));
-            for (row, (run, in_run)) in runs.enumerate() {
+            for (row, (run, in_run)) in part.clone().zip(places(batch).skip(part.start)) {
                 one(row, metadata(program, batch, run, in_run, now));
             }
         }
+    }
+    (fates, results)
+}
+
+/// What all parts gave, as if they had been one.
+fn joined(parts: Vec<(Vec<Fate>, Results)>) -> (Vec<Fate>, Results) {
+    let mut parts = parts.into_iter();
+    let (mut fates, mut results) = parts.next().unwrap_or_default();
+    for (others, more) in parts {
+        let start = results.rows.len() as u32;
+        fates.extend(others.into_iter().map(|fate| match fate {
+            Fate::Kept(at) => Fate::Kept(start + at),
+            other => other,
+        }));
+        for (own, more) in results.own.iter_mut().zip(more.own) {
+            own.extend(more);
+        }
+        for (name, values) in more.below {
+            let values = values.into_iter().map(|(at, value)| (start + at, value));
+            results.below.entry(name).or_default().extend(values);
+        }
+        results.rows.extend(more.rows);
     }
     (fates, results)
 }

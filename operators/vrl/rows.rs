@@ -1,12 +1,14 @@
 //! The plain run: row by row. It is the reference that faster ways are tested against.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use arrow::array::{BooleanArray, UInt32Array};
 use vrl::compiler::state::RuntimeState;
 use vrl::value::{KeyString, ObjectMap, Value};
 use weir_pipeline::batch::{Batch, Run};
 use weir_pipeline::component::{OperatorError, Output};
+use weir_pipeline::share::Pace;
 use weir_pipeline::signal::{ATTRIBUTES, META_JSON};
 
 use super::assemble::assemble;
@@ -26,48 +28,68 @@ struct OutRow {
     cleared: bool,
 }
 
+/// What became of the rows of one part of a batch.
+#[derive(Default)]
+struct Ran {
+    kept: Vec<OutRow>,
+    failed: Vec<(usize, OperatorError)>,
+    dropped: u64,
+}
+
 /// Runs the program on every row of `batch`.
 pub(super) fn process(
     program: &Compiled,
-    entities: &mut Entities,
+    (entities, pace): (&mut Entities, &mut Pace),
     batch: &Batch,
     out: &mut Output,
 ) -> Result<(), OperatorError> {
-    let columns = Columns::of_batch(batch);
-    let mut state = RuntimeState::default();
-    let mut kept = Vec::with_capacity(batch.num_rows());
-    let mut failed = vec![false; batch.num_rows()];
-    let mut errors = Vec::new();
-    let mut index = 0;
-    for run in batch.runs().iter() {
-        for in_run in 0..run.rows {
-            let metadata = metadata(program, batch, run, in_run, out.now);
-            let mut row = Row::new(&columns, index, &program.slots, metadata);
-            let result = match program.run(&mut row, &mut state) {
-                End::Done => rows_of(row.finish(), index, batch, &columns),
-                End::Aborted => {
-                    out.dropped += 1;
-                    Ok(Vec::new())
-                }
-                End::Failed(error) => Err(error),
-            };
-            match result {
-                Ok(rows) => kept.extend(rows),
-                Err(error) => {
-                    failed[index] = true;
-                    errors.push(error);
-                }
-            }
-            index += 1;
-        }
+    let now = out.now;
+    let parts = pace.share(batch.num_rows(), |part| run(program, batch, part, now));
+    let mut all = Ran::default();
+    for part in parts {
+        all.kept.extend(part.kept);
+        all.failed.extend(part.failed);
+        all.dropped += part.dropped;
     }
-    if !errors.is_empty() {
+    out.dropped += all.dropped;
+    if !all.failed.is_empty() {
+        let mut failed = vec![false; batch.num_rows()];
+        all.failed.iter().for_each(|(row, _)| failed[*row] = true);
+        let errors = all.failed.into_iter().map(|(_, error)| error).collect();
         out.reject(batch.filter(&BooleanArray::from(failed))?, errors);
     }
-    if !kept.is_empty() {
-        out.emit(build(batch, &columns, entities, &kept)?);
+    if !all.kept.is_empty() {
+        out.emit(build(batch, &Columns::of_batch(batch), entities, &all.kept)?);
     }
     Ok(())
+}
+
+fn run(program: &Compiled, batch: &Batch, part: Range<usize>, now: i64) -> Ran {
+    let columns = Columns::of_batch(batch);
+    let mut state = RuntimeState::default();
+    let mut ran = Ran::default();
+    for (index, (run, in_run)) in part.clone().zip(places(batch).skip(part.start)) {
+        let metadata = metadata(program, batch, run, in_run, now);
+        let mut row = Row::new(&columns, index, &program.slots, metadata);
+        let result = match program.run(&mut row, &mut state) {
+            End::Done => rows_of(row.finish(), index, batch, &columns),
+            End::Aborted => {
+                ran.dropped += 1;
+                continue;
+            }
+            End::Failed(error) => Err(error),
+        };
+        match result {
+            Ok(rows) => ran.kept.extend(rows),
+            Err(error) => ran.failed.push((index, error)),
+        }
+    }
+    ran
+}
+
+/// For each row of `batch` its run, and the row's number in it.
+pub(super) fn places(batch: &Batch) -> impl Iterator<Item = (&Run, usize)> {
+    batch.runs().iter().flat_map(|run| (0..run.rows).map(move |row| (run, row)))
 }
 
 /// What stands under `%`, and what `now` and the functions of chance read.

@@ -15,16 +15,24 @@ fn agree(program: &str, rows: &[Row]) -> bool {
     let Some(compiled) = compiled(program) else { return false };
     let batch = batch(rows);
     let Some(flat) = compiled.flat.as_ref().filter(|flat| flat.suits(&batch)) else { return false };
-    let run = |process: &dyn Fn(&mut Entities, &mut Output)| {
+    let run = |threads, process: &dyn Fn((&mut Entities, &mut Pace), &mut Output)| {
         let mut out = Output { now: 1_700_000_000_000_000_000, ..Output::default() };
-        process(&mut Entities::default(), &mut out);
+        process((&mut Entities::default(), &mut Pace::for_tests(threads)), &mut out);
         shown(&out)
     };
-    let plain = run(&|e, out| rows::process(&compiled, e, &batch, out).unwrap());
-    let each = run(&|e, out| process_as(&compiled, flat, None, e, &batch, out).unwrap());
-    assert_eq!(each, plain, "{program}");
-    let distinct = run(&|e, out| process(&compiled, flat, e, &batch, out).unwrap());
-    assert_eq!(distinct, plain, "{program}");
+    let plain = run(1, &|with, out| rows::process(&compiled, with, &batch, out).unwrap());
+    for threads in [1, 3] {
+        let rows = run(threads, &|with, out| rows::process(&compiled, with, &batch, out).unwrap());
+        assert_eq!(rows, plain, "{program}");
+        let each = |with: (&mut _, &mut _), out: &mut _| {
+            process_as(&compiled, flat, None, with, &batch, out).unwrap();
+        };
+        assert_eq!(run(threads, &each), plain, "{program}");
+        let distinct = |with: (&mut _, &mut _), out: &mut _| {
+            process(&compiled, flat, with, &batch, out).unwrap();
+        };
+        assert_eq!(run(threads, &distinct), plain, "{program}");
+    }
     true
 }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use weir_pipeline::config::{Scope, Section};
 use weir_pipeline::edge::Edge;
 use weir_pipeline::entity;
+use weir_pipeline::share::Pace;
 use weir_pipeline::signal::Signal;
 
 use super::super::program::{Compiled, compile};
@@ -54,7 +55,8 @@ fn agree_on(program: &Compiled, batch: &Batch) -> bool {
         && process(moves, flat, &mut Entities::default(), batch, &mut fast).unwrap();
     if ran {
         let mut plain = Output::default();
-        rows::process(program, &mut Entities::default(), batch, &mut plain).unwrap();
+        let with = (&mut Entities::default(), &mut Pace::default());
+        rows::process(program, with, batch, &mut plain).unwrap();
         assert_eq!(shown(&fast), shown(&plain));
     }
     ran
