@@ -39,6 +39,13 @@ impl Filters {
         self.own.iter().chain(&self.asked)
     }
 
+    /// These and one more.
+    pub(super) fn and(&self, expr: Expr) -> Self {
+        let mut all = self.clone();
+        all.asked.push(expr);
+        all
+    }
+
     /// Those that `first` holds for, and the others.
     pub(super) fn partition(&self, first: impl Fn(&Expr) -> bool) -> (Self, Self) {
         let parts = |exprs: &[Expr]| exprs.iter().cloned().partition(&first);

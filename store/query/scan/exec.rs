@@ -30,7 +30,7 @@ use super::conditions::Filters;
 use super::file::FilePlan;
 use super::memory::Ledger;
 use super::prune;
-use super::read::{Part, Reader, Step};
+use super::read::{Part, Reader, Step, Wanted};
 use super::tokens::Need;
 use super::{Caches, TIMESTAMP};
 use crate::cache::Cache;
@@ -380,7 +380,7 @@ impl ExecutionPlan for ScanExec {
         let all = Part::new(&self.output(), (0..self.projection.len()).collect());
         let stream = futures::stream::poll_fn(move |context| {
             // One step of bounded work per poll: whoever waits can stop in between.
-            match reader.step() {
+            match reader.step(Wanted::Within) {
                 Ok(Step::Rows(rows)) => Poll::Ready(Some(rows.columns(&all))),
                 Ok(Step::More | Step::Slice { .. }) => {
                     context.waker().wake_by_ref();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use datafusion::common::DataFusionError;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_expr::utils::collect_columns;
 use parking_lot::Mutex;
@@ -25,10 +25,11 @@ use super::conditions::{Conditions, Filters};
 use super::exec::Shared;
 use super::footer::{ColumnsExact, compressed, footer, with_dictionaries};
 use super::keep::{Keep, entities, keep};
-use super::read::{Asked, Part};
+use super::read::{Asked, Part, Wanted};
 use super::{prune, tokens};
 use crate::entity_log::EntityColumns;
 use crate::file::{ENTITY_COLUMN, FileEntry};
+use crate::layout::Slice;
 
 /// Rows that are decoded at a time.
 pub(super) const BATCH_ROWS: usize = 8_192;
@@ -106,7 +107,9 @@ pub(super) struct Prepared {
     output: Columns,
     /// Conditions on rows.
     rows: Option<Conditions>,
-    /// Those of them that are left where the time of every row is within bounds.
+    /// Those of them that do not bound the time.
+    timeless: Filters,
+    /// The same over the columns of the file.
     rows_within: Option<Conditions>,
     /// Rows to read of each slice, counted from its start; `None`: no row.
     selected: Vec<Option<Vec<Range<usize>>>>,
@@ -196,11 +199,12 @@ impl Prepared {
         if metadata.metadata().num_row_groups() != entry.meta().slices.len() {
             return Err(unread("its footer has another number of row groups than the manifest"));
         }
-        let (_, within) = by_row.partition(|filter| prune::time_bound(filter).is_some());
+        let (_, timeless) = by_row.partition(|filter| prune::time_bound(filter).is_some());
         let by_entity = |name: &String| Source::of(entry, name).by_entity();
         let lasts = asked.lasts.as_ref().is_some_and(|names| names.iter().all(by_entity));
-        let lasts = lasts && within.is_empty();
-        let mut selected = select(entry, shared, &keep, lasts, &metadata)?;
+        let lasts = lasts && timeless.is_empty();
+        let times = if asked.beyond { (i64::MIN, i64::MAX) } else { shared.range };
+        let mut selected = select(entry, shared, &keep, times, lasts, &metadata)?;
         tokens::narrow(entry, shared, &mut selected);
         if selected.iter().all(Option::is_none) {
             return Ok(None);
@@ -211,7 +215,7 @@ impl Prepared {
             false => Conditions::new(entry, &shared.schema, filters).map(Some),
         };
         let output = Columns::new(entry, output.to_vec());
-        let (rows, rows_within) = (conditions(&by_row)?, conditions(&within)?);
+        let (rows, rows_within) = (conditions(&by_row)?, conditions(&timeless)?);
         let mut names = output.entity_names();
         names.extend(rows.iter().flat_map(|r| r.columns.entity_names()));
         names.sort_unstable();
@@ -231,6 +235,7 @@ impl Prepared {
             chunks: Arc::new(chunks),
             output,
             rows,
+            timeless,
             rows_within,
             selected,
             _memory: memory,
@@ -253,6 +258,7 @@ impl Prepared {
         entry: &FileEntry,
         shared: &Shared,
         slice: usize,
+        wanted: Wanted,
         limit: Option<usize>,
     ) -> std::result::Result<Option<SliceReader>, Stop> {
         let Some(ranges) = &self.selected[slice] else { return Ok(None) };
@@ -276,12 +282,11 @@ impl Prepared {
         }
         let failed: Arc<Mutex<Option<DataFusionError>>> = Arc::default();
         let mut bytes = compressed(&self.metadata, &projection, slice);
-        let within = shared.range.0 <= times.min_time && times.max_time <= shared.range.1;
-        if let Some(conditions) = if within { &self.rows_within } else { &self.rows } {
+        if let Some(conditions) = self.conditions(entry, shared, times, wanted)? {
             let mask =
                 ProjectionMask::columns_exact(&self.metadata, &conditions.columns.stored(true));
             bytes += compressed(&self.metadata, &mask, slice);
-            let (conditions, chunks) = (conditions.clone(), self.chunks.clone());
+            let chunks = self.chunks.clone();
             let failed = failed.clone();
             let predicate = ArrowPredicateFn::new(mask, move |batch: RecordBatch| {
                 let columns = &conditions.columns;
@@ -303,6 +308,25 @@ impl Prepared {
         };
         shared.costs.slice_read(rows as u64, bytes);
         Ok(Some(SliceReader { prepared: self.clone(), reader, failed }))
+    }
+
+    /// What the rows of a slice of these times must meet.
+    fn conditions(
+        &self,
+        entry: &FileEntry,
+        shared: &Shared,
+        times: Slice,
+        wanted: Wanted,
+    ) -> Result<Option<Conditions>> {
+        let within = shared.range.0 <= times.min_time && times.max_time <= shared.range.1;
+        match wanted {
+            Wanted::Within if !within => Ok(self.rows.clone()),
+            Wanted::Within | Wanted::All => Ok(self.rows_within.clone()),
+            Wanted::But(stretch) => {
+                let rest = prune::outside(shared.range, stretch, &shared.schema)?;
+                Conditions::new(entry, &shared.schema, &self.timeless.and(rest)).map(Some)
+            }
+        }
     }
 }
 
@@ -337,17 +361,17 @@ impl SliceReader {
     }
 }
 
-/// The rows of each slice that entities, times and statistics leave. `lasts`: of each run the last row
-/// that is within the bounds on time, which may be among others.
+/// The rows of each slice that entities, `times` (both ends inclusive) and statistics leave. `lasts`:
+/// of each run the last row that is within the bounds on time, which may be among others.
 fn select(
     entry: &FileEntry,
     shared: &Shared,
     keep: &Keep,
+    (low, high): (i64, i64),
     lasts: bool,
     metadata: &ArrowReaderMetadata,
 ) -> std::result::Result<Vec<Option<Vec<Range<usize>>>>, Stop> {
     let slices = &entry.meta().slices;
-    let (low, high) = shared.range;
     let mut wanted: Vec<bool> =
         slices.iter().map(|s| s.rows > 0 && s.max_time >= low && s.min_time <= high).collect();
     if let Some(predicate) = &shared.predicate {

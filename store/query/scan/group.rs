@@ -237,7 +237,8 @@ impl ExecutionPlan for GroupExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let dictionaries = tuples::dictionaries(&self.grouping.rows);
-        let asked = Asked { dictionaries, lasts: self.grouping.lasts() };
+        let beyond = self.grouping.time.as_ref().is_some_and(Times::has_bins);
+        let asked = Asked { dictionaries, lasts: self.grouping.lasts(), beyond };
         let reader = self.scan.reader(partition)?.with(asked);
         stream::stream(reader, self.grouping.clone(), self.schema(), context.memory_pool())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, TimestampNanosecondArray, UInt64Array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn, Literal};
@@ -44,6 +44,24 @@ pub(super) fn time_bound(filter: &Arc<dyn PhysicalExpr>) -> Option<(i64, i64)> {
         Operator::Lt => Some((i64::MIN, value.checked_sub(1)?)),
         _ => None,
     }
+}
+
+/// The condition that a time is within `range` but not in `stretch` (both with both ends inclusive).
+pub(super) fn outside(
+    range: (i64, i64),
+    stretch: (i64, i64),
+    schema: &Schema,
+) -> Result<Arc<dyn PhysicalExpr>> {
+    let time: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new_with_schema(TIMESTAMP, schema)?);
+    let binary =
+        |left, op, right| -> Arc<dyn PhysicalExpr> { Arc::new(BinaryExpr::new(left, op, right)) };
+    let is = |op, nanos| {
+        let value = ScalarValue::TimestampNanosecond(Some(nanos), Some("UTC".into()));
+        binary(time.clone(), op, Arc::new(Literal::new(value)))
+    };
+    let before = binary(is(Operator::GtEq, range.0), Operator::And, is(Operator::Lt, stretch.0));
+    let after = binary(is(Operator::Gt, stretch.1), Operator::And, is(Operator::LtEq, range.1));
+    Ok(binary(before, Operator::Or, after))
 }
 
 enum Side {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{FieldRef, Int32Type, Schema, SchemaRef};
 use datafusion::common::Result;
 use datafusion::physical_expr::PhysicalExpr;
@@ -60,6 +61,14 @@ impl Rows {
             Self::Hot(batch) => batch.num_rows(),
             Self::File(batch, _) => batch.num_rows(),
         }
+    }
+
+    /// Those for which `mask` is true.
+    pub(super) fn filter(&self, mask: &BooleanArray) -> Result<Self> {
+        Ok(match self {
+            Self::Hot(batch) => Self::Hot(batch.filter(mask)?),
+            Self::File(batch, file) => Self::File(filter_record_batch(batch, mask)?, file.clone()),
+        })
     }
 
     /// Those columns of the scan's output that `part` names, one value per row.
@@ -137,6 +146,19 @@ pub(super) struct Asked {
     /// That only the last row of each entity counts, if these columns are the same for all of its
     /// rows.
     pub(super) lasts: Option<Vec<String>>,
+    /// That slices may be wanted without regard to the bounds on time.
+    pub(super) beyond: bool,
+}
+
+/// Which rows of a slice are wanted, of those that meet the other conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Those within the bounds on time.
+    Within,
+    /// All; only of readers that are [`Asked`] for rows beyond the bounds.
+    All,
+    /// Those within the bounds, but for this stretch of time (both ends inclusive).
+    But((i64, i64)),
 }
 
 /// A slice of a file that is being read: done with when this is dropped.
@@ -187,8 +209,8 @@ impl Reader {
         self
     }
 
-    /// Does a bounded piece of work.
-    pub(super) fn step(&mut self) -> Result<Step> {
+    /// Does a bounded piece of work. If a slice is begun, it is what is `wanted` of it.
+    pub(super) fn step(&mut self, wanted: Wanted) -> Result<Step> {
         if self.left == Some(0) {
             return Ok(Step::End);
         }
@@ -220,7 +242,7 @@ impl Reader {
                 if !self.dynamic.may_match(&self.shared.schema, times) {
                     return Ok(Step::Slice { whole: false });
                 }
-                match self.open(&file, i) {
+                match self.open(&file, i, wanted) {
                     Ok(Some(slice)) => {
                         self.slice = Some((file, slice));
                         Ok(Step::More)
@@ -249,7 +271,6 @@ impl Reader {
     /// Leaves out the slice that comes next: what it has is known.
     pub(super) fn pass(&mut self) {
         if let Some(Unit::Slice(file, _)) = self.units.next() {
-            self.shared.costs.slice_known();
             file.done();
         }
     }
@@ -263,11 +284,12 @@ impl Reader {
         &self,
         file: &FilePlan,
         slice: usize,
+        wanted: Wanted,
     ) -> std::result::Result<Option<SliceReader>, Stop> {
         let prepared: Option<Arc<Prepared>> =
             file.prepare(&self.shared, &self.output, &self.asked)?;
         match prepared {
-            Some(prepared) => prepared.read(&file.entry, &self.shared, slice, self.left),
+            Some(prepared) => prepared.read(&file.entry, &self.shared, slice, wanted, self.left),
             None => Ok(None),
         }
     }

@@ -1,5 +1,7 @@
 //! Grouping while scanning: what it reads, remembers and lets go.
 
+use weir_pipeline::signal::Signal;
+
 use super::fixture::{Fixture, HOUR, T0, rows, text};
 
 #[tokio::test]
@@ -42,6 +44,45 @@ async fn slices_are_not_asked_the_same_again() {
         rows.split(',').filter_map(|r| r.rsplit('|').next()?.parse::<usize>().ok()).sum()
     };
     assert_eq!((total(&all), total(&some), total(&more)), (120, 80, 180));
+}
+
+#[tokio::test]
+async fn of_slices_at_the_edges_only_bins_that_are_cut_are_read_again() {
+    let f = Fixture::new();
+    // One a second, in one slice.
+    f.write_as(Signal::Metrics, "logs", &rows(3000), true);
+    let ask = async |from: i64, to: i64, sum: &str| {
+        let at = |second: i64| format!("2026-01-01T00:{:02}:{:02}Z", second / 60, second % 60);
+        let sql = format!(
+            "SELECT date_bin(INTERVAL '10 minutes', timestamp) AS t, count(*), {sum} FROM logs \
+             WHERE timestamp >= '{}' AND timestamp < '{}' GROUP BY t ORDER BY t",
+            at(from),
+            at(to)
+        );
+        let mut answer = f.queries.query("default", &sql).await.unwrap();
+        let expect = (from / 600..=(to - 1) / 600).map(|bin| {
+            let ids = (bin * 600).max(from)..(bin * 600 + 600).min(to);
+            format!("{}|{}|{}", at(bin * 600), ids.end - ids.start, ids.sum::<i64>())
+        });
+        let expect: Vec<String> = expect.collect();
+        assert_eq!(text(&answer.collect().await.unwrap()), expect);
+        (answer.cost().slices_read, answer.cost().slices_known)
+    };
+    // Most of it is asked for: all is read and remembered, and what is cut is read again.
+    assert_eq!(ask(50, 2950, "sum(id)").await, (1, 0));
+    assert_eq!(ask(70, 2990, "sum(id)").await, (1, 1));
+    assert_eq!(ask(650, 2950, "sum(id)").await, (1, 1));
+    assert_eq!(ask(600, 2400, "sum(id)").await, (0, 1));
+    // No bin as a whole.
+    assert_eq!(ask(610, 700, "sum(id)").await, (1, 0));
+    // Of a small part it is remembered that it was asked for.
+    assert_eq!(ask(600, 1250, "sum(id + 0)").await, (1, 0));
+    assert_eq!(ask(600, 1250, "sum(id + 0)").await, (1, 0));
+    let sum = "sum(id) FILTER (WHERE id >= 0)";
+    assert_eq!(ask(600, 1250, sum).await, (1, 0));
+    assert_eq!(ask(600, 1250, sum).await, (1, 0));
+    assert_eq!(ask(590, 1240, sum).await, (1, 1));
+    assert_eq!(ask(600, 1200, sum).await, (0, 1));
 }
 
 #[tokio::test]

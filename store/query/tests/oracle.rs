@@ -73,6 +73,15 @@ fn condition() -> impl Strategy<Value = String> {
     })
 }
 
+/// A condition on time that may cut a minute in which rows are.
+fn stretch() -> impl Strategy<Value = String> {
+    let moment = || (0..4_i64, 0..4_i64, prop_oneof![Just(0_i64), 0..60_i64]);
+    (moment(), moment()).prop_map(|(a, b)| {
+        let at = |(h, m, s)| format!("'2026-01-01T0{h}:0{m}:{s:02}Z'");
+        format!("timestamp > {} AND timestamp <= {}", at(a.min(b)), at(a.max(b)))
+    })
+}
+
 /// What is asked about the rows that meet the condition.
 fn question() -> impl Strategy<Value = &'static str> {
     prop_oneof![
@@ -181,7 +190,8 @@ proptest! {
     fn agrees_with_memory(
         mut rows in proptest::collection::vec(row(), 1..60),
         cuts in proptest::collection::vec((0..60_usize, any::<bool>()), 0..4),
-        asked in proptest::collection::vec((question(), condition()), 1..12),
+        asked in proptest::collection::vec((question(), condition()), 1..8),
+        stretch in stretch(),
         // Metrics have a row group per hour, logs a few per file.
         signal in prop_oneof![Just(Signal::Logs), Just(Signal::Metrics)],
     ) {
@@ -211,7 +221,8 @@ proptest! {
                 let memory = memory(&rows[..end]);
                 for (question, condition) in &asked {
                     let later = format!("({condition}) AND timestamp >= '2025-12-31T23:00:00Z'");
-                    for condition in [condition, &later] {
+                    let some = format!("({condition}) AND {stretch}");
+                    for condition in [&some, condition, &later, &some] {
                         let sql = question.replace("{}", condition);
                         let expect = memory.sql(&sql).await.unwrap().collect().await.unwrap();
                         let got = fixture.rows(&sql).await;

@@ -3,7 +3,8 @@
 //! Files never change, so a slice whose rows are all within the bounds on time gives the same groups
 //! each time that it is asked the same. A dashboard that asks again, for a time that has moved on,
 //! reads hot rows, new files and the slices at the edges of its time; its answer is the same to the
-//! bit as if it had read all.
+//! bit as if it had read all. Where groups are bins of time, a slice at an edge is remembered too:
+//! what is read of it then are the rows of the bins that the edge cuts.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,14 +12,21 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::DynamicFilterPhysicalExpr;
+use datafusion::physical_expr::expressions::{
+    BinaryExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr,
+    Literal, NotExpr,
+};
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Grouping;
+use super::exprs::Exprs;
+use super::times::WholeBins;
 use crate::cache::Cache;
+use crate::query::cost::Costs;
 use crate::query::scan::exec::Shared;
 use crate::query::scan::file::FilePlan;
 use crate::query::scan::prune;
@@ -37,6 +45,9 @@ pub(super) struct Question {
     text: Arc<str>,
     /// Earliest and latest time of the rows that are asked for.
     range: (i64, i64),
+    /// Bins of time that are asked for as a whole.
+    bins: Option<WholeBins>,
+    costs: Arc<Costs>,
 }
 
 /// What one slice gave.
@@ -46,6 +57,8 @@ pub(super) enum Answer {
     Groups(RecordBatch),
     /// So many groups that its rows are read again.
     TooMany,
+    /// Not known, but a part of it was asked for before.
+    Asked,
 }
 
 /// As it is remembered, with what it belongs to: a chance hit of the hash is noticed.
@@ -70,13 +83,41 @@ impl Question {
         if write!(text, "{grouping:?} {filters:?} {schema:?}").is_err() {
             return Ok(None);
         }
-        Ok(Some(Self { answers: shared.answers.clone(), text: text.into(), range: shared.range }))
+        // Rows that were not asked for must not make the query fail.
+        let parts = [&grouping.labels, &grouping.rows, &grouping.arguments, &grouping.filters];
+        let safe = parts.into_iter().flat_map(Exprs::iter).chain(filters.iter()).all(never_fails);
+        let time = grouping.time.as_ref().filter(|_| safe);
+        Ok(Some(Self {
+            answers: shared.answers.clone(),
+            text: text.into(),
+            range: shared.range,
+            bins: time.and_then(|time| time.whole_bins(shared.range)),
+            costs: shared.costs.clone(),
+        }))
     }
 
-    /// Whether the answer of a slice is the same for all questions with this text.
-    pub(super) fn covers(&self, file: &FilePlan, slice: usize) -> bool {
+    /// The stretch of time (both ends inclusive) for which a slice has the same groups for all
+    /// questions with this text: all of it, or that of whole bins.
+    pub(super) fn stretch(&self, file: &FilePlan, slice: usize) -> Option<(i64, i64)> {
         let times = file.entry.meta().slices[slice];
-        self.range.0 <= times.min_time && times.max_time <= self.range.1
+        if self.range.0 <= times.min_time && times.max_time <= self.range.1 {
+            return Some((i64::MIN, i64::MAX));
+        }
+        self.bins?.stretch((times.min_time, times.max_time))
+    }
+
+    /// Whether rows of a slice are asked for that are not in `stretch`.
+    pub(super) fn has_more(&self, stretch: (i64, i64), file: &FilePlan, slice: usize) -> bool {
+        let times = file.entry.meta().slices[slice];
+        let (first, last) = (self.range.0.max(times.min_time), self.range.1.min(times.max_time));
+        first <= last && (first < stretch.0 || stretch.1 < last)
+    }
+
+    /// Whether most of the time of a slice is asked for.
+    pub(super) fn mostly(&self, file: &FilePlan, slice: usize) -> bool {
+        let times = file.entry.meta().slices[slice];
+        let (first, last) = (self.range.0.max(times.min_time), self.range.1.min(times.max_time));
+        last.saturating_sub(first) / 2 >= times.max_time.saturating_sub(times.min_time) / 4
     }
 
     /// What the slice gave before.
@@ -84,7 +125,16 @@ impl Question {
         let file = file.entry.id();
         let kept = self.answers.get::<Kept>(self.key(file, slice))?;
         let same = kept.file == file && kept.slice == slice && kept.question == self.text;
-        same.then(|| kept.answer.clone())
+        let answer = same.then(|| kept.answer.clone());
+        if let Some(Answer::Groups(_)) = answer {
+            self.costs.slice_known();
+        }
+        answer
+    }
+
+    /// Remembers that a part of the slice was asked for.
+    pub(super) fn note(&self, file: &FilePlan, slice: usize) {
+        self.insert(file, slice, Answer::Asked);
     }
 
     /// Remembers what the slice gave. `rows`: how many of it were grouped.
@@ -98,9 +148,13 @@ impl Question {
             true => Answer::Groups(groups),
             false => Answer::TooMany,
         };
+        self.insert(file, slice, answer);
+    }
+
+    fn insert(&self, file: &FilePlan, slice: usize, answer: Answer) {
         let bytes = match &answer {
             Answer::Groups(groups) => groups.get_array_memory_size(),
-            Answer::TooMany => 0,
+            Answer::TooMany | Answer::Asked => 0,
         };
         let file = file.entry.id();
         let kept = Kept { file, slice, question: self.text.clone(), answer };
@@ -116,6 +170,27 @@ impl Question {
         key.extend_from_slice(self.text.as_bytes());
         xxh3_64(&key)
     }
+}
+
+/// Whether an expression has a value for every row.
+fn never_fails(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let is = |kinds: &[fn(&Arc<dyn PhysicalExpr>) -> bool]| kinds.iter().any(|kind| kind(expr));
+    let plain = is(&[
+        |e| e.downcast_ref::<Column>().is_some(),
+        |e| e.downcast_ref::<Literal>().is_some(),
+        |e| e.downcast_ref::<NotExpr>().is_some(),
+        |e| e.downcast_ref::<IsNullExpr>().is_some(),
+        |e| e.downcast_ref::<IsNotNullExpr>().is_some(),
+        |e| e.downcast_ref::<InListExpr>().is_some(),
+        |e| e.downcast_ref::<LikeExpr>().is_some(),
+        |e| e.downcast_ref::<BinaryExpr>().is_some_and(|e| compares(*e.op())),
+    ]);
+    plain && expr.children().into_iter().all(never_fails)
+}
+
+fn compares(op: Operator) -> bool {
+    use Operator::{And, Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq, Or};
+    matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | And | Or | IsDistinctFrom | IsNotDistinctFrom)
 }
 
 /// Whether an expression is all that its text says.

@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray,
+};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, SchemaRef, TimestampNanosecondType};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
@@ -20,7 +23,7 @@ use super::labels::Labels;
 use super::tuples::RowTuples;
 use super::{Axis, Grouping};
 use crate::query::scan::file::{BATCH_ROWS, FilePlan};
-use crate::query::scan::read::{Reader, Rows, Step};
+use crate::query::scan::read::{Reader, Rows, Step, Wanted};
 
 /// Groups that a partition holds at most. Files of metrics go by the hour, so that most groups are
 /// complete by then; those that are not are merged by the final step.
@@ -38,20 +41,20 @@ pub(super) fn stream(
         alone: Partial::new(grouping.clone(), schema.clone(), pool)?,
         rest: Partial::new(grouping, schema.clone(), pool)?,
         slice: None,
+        ready: VecDeque::new(),
         reader,
     };
-    let mut ready: VecDeque<RecordBatch> = VecDeque::new();
     let mut ended = false;
     let stream = futures::stream::poll_fn(move |context| {
-        if let Some(batch) = ready.pop_front() {
+        if let Some(batch) = grouper.ready.pop_front() {
             return Poll::Ready(Some(Ok(batch)));
         }
         if ended {
             return Poll::Ready(None);
         }
         // One step of bounded work per poll: whoever waits can stop in between.
-        match grouper.step(&mut ended) {
-            Ok(batch) => ready.extend(batch.iter().flat_map(pieces)),
+        match grouper.step() {
+            Ok(end) => ended = end,
             Err(e) => return Poll::Ready(Some(Err(e))),
         }
         context.waker().wake_by_ref();
@@ -68,6 +71,8 @@ struct Grouper {
     rest: Partial,
     /// The slice of which `alone` has the groups.
     slice: Option<Slice>,
+    /// Groups that are complete.
+    ready: VecDeque<RecordBatch>,
 }
 
 struct Slice {
@@ -76,56 +81,122 @@ struct Slice {
     rows: usize,
     /// Whether groups of it were let go before its end.
     parted: bool,
+    /// The time (both ends inclusive) of the groups that are asked for as a whole. Rows at another
+    /// time are of groups of which a part is, at most.
+    stretch: (i64, i64),
 }
 
+/// All of time.
+const ALWAYS: (i64, i64) = (i64::MIN, i64::MAX);
+
 impl Grouper {
-    /// Does a bounded piece of work; what it gives is complete. `ended` is set with the last.
-    fn step(&mut self, ended: &mut bool) -> Result<Option<RecordBatch>> {
-        if self.slice.is_none()
-            && let Some(question) = &self.question
-            && let Some((file, index)) = self.reader.ahead()
-            && question.covers(file, index)
-        {
-            match question.answer(file, index) {
-                Some(Answer::Groups(groups)) => {
-                    self.reader.pass();
-                    return Ok(Some(groups));
-                }
-                Some(Answer::TooMany) => {}
-                None => {
-                    let file = file.clone();
-                    self.slice = Some(Slice { file, index, rows: 0, parted: false });
-                }
-            }
-        }
-        match (self.reader.step()?, &mut self.slice) {
+    /// Does a bounded piece of work; whether it was the last.
+    fn step(&mut self) -> Result<bool> {
+        let wanted = match self.slice {
+            Some(_) => Wanted::All,
+            None => match self.begin()? {
+                Some(wanted) => wanted,
+                None => return Ok(false),
+            },
+        };
+        match (self.reader.step(wanted)?, &mut self.slice) {
             (Step::Rows(rows), Some(slice)) => {
                 slice.rows += rows.len();
+                let stretch = slice.stretch;
+                if stretch != ALWAYS
+                    && let Some(cut) = self.cut(&rows, stretch)?
+                {
+                    let groups = self.rest.add(&cut)?;
+                    self.give(groups, ALWAYS)?;
+                }
                 let groups = self.alone.add(&rows)?;
-                slice.parted |= groups.is_some();
-                Ok(groups)
+                if let Some(slice) = &mut self.slice {
+                    slice.parted |= groups.is_some();
+                }
+                self.give(groups, stretch)?;
             }
-            (Step::Rows(rows), None) => self.rest.add(&rows),
-            (Step::Slice { whole }, _) => match self.slice.take() {
-                Some(slice) => self.end(&slice, whole),
-                None => Ok(None),
-            },
-            (Step::More, _) => Ok(None),
+            (Step::Rows(rows), None) => {
+                let groups = self.rest.add(&rows)?;
+                self.give(groups, ALWAYS)?;
+            }
+            (Step::Slice { whole }, _) => {
+                if let Some(slice) = self.slice.take() {
+                    self.end(&slice, whole)?;
+                }
+            }
+            (Step::More, _) => {}
             (Step::End, _) => {
-                *ended = true;
-                self.rest.emit(false)
+                let groups = self.rest.emit(false)?;
+                self.give(groups, ALWAYS)?;
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
-    fn end(&mut self, slice: &Slice, whole: bool) -> Result<Option<RecordBatch>> {
+    /// Looks at the slice that comes next, if one does, and gives what is known of it. What is left
+    /// to be read of it, `None` if nothing.
+    fn begin(&mut self) -> Result<Option<Wanted>> {
+        let Some(question) = &self.question else { return Ok(Some(Wanted::Within)) };
+        let Some((file, index)) = self.reader.ahead() else { return Ok(Some(Wanted::Within)) };
+        let Some(stretch) = question.stretch(file, index) else { return Ok(Some(Wanted::Within)) };
+        match question.answer(file, index) {
+            Some(Answer::Groups(groups)) => {
+                let more = question.has_more(stretch, file, index);
+                if !more {
+                    self.reader.pass();
+                }
+                self.give(Some(groups), stretch)?;
+                return Ok(more.then_some(Wanted::But(stretch)));
+            }
+            Some(Answer::TooMany) => {}
+            // To read all of it for a small part pays if that is asked again.
+            None if stretch != ALWAYS && !question.mostly(file, index) => {
+                question.note(file, index);
+            }
+            None | Some(Answer::Asked) => {
+                let file = file.clone();
+                self.slice = Some(Slice { file, index, rows: 0, parted: false, stretch });
+                return Ok(Some(Wanted::All));
+            }
+        }
+        Ok(Some(Wanted::Within))
+    }
+
+    /// Those of `rows` that are asked for and not in `stretch`.
+    fn cut(&self, rows: &Rows, stretch: (i64, i64)) -> Result<Option<Rows>> {
+        let Some(time) = &self.rest.grouping.time else { return Ok(None) };
+        let range = self.reader.shared().range;
+        let within = |time: i64, (first, last)| first <= time && time <= last;
+        let times = time.rows(rows)?;
+        let times = times.as_primitive::<TimestampNanosecondType>().values();
+        let mask = times.iter().map(|&t| Some(within(t, range) && !within(t, stretch)));
+        let mask: BooleanArray = mask.collect();
+        (mask.true_count() > 0).then(|| rows.filter(&mask)).transpose()
+    }
+
+    fn end(&mut self, slice: &Slice, whole: bool) -> Result<()> {
         let groups = self.alone.emit(true)?;
         if let Some(question) = self.question.as_ref().filter(|_| whole && !slice.parted) {
             let kept =
                 groups.clone().unwrap_or_else(|| RecordBatch::new_empty(self.alone.schema.clone()));
             question.keep(&slice.file, slice.index, slice.rows, kept);
         }
-        Ok(groups)
+        self.give(groups, slice.stretch)
+    }
+
+    /// Hands on those of `groups` that are in `stretch`.
+    fn give(&mut self, groups: Option<RecordBatch>, stretch: (i64, i64)) -> Result<()> {
+        let Some(mut groups) = groups else { return Ok(()) };
+        if stretch != ALWAYS
+            && let Some(at) = self.rest.grouping.axes.iter().position(|a| matches!(a, Axis::Time))
+        {
+            let times = groups.column(at).as_primitive::<TimestampNanosecondType>().iter();
+            let mask = times.map(|t| t.map(|t| stretch.0 <= t && t <= stretch.1));
+            groups = filter_record_batch(&groups, &mask.collect())?;
+        }
+        self.ready.extend(pieces(&groups));
+        Ok(())
     }
 }
 

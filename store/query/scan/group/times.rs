@@ -29,9 +29,54 @@ struct Bins {
     origin: i64,
 }
 
+/// Bins next to each other, from the first moment of the first to the last of the last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WholeBins {
+    bins: Bins,
+    first: i64,
+    last: i64,
+}
+
+impl WholeBins {
+    /// The stretch that they take (both ends inclusive), if rows from `min` to `max` may be in it
+    /// and all of them have a bin.
+    pub(super) fn stretch(self, (min, max): (i64, i64)) -> Option<(i64, i64)> {
+        let binned = self.bins.start(min).is_some() && self.bins.start(max).is_some();
+        (binned && self.first <= max && min <= self.last).then_some((self.first, self.last))
+    }
+}
+
 impl Times {
     pub(super) fn new(expr: &Arc<dyn PhysicalExpr>, exprs: Exprs) -> Self {
         Self { exprs, bins: Bins::of(expr) }
+    }
+
+    /// Whether groups are bins of one width.
+    pub(super) fn has_bins(&self) -> bool {
+        self.bins.is_some()
+    }
+
+    /// The bins that are within `range` (both ends inclusive) as a whole; `None` if there are none,
+    /// or none of one width.
+    pub(super) fn whole_bins(&self, range: (i64, i64)) -> Option<WholeBins> {
+        let bins = self.bins?;
+        let first = match range.0 {
+            i64::MIN => i64::MIN,
+            low => match bins.start(low)? {
+                start if start == low => low,
+                start => start.checked_add(bins.stride)?,
+            },
+        };
+        let last = match range.1.checked_add(1) {
+            Some(end) => bins.start(end)?.checked_sub(1)?,
+            None => i64::MAX,
+        };
+        (first <= last).then_some(WholeBins { bins, first, last })
+    }
+
+    /// The time of each row itself.
+    pub(super) fn rows(&self, rows: &Rows) -> Result<ArrayRef> {
+        Ok(rows.columns(&self.exprs.part)?.column(0).clone())
     }
 
     /// For each of `rows`.
@@ -152,6 +197,27 @@ mod tests {
                     expect.iter().collect::<Vec<_>>()
                 );
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whole_bins_are_within(
+            (stride, origin) in (1..50_i64, -30..30_i64),
+            low in prop_oneof![Just(i64::MIN), -100..100_i64],
+            high in prop_oneof![Just(i64::MAX), -100..100_i64],
+            time in -200..200_i64,
+        ) {
+            let bins = Bins { stride, origin };
+            let schema = Schema::new(vec![Field::new(TIMESTAMP, timestamp(), true)]);
+            let expr: Arc<dyn PhysicalExpr> =
+                Arc::new(Column::new_with_schema(TIMESTAMP, &schema).unwrap());
+            let exprs = Exprs::new(schema.fields(), &[expr]).unwrap();
+            let bins_within = Times { exprs, bins: Some(bins) }.whole_bins((low, high));
+            let start = bins.start(time).unwrap();
+            let whole = low <= start && start + stride - 1 <= high;
+            let stretch = bins_within.and_then(|b| b.stretch((-200, 200)));
+            prop_assert_eq!(stretch.is_some_and(|(a, b)| a <= time && time <= b), whole);
         }
     }
 
