@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::{FieldRef, Schema, SchemaRef, UInt32Type};
 use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryReservation;
@@ -111,6 +112,8 @@ pub(super) struct Prepared {
     timeless: Filters,
     /// The same over the columns of the file.
     rows_within: Option<Conditions>,
+    /// Whether only the last row of each entity counts.
+    lasts: bool,
     /// Rows to read of each slice, counted from its start; `None`: no row.
     selected: Vec<Option<Vec<Range<usize>>>>,
     _memory: Vec<Arc<MemoryReservation>>,
@@ -237,6 +240,7 @@ impl Prepared {
             rows,
             timeless,
             rows_within,
+            lasts,
             selected,
             _memory: memory,
         }))
@@ -283,8 +287,10 @@ impl Prepared {
         let failed: Arc<Mutex<Option<DataFusionError>>> = Arc::default();
         let mut bytes = compressed(&self.metadata, &projection, slice);
         if let Some(conditions) = self.conditions(entry, shared, times, wanted)? {
-            let mask =
-                ProjectionMask::columns_exact(&self.metadata, &conditions.columns.stored(true));
+            let lasts = self.lasts && !self.chunks.is_empty();
+            let mut stored = conditions.columns.stored(true);
+            stored.extend(lasts.then_some(ENTITY_COLUMN));
+            let mask = ProjectionMask::columns_exact(&self.metadata, &stored);
             bytes += compressed(&self.metadata, &mask, slice);
             let chunks = self.chunks.clone();
             let failed = failed.clone();
@@ -292,7 +298,8 @@ impl Prepared {
                 let columns = &conditions.columns;
                 let outcome = from_file(&batch, columns.schema.fields(), &columns.sources, &chunks)
                     .map_err(DataFusionError::from)
-                    .and_then(|arrays| conditions.evaluate(arrays, batch.num_rows()));
+                    .and_then(|arrays| conditions.evaluate(arrays, batch.num_rows()))
+                    .map(|met| if lasts { last_of_each(&met, &batch) } else { met });
                 outcome.map_err(|e| {
                     *failed.lock() = Some(e);
                     ArrowError::ComputeError("condition failed".into())
@@ -328,6 +335,15 @@ impl Prepared {
             }
         }
     }
+}
+
+/// Of the rows that `met` the conditions those behind which none of the same entity did.
+fn last_of_each(met: &BooleanArray, batch: &RecordBatch) -> BooleanArray {
+    let Some(ids) = batch.column_by_name(ENTITY_COLUMN) else { return met.clone() };
+    let (ids, met) = (ids.as_primitive::<UInt32Type>().values(), met.values());
+    let followed = |i: usize| i + 1 < ids.len() && met.value(i + 1) && ids[i + 1] == ids[i];
+    let last = BooleanBuffer::collect_bool(ids.len(), |i| met.value(i) && !followed(i));
+    BooleanArray::new(last, None)
 }
 
 fn stop(failed: &Mutex<Option<DataFusionError>>, e: impl std::fmt::Display) -> Stop {
@@ -415,7 +431,7 @@ fn select(
         let first = (run.first - start) as usize;
         let end = first + run.rows as usize;
         // Rows of a run are in order of time.
-        let range = if lasts && run.max_time <= high { end - 1..end } else { first..end };
+        let range = if lasts && run.max_time <= shared.range.1 { end - 1..end } else { first..end };
         let ranges = selected[slice].get_or_insert_default();
         match ranges.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,

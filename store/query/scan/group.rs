@@ -96,6 +96,13 @@ impl Grouping {
         }
         Some(self.labels.part.schema.fields().iter().map(|f| f.name().clone()).collect())
     }
+
+    /// Which column of the partial step has the time of a group.
+    fn time_column(&self) -> Option<usize> {
+        let axis = self.axes.iter().position(|a| matches!(a, Axis::Time));
+        // Of a last row: the state has its value, then what it is ordered by.
+        axis.or_else(|| self.lasts().map(|_| self.axes.len() + 1))
+    }
 }
 
 /// The leaf execution plan.
@@ -237,8 +244,9 @@ impl ExecutionPlan for GroupExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let dictionaries = tuples::dictionaries(&self.grouping.rows);
-        let beyond = self.grouping.time.as_ref().is_some_and(Times::has_bins);
-        let asked = Asked { dictionaries, lasts: self.grouping.lasts(), beyond };
+        let bins = self.grouping.time.as_ref().is_some_and(Times::has_bins);
+        let lasts = self.grouping.lasts();
+        let asked = Asked { dictionaries, beyond: bins || lasts.is_some(), lasts };
         let reader = self.scan.reader(partition)?.with(asked);
         stream::stream(reader, self.grouping.clone(), self.schema(), context.memory_pool())
     }

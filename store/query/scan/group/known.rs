@@ -47,6 +47,8 @@ pub(super) struct Question {
     range: (i64, i64),
     /// Bins of time that are asked for as a whole.
     bins: Option<WholeBins>,
+    /// Whether a group is the last of its rows.
+    lasts: bool,
     costs: Arc<Costs>,
 }
 
@@ -92,16 +94,21 @@ impl Question {
             text: text.into(),
             range: shared.range,
             bins: time.and_then(|time| time.whole_bins(shared.range)),
+            lasts: safe && grouping.lasts().is_some(),
             costs: shared.costs.clone(),
         }))
     }
 
     /// The stretch of time (both ends inclusive) for which a slice has the same groups for all
-    /// questions with this text: all of it, or that of whole bins.
+    /// questions with this text: all of it, or that of whole bins. Where groups are last rows and
+    /// none comes later, those that are too early are of entities without a row.
     pub(super) fn stretch(&self, file: &FilePlan, slice: usize) -> Option<(i64, i64)> {
         let times = file.entry.meta().slices[slice];
         if self.range.0 <= times.min_time && times.max_time <= self.range.1 {
             return Some((i64::MIN, i64::MAX));
+        }
+        if self.lasts && times.max_time <= self.range.1 {
+            return Some((self.range.0, i64::MAX));
         }
         self.bins?.stretch((times.min_time, times.max_time))
     }
@@ -113,8 +120,11 @@ impl Question {
         first <= last && (first < stretch.0 || stretch.1 < last)
     }
 
-    /// Whether most of the time of a slice is asked for.
+    /// Whether to read all of a slice takes at most about twice as long as what is asked for.
     pub(super) fn mostly(&self, file: &FilePlan, slice: usize) -> bool {
+        if self.lasts {
+            return true;
+        }
         let times = file.entry.meta().slices[slice];
         let (first, last) = (self.range.0.max(times.min_time), self.range.1.min(times.max_time));
         last.saturating_sub(first) / 2 >= times.max_time.saturating_sub(times.min_time) / 4

@@ -189,7 +189,7 @@ impl Grouper {
     fn give(&mut self, groups: Option<RecordBatch>, stretch: (i64, i64)) -> Result<()> {
         let Some(mut groups) = groups else { return Ok(()) };
         if stretch != ALWAYS
-            && let Some(at) = self.rest.grouping.axes.iter().position(|a| matches!(a, Axis::Time))
+            && let Some(at) = self.rest.grouping.time_column()
         {
             let times = groups.column(at).as_primitive::<TimestampNanosecondType>().iter();
             let mask = times.map(|t| t.map(|t| stretch.0 <= t && t <= stretch.1));
