@@ -1,6 +1,8 @@
 //! Entities as queries read them: of a chunk only the columns that are asked for, each cached by
 //! itself. A question about two labels neither reads nor keeps the others.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -69,7 +71,11 @@ impl EntitySet {
     /// # Errors
     /// If it is damaged or gone (the log says so, once), or the disk refuses.
     pub(crate) fn columns(&self, file: &ChunkFile, names: &[&str]) -> Result<EntityColumns> {
-        let read = self.read_columns(file, names);
+        let read = catch_unwind(AssertUnwindSafe(|| self.read_columns(file, names)));
+        let read = match read {
+            Ok(read) => read.map_err(|e| spoilt(&file.path, e)),
+            Err(_) => Err(StoreError::damaged(&file.path, "decoding it failed")),
+        };
         file.note(read.as_ref().err());
         let columns = read?;
         let (first, len) = (file.meta.first, file.meta.entities as usize);
@@ -111,6 +117,18 @@ impl EntitySet {
         let cached = self.cache.get::<Cached>(key(file, name))?;
         (cached.chunk == file.id && &*cached.name == name).then(|| cached.array.clone())
     }
+}
+
+/// What does not decode, or is gone, was damaged after it was verified.
+fn spoilt(path: &Path, e: StoreError) -> StoreError {
+    let why = match &e {
+        StoreError::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => return e,
+        StoreError::Io { .. } => "it is gone".to_owned(),
+        StoreError::Arrow(e) => e.to_string(),
+        StoreError::Parquet(e) => e.to_string(),
+        _ => return e,
+    };
+    StoreError::damaged(path, why)
 }
 
 fn key(file: &ChunkFile, name: &str) -> u64 {

@@ -13,6 +13,7 @@ mod exec;
 mod file;
 mod footer;
 mod group;
+mod identity;
 mod ids;
 mod keep;
 mod memory;

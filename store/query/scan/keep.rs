@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow::array::new_null_array;
 use arrow::buffer::BooleanBuffer;
 use datafusion::common::{DataFusionError, Result};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::{Level, from_chunk};
 use super::conditions::{Conditions, Filters};
 use super::exec::Shared;
 use super::file::Stop;
+use super::identity::Identity;
 use crate::entity_log::{ChunkFile, EntityColumns};
 use crate::error::StoreError;
 use crate::file::FileEntry;
@@ -51,8 +51,8 @@ impl Keep {
 /// Which entities of a chunk meet conditions.
 struct Mask {
     chunk: u64,
-    /// The conditions as text, so that a chance hit of the hash is noticed.
-    question: String,
+    /// The conditions, so that a chance hit of the hash is noticed.
+    question: Identity,
     kept: BooleanBuffer,
 }
 
@@ -79,22 +79,27 @@ pub(super) fn keep(
         return Ok(if without()? { Keep::All } else { Keep::Nothing });
     }
     // The same question is asked of the same chunk by every file of a day, and by later queries.
-    let question = format!("{:?} {:?} {:?}", conditions.filters, columns.schema, columns.sources);
+    let text = format!("{:?} {:?} {:?}", conditions.filters, columns.schema, columns.sources);
+    let question = Identity::of(text, conditions.filters.iter())?;
     let mut kept = Vec::with_capacity(chunks.len());
     for file in chunks {
-        let key = xxh3_64(format!("{} {question}", file.id).as_bytes());
-        let known = shared.masks.get::<Mask>(key);
-        if let Some(known) = known.filter(|k| k.chunk == file.id && k.question == question) {
-            kept.push((file.meta.first, known.kept.clone()));
+        let known = question.as_ref().and_then(|question| {
+            let known = shared.masks.get::<Mask>(question.key(file.id))?;
+            (known.chunk == file.id && known.question == *question).then(|| known.kept.clone())
+        });
+        if let Some(known) = known {
+            kept.push((file.meta.first, known));
             continue;
         }
         let Some(chunk) = entities(entry, file, columns.entity_names())? else { continue };
         let _held = shared.ledger.hold(std::slice::from_ref(&chunk))?;
         let arrays = from_chunk(&chunk, fields, &columns.sources).map_err(DataFusionError::from)?;
         let met = conditions.evaluate(arrays, chunk.len())?.values().clone();
-        let mask = Mask { chunk: file.id, question: question.clone(), kept: met.clone() };
-        let bytes = question.len() + met.len() / 8 + size_of::<Mask>();
-        shared.masks.insert(key, Arc::new(mask), bytes);
+        if let Some(question) = &question {
+            let mask = Mask { chunk: file.id, question: question.clone(), kept: met.clone() };
+            let bytes = question.bytes() + met.len() / 8 + size_of::<Mask>();
+            shared.masks.insert(question.key(file.id), Arc::new(mask), bytes);
+        }
         kept.push((file.meta.first, met));
     }
     let lost = kept.len() < chunks.len();

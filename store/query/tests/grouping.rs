@@ -162,3 +162,60 @@ async fn what_is_lost_is_not_remembered() {
         assert_eq!(answer.cost().slices_known, 0);
     }
 }
+
+#[tokio::test]
+async fn entities_that_are_damaged_after_they_were_read_are_named() {
+    type Spoil = fn(&std::path::Path);
+    let gone: Spoil = |path| std::fs::remove_file(path).unwrap();
+    let zeroed: Spoil = |path| {
+        let len = std::fs::metadata(path).unwrap().len();
+        std::fs::write(path, vec![0; len as usize]).unwrap();
+    };
+    let cut: Spoil = |path| std::fs::write(path, b"PAR1").unwrap();
+    for (damage, spoil) in [("gone", gone), ("zeroed", zeroed), ("cut", cut)] {
+        let f = Fixture::new();
+        f.write("logs", &rows(12), true);
+        let ask = async |label: &str| {
+            let sql = format!("SELECT {label}, count(*) FROM logs GROUP BY 1 ORDER BY 1");
+            let mut answer = f.queries.query("default", &sql).await.unwrap();
+            (text(&answer.collect().await.unwrap()), answer.warnings())
+        };
+        let (before, warnings) = ask("service.name").await;
+        assert!(before.len() == 3 && warnings.is_empty(), "{warnings:?}");
+        let table = f.store.table("default", "logs").unwrap();
+        for file in std::fs::read_dir(&table.folders().entities).unwrap() {
+            spoil(&file.unwrap().path());
+        }
+        let (after, warnings) = ask("host.name").await;
+        assert_eq!(after, ["|12"], "{damage}");
+        assert!(warnings.iter().any(|w| w.contains("entities")), "{damage}: {warnings:?}");
+    }
+}
+
+#[tokio::test]
+async fn chance_is_drawn_for_each_row() {
+    let f = Fixture::new();
+    f.write("logs", &rows(6000), true);
+    let sql = "SELECT service.name, CASE WHEN random() < 0.5 THEN http.route ELSE 'x' END AS r, \
+               count(*) FROM logs WHERE http.route = '/r0' GROUP BY 1, 2";
+    // Of three services each has rows that were drawn and rows that were not.
+    assert_eq!(f.rows(sql).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn questions_that_are_written_alike_are_told_apart() {
+    let f = Fixture::new();
+    f.write("logs", &rows(12), true);
+    for _ in 0..2 {
+        for (list, expect) in
+            [("'cart, shop'", vec![]), ("'cart', 'shop'", vec!["cart|4", "shop|4"])]
+        {
+            let sql = format!(
+                "SELECT service.name, count(*) FROM logs \
+                 WHERE array_position(make_array({list}), service.name) IS NOT NULL \
+                 GROUP BY 1 ORDER BY 1"
+            );
+            assert_eq!(f.rows(&sql).await.unwrap(), expect, "{list}");
+        }
+    }
+}

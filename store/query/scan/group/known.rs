@@ -2,8 +2,8 @@
 //!
 //! Files never change, so a slice whose rows are all within the bounds on time gives the same groups
 //! each time that it is asked the same. A dashboard that asks again, for a time that has moved on,
-//! reads hot rows, new files and the slices at the edges of its time; its answer is the same to the
-//! bit as if it had read all. Where groups are bins of time, a slice at an edge is remembered too:
+//! reads hot rows, new files and the slices at the edges of its time; the groups of a slice are the
+//! same as if it had read all. Where groups are bins of time, a slice at an edge is remembered too:
 //! what is read of it then are the rows of the bins that the edge cuts.
 
 use std::fmt::Write;
@@ -20,7 +20,6 @@ use datafusion::physical_expr::expressions::{
 };
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_expr_common::physical_expr::is_volatile;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::Grouping;
 use super::exprs::Exprs;
@@ -29,6 +28,7 @@ use crate::cache::Cache;
 use crate::query::cost::Costs;
 use crate::query::scan::exec::Shared;
 use crate::query::scan::file::FilePlan;
+use crate::query::scan::identity::Identity;
 use crate::query::scan::prune;
 
 /// Rows of a slice for each group that it is worth to remember: with fewer, whoever puts the groups
@@ -37,12 +37,18 @@ const ROWS_PER_GROUP: usize = 32;
 /// So many groups are worth it of any slice.
 const GROUPS_ANYWAY: usize = 256;
 
+/// Bytes of groups, for each row of the slice, that are worth it: states that grow with the rows
+/// (all values of a median) would drive out everything else.
+const BYTES_PER_ROW: usize = 2;
+/// So many bytes are worth it of any slice.
+const BYTES_ANYWAY: usize = 64 << 10;
+
 /// What is asked of every slice.
 #[derive(Debug)]
 pub(super) struct Question {
     answers: Arc<Cache>,
     /// Groups, aggregates and conditions, but for bounds on time.
-    text: Arc<str>,
+    identity: Identity,
     /// Earliest and latest time of the rows that are asked for.
     range: (i64, i64),
     /// Bins of time that are asked for as a whole.
@@ -67,7 +73,7 @@ pub(super) enum Answer {
 struct Kept {
     file: u64,
     slice: usize,
-    question: Arc<str>,
+    question: Identity,
     answer: Answer,
 }
 
@@ -85,13 +91,15 @@ impl Question {
         if write!(text, "{grouping:?} {filters:?} {schema:?}").is_err() {
             return Ok(None);
         }
+        let exprs = grouping.exprs().chain(filters.iter());
+        let Some(identity) = Identity::of(text, exprs)? else { return Ok(None) };
         // Rows that were not asked for must not make the query fail.
         let parts = [&grouping.labels, &grouping.rows, &grouping.arguments, &grouping.filters];
         let safe = parts.into_iter().flat_map(Exprs::iter).chain(filters.iter()).all(never_fails);
         let time = grouping.time.as_ref().filter(|_| safe);
         Ok(Some(Self {
             answers: shared.answers.clone(),
-            text: text.into(),
+            identity,
             range: shared.range,
             bins: time.and_then(|time| time.whole_bins(shared.range)),
             lasts: safe && grouping.lasts().is_some(),
@@ -134,7 +142,7 @@ impl Question {
     pub(super) fn answer(&self, file: &FilePlan, slice: usize) -> Option<Answer> {
         let file = file.entry.id();
         let kept = self.answers.get::<Kept>(self.key(file, slice))?;
-        let same = kept.file == file && kept.slice == slice && kept.question == self.text;
+        let same = kept.file == file && kept.slice == slice && kept.question == self.identity;
         let answer = same.then(|| kept.answer.clone());
         if let Some(Answer::Groups(_)) = answer {
             self.costs.slice_known();
@@ -153,11 +161,10 @@ impl Question {
         if file.entry.entities().is_some_and(|set| !set.lost().is_empty()) {
             return;
         }
-        let worth = GROUPS_ANYWAY.max(rows / ROWS_PER_GROUP);
-        let answer = match groups.num_rows() <= worth {
-            true => Answer::Groups(groups),
-            false => Answer::TooMany,
-        };
+        let rows = if self.lasts { file.entry.meta().slices[slice].rows as usize } else { rows };
+        let few = groups.num_rows() <= GROUPS_ANYWAY.max(rows / ROWS_PER_GROUP);
+        let small = groups.get_array_memory_size() <= BYTES_ANYWAY.max(rows * BYTES_PER_ROW);
+        let answer = if few && small { Answer::Groups(groups) } else { Answer::TooMany };
         self.insert(file, slice, answer);
     }
 
@@ -167,34 +174,27 @@ impl Question {
             Answer::TooMany | Answer::Asked => 0,
         };
         let file = file.entry.id();
-        let kept = Kept { file, slice, question: self.text.clone(), answer };
-        // The text is counted each time though slices share it: who knows which goes last.
-        let bytes = bytes + self.text.len() + size_of::<Kept>();
+        let kept = Kept { file, slice, question: self.identity.clone(), answer };
+        // The question is counted each time though slices share it: who knows which goes last.
+        let bytes = bytes + self.identity.bytes() + size_of::<Kept>();
         self.answers.insert(self.key(file, slice), Arc::new(kept), bytes);
     }
 
     fn key(&self, file: u64, slice: usize) -> u64 {
-        let mut key = Vec::with_capacity(self.text.len() + 2 * size_of::<u64>());
-        key.extend_from_slice(&file.to_le_bytes());
-        key.extend_from_slice(&(slice as u64).to_le_bytes());
-        key.extend_from_slice(self.text.as_bytes());
-        xxh3_64(&key)
+        self.identity.key((file, slice))
     }
 }
 
 /// Whether an expression has a value for every row.
 fn never_fails(expr: &Arc<dyn PhysicalExpr>) -> bool {
-    let is = |kinds: &[fn(&Arc<dyn PhysicalExpr>) -> bool]| kinds.iter().any(|kind| kind(expr));
-    let plain = is(&[
-        |e| e.downcast_ref::<Column>().is_some(),
-        |e| e.downcast_ref::<Literal>().is_some(),
-        |e| e.downcast_ref::<NotExpr>().is_some(),
-        |e| e.downcast_ref::<IsNullExpr>().is_some(),
-        |e| e.downcast_ref::<IsNotNullExpr>().is_some(),
-        |e| e.downcast_ref::<InListExpr>().is_some(),
-        |e| e.downcast_ref::<LikeExpr>().is_some(),
-        |e| e.downcast_ref::<BinaryExpr>().is_some_and(|e| compares(*e.op())),
-    ]);
+    let plain = expr.downcast_ref::<Column>().is_some()
+        || expr.downcast_ref::<Literal>().is_some()
+        || expr.downcast_ref::<NotExpr>().is_some()
+        || expr.downcast_ref::<IsNullExpr>().is_some()
+        || expr.downcast_ref::<IsNotNullExpr>().is_some()
+        || expr.downcast_ref::<InListExpr>().is_some()
+        || expr.downcast_ref::<LikeExpr>().is_some()
+        || expr.downcast_ref::<BinaryExpr>().is_some_and(|e| compares(*e.op()));
     plain && expr.children().into_iter().all(never_fails)
 }
 

@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
 use arrow::compute;
 use arrow::datatypes::{DataType, Int32Type};
 use datafusion::common::Result;
+use datafusion::physical_expr_common::physical_expr::is_volatile;
 
 use super::exprs::Exprs;
 use super::keys::Ordinals;
@@ -92,8 +93,12 @@ fn same(a: &ArrayRef, b: &ArrayRef) -> bool {
     Arc::ptr_eq(a, b) || a.to_data().ptr_eq(&b.to_data())
 }
 
-/// Names of columns that are best read as dictionaries: what a lone row expression is over.
+/// Names of columns that are best read as dictionaries: what a lone row expression is over, if it
+/// gives the same for the same text.
 pub(super) fn dictionaries(exprs: &Exprs) -> Vec<String> {
+    if exprs.iter().any(is_volatile) {
+        return Vec::new();
+    }
     match &**exprs.part.schema.fields() {
         [field] if *field.data_type() == DataType::Utf8 && exprs.iter().count() == 1 => {
             vec![field.name().clone()]
