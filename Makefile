@@ -102,7 +102,7 @@ compiler:
 	@$(packages)
 	command -v cc >/dev/null || packages build-essential
 
-# Real senders for the end-to-end tests.
+# Real senders and receivers for the end-to-end tests.
 tools:
 	@$(packages)
 	missing=()
@@ -121,3 +121,5 @@ tools:
 	[ -x "$(WEIR_PYTHON)" ] || python3 -m venv "$(VENV)"
 	"$(WEIR_PYTHON)" -c 'import opentelemetry.sdk, opentelemetry.exporter.otlp.proto.grpc, opentelemetry.exporter.otlp.proto.http' 2>/dev/null \
 		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check $(OTEL)
+	"$(WEIR_PYTHON)" -c 'import chdb' 2>/dev/null \
+		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check chdb

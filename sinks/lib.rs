@@ -1,5 +1,6 @@
 //! The table of sink types.
 
+mod clickhouse;
 mod console;
 mod http;
 mod lines;
@@ -8,4 +9,4 @@ mod store;
 use weir_pipeline::component::SinkKind;
 
 /// Every sink type, by name.
-pub const ALL: &[SinkKind] = &[console::KIND, http::KIND, store::KIND];
+pub const ALL: &[SinkKind] = &[clickhouse::KIND, console::KIND, http::KIND, store::KIND];

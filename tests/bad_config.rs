@@ -188,3 +188,25 @@ fn a_broken_server_file_shows_until_it_is_mended_and_stops_no_later_start() {
     assert_eq!(code, Some(0), "{text}");
     assert!(server.get("/metrics").text().contains("\nweir_config_ok 1\n"));
 }
+
+/// Each file of `pipelines.d/examples`, beside those that run by default.
+#[test]
+fn shipped_examples_are_right() {
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines.d");
+    let texts = |folder: &std::path::Path| {
+        let files = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path());
+        let files = files.filter(|p| p.extension().is_some_and(|e| e == "toml"));
+        let text = |p: std::path::PathBuf| {
+            (p.file_stem().unwrap().to_string_lossy().into_owned(), fs::read_to_string(p).unwrap())
+        };
+        files.map(text).collect::<Vec<_>>()
+    };
+    let default = texts(&shipped);
+    for (name, example) in texts(&shipped.join("examples")) {
+        let all = default.iter().map(|(n, t)| (n.as_str(), t.as_str()));
+        let all: Vec<_> = all.chain([(name.as_str(), example.as_str())]).collect();
+        let server = Server::prepare(&all, None, &[]);
+        let (code, said) = server.weir(&["check", "--strict"]);
+        assert_eq!(code, Some(0), "{name}: {said}");
+    }
+}

@@ -18,6 +18,15 @@ pub(crate) fn program(name: &str) -> PathBuf {
 
 /// Runs a script of `tests/python` with the OpenTelemetry SDK; fails unless it ends well.
 pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
+    let (python, script) = script_of(script);
+    let output = Command::new(python).arg(script).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+/// The Python that `make test` sets up, and a script of `tests/python` for it.
+pub(crate) fn script_of(name: &str) -> (PathBuf, PathBuf) {
     // tests/… of the build folder; `make test` makes `venv` at its top.
     let python = std::env::var_os("WEIR_PYTHON").map_or_else(
         || {
@@ -28,14 +37,10 @@ pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
     );
     assert!(
         python.is_file(),
-        "there is no {} with the OpenTelemetry SDK; `make test` installs it",
+        "there is no {}; `make test` installs it with what tests need",
         python.display()
     );
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
-    let output = Command::new(python).arg(script).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{text}");
-    text
+    (python, Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(name))
 }
 
 /// A port that is free now, for programs that cannot say which one they got. Weir itself is

@@ -1,0 +1,281 @@
+//! `clickhouse` sink: inserts rows into a table of ClickHouse, which it creates and widens.
+//!
+//! ```toml
+//! [sinks.warehouse]
+//! type = "clickhouse"
+//! inputs = ["otlp.logs"]
+//! endpoint = "http://127.0.0.1:8123"
+//! table = "logs"
+//! retention = "30d"
+//! auth = { basic = { username = "weir", password = "env:CLICKHOUSE_PASSWORD" } }
+//! ```
+//!
+//! Columns have the names that they have everywhere (`service.name`). Those that the table lacks are
+//! added when a row first has them; one that is too narrow for what comes is widened: an integer to a
+//! double, anything to text. Columns of other types, in a table that is somebody else's, get what
+//! ClickHouse makes of the values. Texts that are the same for all rows of an entity, and the likes of
+//! `severity`, are `LowCardinality`; times are `DateTime64(9)`, lists `Array(String)`, histograms
+//! JSON. Columns are `Nullable`, but for those of `order_by`, where NULL is the empty text.
+//!
+//! | key | default | |
+//! |---|---|---|
+//! | `endpoint` | | URL of the HTTP interface |
+//! | `database` | `default` | created if it is missing |
+//! | `table` | | |
+//! | `create` | `true` | create the table, add and widen columns; else values without a column are left out, counted |
+//! | `order_by` | of the signal | columns of the sorting key, which come first |
+//! | `partition_by` | `toDate(timestamp)` | SQL, of a table that is created |
+//! | `retention` | none | `TTL` of rows, of a table that is created |
+//! | `engine` | `MergeTree` | of a table that is created, `ReplicatedMergeTree` for instance |
+//! | `cluster` | none | statements that create and alter go `ON CLUSTER` |
+//! | `timeout` | `30s` | for one request |
+//! | `tls`, `auth` | | of the client; secrets are read at each request |
+//!
+//! Rows go in blocks, by `INSERT ... FORMAT ArrowStream`: at a tick, once there are 50,000 rows or the
+//! first has waited for 25 ticks (5 s while data flows, 25 s else). What waits is in the checkpoint.
+//!
+//! Delivery: exactly once, by the `insert_deduplication_token` of each block: journal, pipeline, sink
+//! and tick. The same rows have the same token in every replay, and a table that Weir creates remembers
+//! those of 1,000 blocks. Of another table the log says once whether it remembers none; then it is at
+//! least once. What fails is tried again, with growing pauses up to 10 s, also where a password or the
+//! table is wrong: it can be mended there. Only a block that ClickHouse cannot take as it is (a type, a
+//! value, a constraint) is dropped, counted, and said in the log. Its pipeline waits at most 5 s for a
+//! sink that fails; then it is detached and goes on by itself from the journal.
+
+mod block;
+mod connection;
+mod table;
+
+use std::sync::Arc;
+use std::time::Duration as StdDuration;
+
+use arrow::array::RecordBatch;
+use futures::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use url::Url;
+use weir_pipeline::batch::Batch;
+use weir_pipeline::component::{Sink, SinkContext, SinkError, SinkKind, SinkPlan, Staged};
+use weir_pipeline::config::{ClientAuth, Duration, Scope, Section, Spanned, TlsClient};
+use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
+use weir_pipeline::intake::now;
+
+use self::block::Block;
+use self::connection::{Connection, Failure};
+use self::table::{Table, TableSettings};
+
+/// The row of the table.
+pub(crate) const KIND: SinkKind = SinkKind {
+    name: "clickhouse",
+    about: "insert rows into a table of ClickHouse",
+    source: include_str!("clickhouse.rs"),
+    schema: || schemars::schema_for!(Config),
+    plan,
+};
+
+/// Rows with which a block is sent at the next tick: ClickHouse likes tens of thousands.
+const BLOCK_ROWS: usize = 50_000;
+/// Ticks after which a block is sent, however small: about 5 s while data flows.
+const BLOCK_TICKS: u32 = 25;
+/// Default of `timeout`.
+const TIMEOUT: StdDuration = StdDuration::from_secs(30);
+/// Between tries of what is sent last.
+const AGAIN: StdDuration = StdDuration::from_secs(1);
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// URL of ClickHouse's HTTP interface.
+    endpoint: Spanned<String>,
+    /// Database, created if it is missing. Default `default`.
+    database: Option<String>,
+    /// Table.
+    table: Spanned<String>,
+    /// Whether to create the table, and to add and widen columns. Default true.
+    create: Option<bool>,
+    /// Columns of the sorting key. Default: what tells entities apart, then `timestamp`.
+    order_by: Option<Spanned<Vec<String>>>,
+    /// SQL by which a table that is created is partitioned. Default `toDate(timestamp)`.
+    partition_by: Option<String>,
+    /// How long a table that is created keeps rows. Default: for ever.
+    retention: Option<Spanned<Duration>>,
+    /// Engine of a table that is created. Default `MergeTree`.
+    engine: Option<String>,
+    /// Cluster on which the table is created and altered.
+    cluster: Option<String>,
+    /// Longest time that a request may take. Default 30 s.
+    timeout: Option<Spanned<Duration>>,
+    /// TLS to the endpoint.
+    tls: Option<TlsClient>,
+    /// Credentials for the endpoint.
+    #[serde(default)]
+    auth: ClientAuth,
+}
+
+#[derive(Debug)]
+struct ClickHousePlan {
+    connection: Arc<connection::Settings>,
+    table: Arc<TableSettings>,
+}
+
+fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn SinkPlan>, Diagnostics> {
+    let config: Config = section.read()?;
+    let mut wrong = Diagnostics::default();
+    let endpoint = Url::parse(&config.endpoint.value).ok();
+    let endpoint =
+        endpoint.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if endpoint.is_none() {
+        let message = "`endpoint` is no URL of `http` or `https`";
+        wrong.push(Diagnostic::error("W015", message).at(&section.span(&config.endpoint)));
+    }
+    for (key, duration) in [("timeout", &config.timeout), ("retention", &config.retention)] {
+        if let Some(duration) = duration.as_ref().filter(|d| d.value.0.as_secs() == 0) {
+            let message = format!("`{key}` has to be 1 s at least");
+            wrong.push(Diagnostic::error("W015", message).at(&section.span(duration)));
+        }
+    }
+    if config.table.value.is_empty() {
+        let message = "`table` is empty";
+        wrong.push(Diagnostic::error("W015", message).at(&section.span(&config.table)));
+    }
+    let order_by = match &config.order_by {
+        Some(order_by) => order_by.value.clone(),
+        None => table::order_by(scope.inputs.first().map(|i| &i.edge.signal)),
+    };
+    let (Some(endpoint), true) = (endpoint, wrong.0.is_empty()) else { return Err(wrong) };
+    let timeout = config.timeout.map_or(TIMEOUT, |t| t.value.0);
+    let (tls, auth) = (config.tls, config.auth);
+    Ok(Box::new(ClickHousePlan {
+        connection: Arc::new(connection::Settings { endpoint, timeout, tls, auth }),
+        table: Arc::new(TableSettings {
+            database: config.database.unwrap_or_else(|| "default".into()),
+            table: config.table.value,
+            create: config.create.unwrap_or(true),
+            order_by,
+            partition_by: config.partition_by.unwrap_or_else(|| "toDate(timestamp)".into()),
+            retention_seconds: config.retention.map(|r| r.value.0.as_secs()),
+            engine: config.engine.unwrap_or_else(|| "MergeTree".into()),
+            cluster: config.cluster,
+        }),
+    }))
+}
+
+impl SinkPlan for ClickHousePlan {
+    fn build(&self, context: SinkContext) -> Result<Box<dyn Sink>, SinkError> {
+        Ok(Box::new(ClickHouse {
+            connection: Connection::new(self.connection.clone()),
+            table: Table::new(self.table.clone()),
+            context,
+            waiting: Block::default(),
+            tick: None,
+            lacks: false,
+        }))
+    }
+}
+
+struct ClickHouse {
+    connection: Connection,
+    table: Table,
+    context: SinkContext,
+    waiting: Block,
+    /// The tick that came last, so that one which is tried again counts once.
+    tick: Option<u64>,
+    /// That values have no column was said.
+    lacks: bool,
+}
+
+impl ClickHouse {
+    /// Sends what waits under the tick at `offset`.
+    async fn send(&mut self, offset: u64) -> Result<(), SinkError> {
+        let rows = self.waiting.rows() as u64;
+        if rows == 0 {
+            return Ok(());
+        }
+        match self.insert(offset).await {
+            Ok(()) => {}
+            Err(Failure::Later(why)) => {
+                // What is known of the table may be what is wrong.
+                self.table.forget();
+                return Err(SinkError::transient(why));
+            }
+            Err(Failure::Never(why)) => {
+                self.context.metrics.error(rows, "refused", &why, now());
+                let (pipeline, sink) = (&self.context.pipeline, &self.context.sink);
+                tracing::error!(%pipeline, %sink, rows, error = why, "ClickHouse cannot take rows; they are dropped and counted");
+            }
+        }
+        self.waiting = Block::default();
+        Ok(())
+    }
+
+    async fn insert(&mut self, offset: u64) -> Result<(), Failure> {
+        let SinkContext { journal, pipeline, sink, .. } = &self.context;
+        let wanted = self.waiting.columns();
+        if let Some(note) = self.table.fit(&self.connection, &wanted).await? {
+            tracing::warn!(%pipeline, %sink, "{note}");
+        }
+        let (rows, left_out): (RecordBatch, _) = self.waiting.joined(self.table.columns())?;
+        if left_out > 0 {
+            let why = "the table lacks columns, and `create` is off: their values are left out";
+            self.context.metrics.error(left_out as u64, "no_column", why, now());
+            if !std::mem::replace(&mut self.lacks, true) {
+                tracing::warn!(%pipeline, %sink, values = left_out, "{why}");
+            }
+        }
+        let token = format!("{journal:032x}/{pipeline}/{sink}/{offset}");
+        let insert = self.table.insert(&rows);
+        self.connection.insert(insert, &block::arrow_stream(&rows)?, &token).await
+    }
+}
+
+impl Sink for ClickHouse {
+    fn write(&mut self, batch: Batch) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async move {
+            self.waiting.add(&batch).map_err(|e| SinkError::permanent(e.to_string()))
+        })
+    }
+
+    fn tick(&mut self, offset: u64) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async move {
+            if self.tick.replace(offset) != Some(offset) && self.waiting.rows() > 0 {
+                self.waiting.ticks += 1;
+            }
+            if self.waiting.rows() >= BLOCK_ROWS || self.waiting.ticks >= BLOCK_TICKS {
+                self.send(offset).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn stage(&mut self, mark: u64, last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {
+        Box::pin(async move {
+            if !last {
+                // Blocks end at ticks that do not depend on where marks are.
+                let carry =
+                    self.waiting.encode().map_err(|e| SinkError::permanent(e.to_string()))?;
+                return Ok(Staged { work: Vec::new(), carry });
+            }
+            // An endpoint that does not take it is a sink that does not get on, and no reason to
+            // fail the others.
+            while self.send(mark).await.is_err() {
+                tokio::time::sleep(AGAIN).await;
+            }
+            Ok(Staged::default())
+        })
+    }
+
+    fn commit(&mut self, _mark: u64, _work: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn restore(&mut self, carry: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {
+        let waiting = Block::decode(carry).map_err(|e| SinkError::permanent(e.to_string()));
+        Box::pin(async move {
+            self.waiting = waiting?;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
