@@ -3,6 +3,7 @@
 mod codec;
 mod filter;
 mod inputs;
+mod log_pattern;
 mod staleness;
 #[cfg(test)]
 mod testing;
@@ -12,4 +13,5 @@ mod window;
 use weir_pipeline::component::OperatorKind;
 
 /// Every operator type, by name.
-pub const ALL: &[OperatorKind] = &[filter::KIND, staleness::KIND, vrl::KIND, window::KIND];
+pub const ALL: &[OperatorKind] =
+    &[filter::KIND, log_pattern::KIND, staleness::KIND, vrl::KIND, window::KIND];

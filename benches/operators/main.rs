@@ -1,11 +1,12 @@
 //! What operators cost, in time on a core, which others that run meanwhile do not change.
 //! `cargo bench -p weir-operators` writes `docs/benchmarks-operators.md`; nothing is asserted about
-//! time.
+//! time. `-- log_pattern` prints that part alone.
 
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a bench reads the clock")]
 
 mod labels;
+mod log_pattern;
 mod series;
 mod vrl;
 mod window;
@@ -21,8 +22,27 @@ use weir_pipeline::signal::Signal;
 /// How long each way runs.
 const TIME: Duration = Duration::from_secs(1);
 
+/// A part of the page: its name, and what makes it.
+type Part = (&'static str, fn() -> String);
+
 fn main() {
-    let parts = [window::page(), labels::page(), vrl::page()];
+    let all: [Part; 4] = [
+        ("window", window::page),
+        ("labels", labels::page),
+        ("vrl", vrl::page),
+        ("log_pattern", log_pattern::page),
+    ];
+    // Cargo adds `--bench`.
+    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if asked.iter().any(|a| a == "loghub") {
+        let folder = std::env::var_os("WEIR_LOGHUB").expect("WEIR_LOGHUB is not set");
+        return print!("{}", log_pattern::loghub(Path::new(&folder)));
+    }
+    let wanted = all.iter().filter(|(name, _)| asked.is_empty() || asked.iter().any(|a| a == name));
+    let parts: Vec<String> = wanted.map(|(_, page)| page()).collect();
+    if !asked.is_empty() {
+        return print!("{}", parts.join("\n"));
+    }
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or_default();
     let page = format!(

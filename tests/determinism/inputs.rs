@@ -146,6 +146,20 @@ fn attributes(random: &mut Random, kind: i64) -> Vec<Value> {
     all
 }
 
+/// Of few patterns: some become wider, some are forgotten.
+fn body(random: &mut Random) -> String {
+    match random.range(0, 9) {
+        0 => format!("session opened for user {}", *random.pick(&["alice", "bob"])),
+        1 => format!("{} harvest came before winter", *random.pick(&FRUIT)),
+        2 => (*random.pick(&["", " ", "ok", "user", "[a, b]", "k="])).into(),
+        _ => format!("took {} ms", random.range(0, 99)),
+    }
+}
+
+/// As many as it takes until a word is held to vary, and some.
+const FRUIT: [&str; 10] =
+    ["apple", "pear", "plum", "cherry", "grape", "melon", "lemon", "fig", "kiwi", "lime"];
+
 fn logs(random: &mut Random, now: i64) -> Value {
     let resources = (0..random.range(1, 3)).map(|_| {
         let kind = random.range(0, 6);
@@ -153,7 +167,7 @@ fn logs(random: &mut Random, now: i64) -> Value {
             let mut record = json!({
                 "severityNumber": random.range(0, 22),
                 "severityText": *random.pick(&["ERROR", "info", ""]),
-                "body": {"stringValue": format!("took {} ms", random.range(0, 99))},
+                "body": {"stringValue": body(random)},
                 "attributes": attributes(random, kind),
             });
             if random.chance(95) {

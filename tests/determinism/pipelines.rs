@@ -127,6 +127,7 @@ pub(super) fn generate(random: &mut Random) -> String {
         let id = format!("op{number}");
         let (kind, keys) = match (flow, random.range(0, 10)) {
             (Flow::Metrics, 0..3) => ("staleness", staleness(random)),
+            (Flow::Logs, 0..3) => ("log_pattern", log_pattern(random)),
             (Flow::Window, 0..3) | (_, 3..7) => ("window", window(random, flow)),
             (_, 7..9) => ("filter", format!("where = \"{}\"\n", condition(random, flow))),
             _ => ("vrl", vrl(random, flow)),
@@ -168,6 +169,11 @@ pub(super) fn generate(random: &mut Random) -> String {
 
 fn staleness(random: &mut Random) -> String {
     format!("after = \"{}s\"\nmax_series = {}\n", random.range(2, 9), random.range(3, 30))
+}
+
+fn log_pattern(random: &mut Random) -> String {
+    let field = *random.pick(&["", "field = \"service.name\"\n", "field = \"x\"\n"]);
+    format!("{field}max_patterns = {}\n", random.range(1, 9))
 }
 
 fn vrl(random: &mut Random, flow: Flow) -> String {
