@@ -72,8 +72,8 @@ const PATTERNS_MAX: usize = 10_000;
 /// What `max_patterns` can be at most: 1 GB.
 const PATTERNS_MAX_MAX: usize = 1_000_000;
 
-/// How far back a replay starts: what a day did not bring is new.
-const REACH: i64 = 86_400_000_000_000;
+/// How far back a replay starts, as far as it ever does: what an hour did not bring is new there.
+const REACH: i64 = 3_600_000_000_000;
 
 /// Default of `field`.
 const FIELD: &str = "body";
