@@ -4,6 +4,8 @@ mod codec;
 mod filter;
 mod inputs;
 mod log_pattern;
+mod metered;
+mod span_metrics;
 mod staleness;
 #[cfg(test)]
 mod testing;
@@ -13,5 +15,11 @@ mod window;
 use weir_pipeline::component::OperatorKind;
 
 /// Every operator type, by name.
-pub const ALL: &[OperatorKind] =
-    &[filter::KIND, log_pattern::KIND, staleness::KIND, vrl::KIND, window::KIND];
+pub const ALL: &[OperatorKind] = &[
+    filter::KIND,
+    log_pattern::KIND,
+    span_metrics::KIND,
+    staleness::KIND,
+    vrl::KIND,
+    window::KIND,
+];

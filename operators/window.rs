@@ -60,6 +60,8 @@ use weir_pipeline::signal::{Signal, timestamp};
 
 use crate::inputs;
 
+pub(crate) use self::operator::Window;
+
 /// The row of the table.
 pub(crate) const KIND: OperatorKind = OperatorKind {
     name: "window",
@@ -78,8 +80,8 @@ const IDLE_STEPS_MAX: i64 = 100_000;
 /// Default of `max_groups`.
 const GROUPS_MAX: usize = 100_000;
 
-const START: &str = "window_start";
-const END: &str = "window_end";
+pub(crate) const START: &str = "window_start";
+pub(crate) const END: &str = "window_end";
 const TIMESTAMP: &str = "timestamp";
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -108,17 +110,34 @@ struct Config {
 
 /// A window operator as proved. Times are nanoseconds.
 #[derive(Debug)]
-struct Shape {
-    every: i64,
-    over: i64,
-    lateness: i64,
+pub(crate) struct Shape {
+    pub(crate) every: i64,
+    pub(crate) over: i64,
+    pub(crate) lateness: i64,
     /// `None` without `emit_empty`.
-    idle: Option<i64>,
-    groups_max: usize,
-    group_by: Vec<(String, Expression)>,
-    aggregates: Vec<(String, Aggregate)>,
-    output: Edge,
-    input: Edge,
+    pub(crate) idle: Option<i64>,
+    pub(crate) groups_max: usize,
+    pub(crate) group_by: Vec<(String, Expression)>,
+    pub(crate) aggregates: Vec<(String, Aggregate)>,
+    pub(crate) output: Edge,
+    pub(crate) input: Edge,
+}
+
+impl Shape {
+    /// What must be equal for the state of one to be taken over by another.
+    pub(crate) fn state(&self) -> String {
+        let Self { every, over, group_by, aggregates, .. } = self;
+        let groups: Vec<&str> = group_by.iter().map(|(_, e)| e.text()).collect();
+        let values: Vec<(&str, &str)> =
+            aggregates.iter().map(|(n, a)| (n.as_str(), a.text())).collect();
+        format!("window 1: every {every} over {over} by {groups:?} of {values:?}")
+    }
+
+    /// The columns that it reads.
+    pub(crate) fn reads(&self) -> Vec<String> {
+        let groups = self.group_by.iter().flat_map(|(_, e)| e.columns().to_vec());
+        groups.chain(self.aggregates.iter().flat_map(|(_, a)| a.columns())).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -221,16 +240,11 @@ impl OperatorPlan for WindowPlan {
     }
 
     fn columns(&self) -> Vec<String> {
-        let groups = self.0.group_by.iter().flat_map(|(_, e)| e.columns().to_vec());
-        groups.chain(self.0.aggregates.iter().flat_map(|(_, a)| a.columns())).collect()
+        self.0.reads()
     }
 
     fn state_shape(&self) -> Option<String> {
-        let Shape { every, over, group_by, aggregates, .. } = &*self.0;
-        let groups: Vec<&str> = group_by.iter().map(|(_, e)| e.text()).collect();
-        let values: Vec<(&str, &str)> =
-            aggregates.iter().map(|(n, a)| (n.as_str(), a.text())).collect();
-        Some(format!("window 1: every {every} over {over} by {groups:?} of {values:?}"))
+        Some(self.0.state())
     }
 
     fn reach(&self) -> i64 {

@@ -8,6 +8,7 @@
 mod labels;
 mod log_pattern;
 mod series;
+mod span_metrics;
 mod vrl;
 mod window;
 
@@ -26,11 +27,12 @@ const TIME: Duration = Duration::from_secs(1);
 type Part = (&'static str, fn() -> String);
 
 fn main() {
-    let all: [Part; 4] = [
+    let all: [Part; 5] = [
         ("window", window::page),
         ("labels", labels::page),
         ("vrl", vrl::page),
         ("log_pattern", log_pattern::page),
+        ("span_metrics", span_metrics::page),
     ];
     // Cargo adds `--bench`.
     let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();

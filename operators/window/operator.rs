@@ -46,7 +46,7 @@ pub(super) fn group_type(expression: &Expression) -> Option<DataType> {
 }
 
 /// Open windows of all groups.
-pub(super) struct Window {
+pub(crate) struct Window {
     shape: Arc<Shape>,
     group_by: Vec<Expression>,
     grouper: Grouper,
@@ -82,7 +82,7 @@ enum Place {
 }
 
 impl Window {
-    pub(super) fn new(shape: Arc<Shape>) -> Self {
+    pub(crate) fn new(shape: Arc<Shape>) -> Self {
         Self {
             group_by: shape.group_by.iter().map(|(_, e)| e.clone()).collect(),
             shape,

@@ -29,6 +29,8 @@ enum Flow {
     Spans,
     Metrics,
     Window,
+    /// Metrics made of spans: no operator reads them here.
+    Made,
 }
 
 struct Output {
@@ -117,6 +119,7 @@ pub(super) fn generate(random: &mut Random) -> String {
             true => outputs.len() - 1,
             false => usize::try_from(random.range(0, outputs.len() as i64)).unwrap(),
         };
+        let from = (0..=from).rev().find(|&from| outputs[from].flow != Flow::Made).unwrap();
         let flow = outputs[from].flow;
         let mut inputs = vec![outputs[from].name.clone()];
         let others = outputs.iter().filter(|o| o.flow == flow && o.name != inputs[0]);
@@ -128,13 +131,18 @@ pub(super) fn generate(random: &mut Random) -> String {
         let (kind, keys) = match (flow, random.range(0, 10)) {
             (Flow::Metrics, 0..3) => ("staleness", staleness(random)),
             (Flow::Logs, 0..3) => ("log_pattern", log_pattern(random)),
+            (Flow::Spans, 0..3) => ("span_metrics", span_metrics(random)),
             (Flow::Window, 0..3) | (_, 3..7) => ("window", window(random, flow)),
             (_, 7..9) => ("filter", format!("where = \"{}\"\n", condition(random, flow))),
             _ => ("vrl", vrl(random, flow)),
         };
         let _ = write!(text, "[operators.{id}]\ntype = \"{kind}\"\ninputs = {inputs:?}\n{keys}\n");
-        let flow = if kind == "window" { Flow::Window } else { flow };
-        if kind == "window" && random.chance(60) {
+        let flow = match kind {
+            "window" => Flow::Window,
+            "span_metrics" => Flow::Made,
+            _ => flow,
+        };
+        if matches!(kind, "window" | "span_metrics") && random.chance(60) {
             let flow = outputs[from].flow;
             outputs.push(Output { name: format!("{id}.late"), flow });
         }
@@ -144,11 +152,12 @@ pub(super) fn generate(random: &mut Random) -> String {
         }
         outputs.push(Output { name: id, flow });
     }
-    let made: Vec<&Output> = outputs.iter().skip(6).collect();
+    let made = outputs.iter().skip(6).filter(|o| o.flow != Flow::Made);
+    let made: Vec<&Output> = made.collect();
     for number in 0..random.range(1, 4) {
         let from = match random.chance(80) {
-            true => *random.pick(&made),
-            false => random.pick(&outputs),
+            true if !made.is_empty() => *random.pick(&made),
+            _ => random.pick(&outputs[..6]),
         };
         let _ = write!(text, "[alerts.alert{number}]\ninputs = [\"{}\"]\n", from.name);
         text += &alert(random, from.flow);
@@ -176,11 +185,17 @@ fn log_pattern(random: &mut Random) -> String {
     format!("{field}max_patterns = {}\n", random.range(1, 9))
 }
 
+fn span_metrics(random: &mut Random) -> String {
+    let (every, lateness) = (random.range(1, 6) * 500, random.range(0, 4));
+    let dimensions = *random.pick(&["", "dimensions = [\"n\", \"x\"]\n"]);
+    format!("every = \"{every}ms\"\nlateness = \"{lateness}s\"\n{dimensions}")
+}
+
 fn vrl(random: &mut Random, flow: Flow) -> String {
     let program = match flow {
         Flow::Metrics => *random.pick(&METRICS_VRL),
         Flow::Window => ".sum = (to_float(.a) ?? 0.0) + (to_float(.b) ?? 1.0)",
-        Flow::Logs | Flow::Spans => *random.pick(&VRL),
+        _ => *random.pick(&VRL),
     };
     let keep = if random.chance(20) { "on_error = \"keep\"\n" } else { "" };
     format!("{keep}source = '''\n{program}\n'''\n")
@@ -190,7 +205,7 @@ fn condition(random: &mut Random, flow: Flow) -> String {
     match flow {
         Flow::Metrics => (*random.pick(&METRICS_WHERE)).into(),
         Flow::Window => format!("b > {}", random.range(0, 4)),
-        Flow::Logs | Flow::Spans => (*random.pick(&WHERE)).into(),
+        _ => (*random.pick(&WHERE)).into(),
     }
 }
 
@@ -209,7 +224,7 @@ fn window(random: &mut Random, flow: Flow) -> String {
     let (groups, column): (&[&str], _) = match flow {
         Flow::Metrics => (&METRICS_GROUPS, "value"),
         Flow::Window => (&["a"], "b"),
-        Flow::Logs | Flow::Spans => (&GROUPS, *random.pick(&["n", "x", "service.version"])),
+        _ => (&GROUPS, *random.pick(&["n", "x", "service.version"])),
     };
     let grouped = random.chance(75);
     if grouped {
@@ -228,7 +243,7 @@ fn alert(random: &mut Random, flow: Flow) -> String {
     let (when, by, value) = match flow {
         Flow::Metrics => ("value > 3", "job", "value"),
         Flow::Window => ("b > 1", "b", "c"),
-        Flow::Logs | Flow::Spans => ("n > 2", "service.name", "x"),
+        _ => ("n > 2", "service.name", "x"),
     };
     let mut text = format!("when = \"{when}\"\n");
     if random.chance(60) && flow != Flow::Window {
