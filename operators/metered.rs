@@ -1,5 +1,7 @@
 //! Windows whose rows leave as metrics: what the operators that make metrics have in common.
 
+pub(crate) mod durations;
+
 use std::sync::Arc;
 
 use arrow::array::{
@@ -27,6 +29,23 @@ pub(crate) struct Point {
     pub(crate) histogram: Option<Histogram>,
     /// JSON, as sources write it.
     pub(crate) exemplars: Option<String>,
+}
+
+impl Point {
+    /// A number of the time `start..end`.
+    pub(crate) fn value((start, end): (i64, i64), entity: Entity, value: f64) -> Self {
+        Self { start, end, entity, value: Some(value), histogram: None, exemplars: None }
+    }
+
+    /// A histogram of the time `start..end`.
+    pub(crate) fn histogram(
+        (start, end): (i64, i64),
+        entity: Entity,
+        histogram: Histogram,
+        exemplars: Option<String>,
+    ) -> Self {
+        Self { start, end, entity, value: None, histogram: Some(histogram), exemplars }
+    }
 }
 
 /// A histogram of explicit bounds.
@@ -133,11 +152,6 @@ pub(crate) fn times(rows: &RecordBatch, row: usize) -> Result<(i64, i64), Operat
 /// A column that the windows have.
 pub(crate) fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, OperatorError> {
     rows.column_by_name(name).ok_or_else(|| OperatorError::new(format!("no column `{name}`")))
-}
-
-/// Bounds as JSON, as sources write them.
-pub(crate) fn bounds_text(bounds: &[f64]) -> String {
-    serde_json::json!(bounds).to_string()
 }
 
 fn rows(points: Vec<Point>, space: &EntitySpace, run: Run) -> Result<Batch, OperatorError> {

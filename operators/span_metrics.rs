@@ -42,6 +42,7 @@ use weir_pipeline::signal::Signal;
 
 use self::points::{SpanPoints, metric_label};
 use crate::inputs;
+use crate::metered::durations::Buckets;
 use crate::metered::{self, Metered};
 use crate::window::Shape;
 
@@ -59,29 +60,6 @@ const TEN_SECONDS: i64 = 10_000_000_000;
 
 /// Default of `max_groups`, as of windows.
 const GROUPS_MAX: usize = 100_000;
-
-/// Default of `buckets`, nanoseconds: those that the semantic conventions advise for requests, and
-/// one less for what is faster than the network.
-const BUCKETS: [i64; 15] = [
-    1_000_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    75_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    750_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    5_000_000_000,
-    7_500_000_000,
-    10_000_000_000,
-];
-
-/// Each bucket costs every span an aggregate.
-const BUCKETS_MAX: usize = 100;
 
 /// Columns of spans that tell series apart, and what they are called there.
 const GROUPS: [(&str, &str); 4] = [
@@ -111,7 +89,7 @@ struct Config {
 struct SpanMetricsPlan {
     shape: Arc<Shape>,
     labels: Vec<String>,
-    buckets: Vec<i64>,
+    buckets: Buckets,
 }
 
 fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagnostics> {
@@ -132,7 +110,7 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
         let d = Diagnostic::error("W310", "no group is allowed");
         wrong.push(d.at(&section.span(written)).label("expected at least 1"));
     }
-    let buckets = buckets(section, config.buckets.as_ref(), &mut wrong);
+    let buckets = Buckets::plan(section, config.buckets.as_ref(), &mut wrong);
     let sql = |text: &str| Text { text: text.into(), span: section.header.clone(), exact: false };
     let mut group_by = Vec::new();
     let mut labels = Vec::new();
@@ -171,27 +149,6 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
     Ok(Box::new(SpanMetricsPlan { shape: Arc::new(shape), labels, buckets }))
 }
 
-/// The bounds of buckets, nanoseconds.
-fn buckets(
-    section: &Section,
-    written: Option<&Spanned<Vec<Duration>>>,
-    wrong: &mut Diagnostics,
-) -> Vec<i64> {
-    let Some(written) = written else { return BUCKETS.to_vec() };
-    let bounds: Vec<i64> = written.value.iter().map(|b| b.nanos()).collect();
-    let message = match bounds.len() {
-        0 => Some("`buckets` without a bound"),
-        BUCKETS_MAX.. => Some("`buckets` of 100 bounds or more"),
-        _ if !bounds.is_sorted_by(|a, b| a < b) => Some("`buckets` do not ascend"),
-        _ => None,
-    };
-    if let Some(message) = message {
-        let d = Diagnostic::error("W310", message).at(&section.span(written));
-        wrong.push(d.label("expected ascending durations"));
-    }
-    bounds
-}
-
 impl OperatorPlan for SpanMetricsPlan {
     fn outputs(&self) -> Vec<OutputPlan> {
         vec![
@@ -216,7 +173,7 @@ impl OperatorPlan for SpanMetricsPlan {
         let points = SpanPoints::new(
             self.shape.group_by.iter().map(|(column, _)| column.clone()).collect(),
             self.labels.clone(),
-            &self.buckets,
+            self.buckets.clone(),
         );
         Box::new(Metered::new(self.shape.clone(), Box::new(points)))
     }
