@@ -5,6 +5,7 @@ mod filter;
 mod inputs;
 mod log_pattern;
 mod metered;
+mod service_graph;
 mod span_metrics;
 mod staleness;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use weir_pipeline::component::OperatorKind;
 pub const ALL: &[OperatorKind] = &[
     filter::KIND,
     log_pattern::KIND,
+    service_graph::KIND,
     span_metrics::KIND,
     staleness::KIND,
     vrl::KIND,

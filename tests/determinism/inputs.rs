@@ -185,9 +185,14 @@ fn spans(random: &mut Random, now: i64) -> Value {
     let kind = random.range(0, 6);
     let spans = (0..random.range(1, 5)).map(|_| {
         let start = time(random, now);
+        // Few ids, so that some spans are the parents of others.
+        let parent = if random.chance(60) { random.range(1, 20) } else { 0 };
         json!({
-            "traceId": format!("{:032x}", random.range(1, 9)),
-            "spanId": format!("{:016x}", random.range(1, 999)),
+            "traceId": format!("{:032x}", random.range(1, 4)),
+            "spanId": format!("{:016x}", random.range(1, 20)),
+            "parentSpanId": if parent > 0 { format!("{parent:016x}") } else { String::new() },
+            "kind": random.range(0, 6),
+            "status": {"code": random.range(0, 3)},
             "name": *random.pick(&["GET", "PUT"]),
             "startTimeUnixNano": start.to_string(),
             "endTimeUnixNano": (start + random.range(0, 900) * MS).to_string(),

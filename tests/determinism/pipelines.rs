@@ -131,7 +131,8 @@ pub(super) fn generate(random: &mut Random) -> String {
         let (kind, keys) = match (flow, random.range(0, 10)) {
             (Flow::Metrics, 0..3) => ("staleness", staleness(random)),
             (Flow::Logs, 0..3) => ("log_pattern", log_pattern(random)),
-            (Flow::Spans, 0..3) => ("span_metrics", span_metrics(random)),
+            (Flow::Spans, 0..2) => ("span_metrics", span_metrics(random)),
+            (Flow::Spans, 2..4) => ("service_graph", service_graph(random)),
             (Flow::Window, 0..3) | (_, 3..7) => ("window", window(random, flow)),
             (_, 7..9) => ("filter", format!("where = \"{}\"\n", condition(random, flow))),
             _ => ("vrl", vrl(random, flow)),
@@ -139,7 +140,7 @@ pub(super) fn generate(random: &mut Random) -> String {
         let _ = write!(text, "[operators.{id}]\ntype = \"{kind}\"\ninputs = {inputs:?}\n{keys}\n");
         let flow = match kind {
             "window" => Flow::Window,
-            "span_metrics" => Flow::Made,
+            "span_metrics" | "service_graph" => Flow::Made,
             _ => flow,
         };
         if matches!(kind, "window" | "span_metrics") && random.chance(60) {
@@ -189,6 +190,14 @@ fn span_metrics(random: &mut Random) -> String {
     let (every, lateness) = (random.range(1, 6) * 500, random.range(0, 4));
     let dimensions = *random.pick(&["", "dimensions = [\"n\", \"x\"]\n"]);
     format!("every = \"{every}ms\"\nlateness = \"{lateness}s\"\n{dimensions}")
+}
+
+fn service_graph(random: &mut Random) -> String {
+    let (every, wait) = (random.range(1, 6) * 500, random.range(1, 8) * 500);
+    let waiting = random.range(1, 30);
+    format!(
+        "every = \"{every}ms\"\nlateness = \"1s\"\nwait = \"{wait}ms\"\nmax_waiting = {waiting}\n"
+    )
 }
 
 fn vrl(random: &mut Random, flow: Flow) -> String {
