@@ -4,6 +4,7 @@ mod codec;
 mod filter;
 mod inputs;
 mod log_pattern;
+mod log_to_metric;
 mod metered;
 mod service_graph;
 mod span_metrics;
@@ -19,6 +20,7 @@ use weir_pipeline::component::OperatorKind;
 pub const ALL: &[OperatorKind] = &[
     filter::KIND,
     log_pattern::KIND,
+    log_to_metric::KIND,
     service_graph::KIND,
     span_metrics::KIND,
     staleness::KIND,

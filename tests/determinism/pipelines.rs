@@ -132,7 +132,8 @@ pub(super) fn generate(random: &mut Random) -> String {
             (Flow::Metrics, 0..3) => ("staleness", staleness(random)),
             (Flow::Logs, 0..3) => ("log_pattern", log_pattern(random)),
             (Flow::Spans, 0..2) => ("span_metrics", span_metrics(random)),
-            (Flow::Spans, 2..4) => ("service_graph", service_graph(random)),
+            (Flow::Spans, 2..3) => ("service_graph", service_graph(random)),
+            (Flow::Logs, 3) => ("log_to_metric", log_to_metric(random)),
             (Flow::Window, 0..3) | (_, 3..7) => ("window", window(random, flow)),
             (_, 7..9) => ("filter", format!("where = \"{}\"\n", condition(random, flow))),
             _ => ("vrl", vrl(random, flow)),
@@ -140,10 +141,10 @@ pub(super) fn generate(random: &mut Random) -> String {
         let _ = write!(text, "[operators.{id}]\ntype = \"{kind}\"\ninputs = {inputs:?}\n{keys}\n");
         let flow = match kind {
             "window" => Flow::Window,
-            "span_metrics" | "service_graph" => Flow::Made,
+            "span_metrics" | "service_graph" | "log_to_metric" => Flow::Made,
             _ => flow,
         };
-        if matches!(kind, "window" | "span_metrics") && random.chance(60) {
+        if matches!(kind, "window" | "span_metrics" | "log_to_metric") && random.chance(60) {
             let flow = outputs[from].flow;
             outputs.push(Output { name: format!("{id}.late"), flow });
         }
@@ -197,6 +198,15 @@ fn service_graph(random: &mut Random) -> String {
     let waiting = random.range(1, 30);
     format!(
         "every = \"{every}ms\"\nlateness = \"1s\"\nwait = \"{wait}ms\"\nmax_waiting = {waiting}\n"
+    )
+}
+
+fn log_to_metric(random: &mut Random) -> String {
+    let (every, lateness) = (random.range(1, 6) * 500, random.range(0, 4));
+    let groups = random.some(&GROUPS, 30);
+    format!(
+        "every = \"{every}ms\"\nlateness = \"{lateness}s\"\ngroup_by = {groups:?}\n\
+         counters = {{ a = \"count(*)\" }}\ngauges = {{ b = \"max(length(body))\" }}\n"
     )
 }
 
