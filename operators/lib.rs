@@ -6,6 +6,7 @@ mod inputs;
 mod log_pattern;
 mod log_to_metric;
 mod metered;
+mod outlier;
 mod service_graph;
 mod span_metrics;
 mod staleness;
@@ -21,6 +22,7 @@ pub const ALL: &[OperatorKind] = &[
     filter::KIND,
     log_pattern::KIND,
     log_to_metric::KIND,
+    outlier::KIND,
     service_graph::KIND,
     span_metrics::KIND,
     staleness::KIND,

@@ -22,7 +22,7 @@
 //! | `endpoint` | | URL of the HTTP interface |
 //! | `database` | `default` | created if it is missing |
 //! | `table` | | |
-//! | `create` | `true` | create the table, add and widen columns; else values without a column are left out, counted |
+//! | `create` | `true` | create the table, add and widen columns; else values that fit no column are left out, counted |
 //! | `order_by` | of the signal | columns of the sorting key, which come first |
 //! | `partition_by` | `toDate(timestamp)` | SQL, of a table that is created |
 //! | `retention` | none | `TTL` of rows, of a table that is created |
@@ -216,7 +216,8 @@ impl ClickHouse {
         }
         let (rows, left_out): (RecordBatch, _) = self.waiting.joined(self.table.columns())?;
         if left_out > 0 {
-            let why = "the table lacks columns, and `create` is off: their values are left out";
+            let why = "values are left out: the table has no column for them, or one of another \
+                       type that Weir may not change";
             self.context.metrics.error(left_out as u64, "no_column", why, now());
             if !std::mem::replace(&mut self.lacks, true) {
                 tracing::warn!(%pipeline, %sink, values = left_out, "{why}");

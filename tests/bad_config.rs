@@ -206,7 +206,9 @@ fn shipped_examples_are_right() {
         let all = default.iter().map(|(n, t)| (n.as_str(), t.as_str()));
         let all: Vec<_> = all.chain([(name.as_str(), example.as_str())]).collect();
         let server = Server::prepare(&all, None, &[]);
-        let (code, said) = server.weir(&["check", "--strict"]);
-        assert_eq!(code, Some(0), "{name}: {said}");
+        for command in [&["check", "--strict"][..], &["test"]] {
+            let (code, said) = server.weir(command);
+            assert_eq!(code, Some(0), "{name}: {said}");
+        }
     }
 }

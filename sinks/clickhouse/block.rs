@@ -76,7 +76,7 @@ impl Block {
     }
 
     /// All rows, with the columns that the table has, in its types; and how many values have no
-    /// column.
+    /// column, or one that does not take them.
     pub(super) fn joined(
         &self,
         table: &BTreeMap<String, Option<Kind>>,
@@ -89,11 +89,17 @@ impl Block {
                 continue;
             };
             let kind = kind.unwrap_or(wanted.kind).data_type();
-            let part = |batch: &RecordBatch| match batch.column_by_name(&name) {
-                Some(array) => as_kind(array, &kind),
-                None => Ok(new_null_array(&kind, batch.num_rows())),
-            };
-            let parts = self.batches.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+            let mut parts = Vec::with_capacity(self.batches.len());
+            for batch in &self.batches {
+                parts.push(match batch.column_by_name(&name) {
+                    Some(array) => {
+                        let part = as_kind(array, &kind)?;
+                        left_out += part.null_count() - array.null_count();
+                        part
+                    }
+                    None => new_null_array(&kind, batch.num_rows()),
+                });
+            }
             arrays.push(concat(&parts.iter().map(|a| &**a).collect::<Vec<_>>())?);
             fields.push(Field::new(name, kind, true));
         }

@@ -161,13 +161,20 @@ impl Table {
     ) -> Result<Option<String>, Failure> {
         let mut note = None;
         if self.columns.is_empty() {
-            if self.settings.create {
-                connection.run(&self.create_database()).await?;
-                connection.run(&self.create_table(wanted)).await?;
-            }
             self.look(connection).await?;
-            note =
-                self.memory(connection).await?.filter(|_| !std::mem::replace(&mut self.said, true));
+            if self.columns.is_empty() && self.settings.create {
+                // Whoever may create a table here need not be allowed to create databases.
+                if !self.has_database(connection).await? {
+                    connection.run(&self.create_database()).await?;
+                }
+                connection.run(&self.create_table(wanted)).await?;
+                self.look(connection).await?;
+            }
+            if self.columns.is_empty() {
+                return Err(Failure::Later(format!("there is no table {}", self.name())));
+            }
+            let forgets = self.forgets(connection).await?;
+            note = forgets.filter(|_| !std::mem::replace(&mut self.said, true));
         }
         if self.settings.create {
             let changes = self.changes(wanted);
@@ -197,16 +204,19 @@ impl Table {
             text(table)
         );
         let rows: Vec<(String, String)> = connection.rows(&sql).await?;
-        if rows.is_empty() {
-            return Err(Failure::Later(format!("there is no table {}", self.name())));
-        }
         self.columns =
             rows.into_iter().map(|(name, kind)| (name, Kind::of_column(&kind))).collect();
         Ok(())
     }
 
+    async fn has_database(&self, connection: &Connection) -> Result<bool, Failure> {
+        let name = text(&self.settings.database);
+        let sql = format!("SELECT name FROM system.databases WHERE name = {name}");
+        Ok(!connection.rows::<(String,)>(&sql).await?.is_empty())
+    }
+
     /// That it does not remember blocks, if so.
-    async fn memory(&self, connection: &Connection) -> Result<Option<String>, Failure> {
+    async fn forgets(&self, connection: &Connection) -> Result<Option<String>, Failure> {
         let TableSettings { database, table, .. } = &*self.settings;
         let sql = format!(
             "SELECT engine, engine_full FROM system.tables WHERE database = {} AND name = {}",

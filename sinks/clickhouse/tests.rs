@@ -50,6 +50,8 @@ async fn answer(
     let mut columns = server.columns.lock();
     let text = if sql.contains("system.columns") {
         columns.iter().map(|c| serde_json::to_string(c).unwrap() + "\n").collect()
+    } else if sql.contains("system.databases") {
+        String::new()
     } else if sql.contains("system.tables") {
         "[\"MergeTree\",\"MergeTree\"]\n".to_owned()
     } else {
@@ -206,6 +208,23 @@ async fn columns_are_made_added_and_widened() {
           MODIFY COLUMN `n` Nullable(Float64) CODEC(Gorilla, ZSTD(1))"
         ]
     );
+}
+
+#[tokio::test]
+async fn what_fits_no_column_is_left_out_and_counted() {
+    let (server, url) = server().await;
+    let column = |name: &str, kind: &str| (name.to_owned(), kind.to_owned());
+    *server.columns.lock() =
+        vec![column("timestamp", "DateTime64(9, 'UTC')"), column("n", "Int64")];
+    let (mut out, context) = sink(&url, "create = false\n");
+    let texts = StringArray::from(vec!["7", "seven", "8"]);
+    let other: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(2)]));
+    out.write(batch(vec![("n", Arc::new(texts)), ("other", other)])).await.unwrap();
+    out.stage(1, true).await.unwrap();
+    assert!(server.statements.lock().is_empty());
+    assert_eq!(server.blocks.lock()[0].1, ["7", "", "8"]);
+    // One that is no number, two without a column.
+    assert_eq!(context.metrics.read().errors, 3);
 }
 
 #[test]
