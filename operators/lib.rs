@@ -10,6 +10,7 @@ mod outlier;
 mod service_graph;
 mod span_metrics;
 mod staleness;
+mod tail_sample;
 #[cfg(test)]
 mod testing;
 mod vrl;
@@ -26,6 +27,7 @@ pub const ALL: &[OperatorKind] = &[
     service_graph::KIND,
     span_metrics::KIND,
     staleness::KIND,
+    tail_sample::KIND,
     vrl::KIND,
     window::KIND,
 ];

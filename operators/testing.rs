@@ -156,3 +156,30 @@ pub(crate) fn show(batches: &[(&'static str, Batch)], output: &str) -> Vec<Strin
     }
     rows
 }
+
+/// What the reference pages show can be written: each TOML block plans.
+#[test]
+fn every_documented_example_plans() {
+    for kind in crate::ALL {
+        let doc = kind.doc();
+        let blocks: Vec<&str> = doc.split("```toml\n").skip(1).collect();
+        assert!(!blocks.is_empty(), "{} has no example", kind.name);
+        for block in blocks {
+            let block = block.split("```").next().unwrap();
+            // A fragment is what stands below the header.
+            let fragment: String = block
+                .lines()
+                .map(|line| {
+                    match line.strip_prefix("[operators.").and_then(|l| l.strip_suffix(']')) {
+                        None => format!("{line}\n"),
+                        Some(path) => path
+                            .split_once('.')
+                            .map_or(String::new(), |(_, key)| format!("[{key}]\n")),
+                    }
+                })
+                .collect();
+            let planned = plan(kind, &fragment);
+            assert!(planned.is_ok(), "{}: {}", kind.name, planned.unwrap_err());
+        }
+    }
+}

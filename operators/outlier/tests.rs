@@ -38,13 +38,13 @@ fn one_of_four_hosts_is_odd() {
     let odd =
         |judged: Vec<String>| -> Vec<bool> { judged.iter().map(|r| r.contains("=true")).collect() };
     let expect = [false, false, false, true, false, false];
-    let judged = judge(toml, std::slice::from_ref(&rows));
+    let judged = judge(toml, &rows);
     assert!(judged[3].contains(".median=0.275 .peers=4"), "{}", judged[3]);
     assert!(!judged[4].contains("score") && judged[4].contains(".peers=1"), "{}", judged[4]);
     assert_eq!(odd(judged), expect);
-    assert_eq!(odd(judge(&format!("{toml}direction = \"below\"\n"), &[rows.clone()])), [false; 6]);
-    assert_eq!(odd(judge(&format!("{toml}min_deviation = 0.7\n"), &[rows.clone()])), [false; 6]);
-    assert_eq!(odd(judge(&format!("{toml}threshold = 20\n"), &[rows])), [false; 6]);
+    assert_eq!(odd(judge(&format!("{toml}direction = \"below\"\n"), &rows)), [false; 6]);
+    assert_eq!(odd(judge(&format!("{toml}min_deviation = 0.7\n"), &rows)), [false; 6]);
+    assert_eq!(odd(judge(&format!("{toml}threshold = 20\n"), &rows)), [false; 6]);
 }
 
 #[test]

@@ -133,6 +133,7 @@ pub(super) fn generate(random: &mut Random) -> String {
             (Flow::Logs, 0..3) => ("log_pattern", log_pattern(random)),
             (Flow::Spans, 0..2) => ("span_metrics", span_metrics(random)),
             (Flow::Spans, 2..3) => ("service_graph", service_graph(random)),
+            (Flow::Spans, 3) => ("tail_sample", tail_sample(random)),
             (Flow::Logs, 3) => ("log_to_metric", log_to_metric(random)),
             (Flow::Window, 0..3) | (_, 3..7) => ("window", window(random, flow)),
             (_, 7..9) => ("filter", format!("where = \"{}\"\n", condition(random, flow))),
@@ -208,6 +209,12 @@ fn log_to_metric(random: &mut Random) -> String {
         "every = \"{every}ms\"\nlateness = \"{lateness}s\"\ngroup_by = {groups:?}\n\
          counters = {{ a = \"count(*)\" }}\ngauges = {{ b = \"max(length(body))\" }}\n"
     )
+}
+
+fn tail_sample(random: &mut Random) -> String {
+    let (wait, spans) = (random.range(1, 12) * 500, random.range(1, 60));
+    let more = *random.pick(&["", "rare = 2\n", "rate = 0.5\n", "share = 0.3\nslow = \"800ms\"\n"]);
+    format!("wait = \"{wait}ms\"\nmax_spans = {spans}\n{more}")
 }
 
 fn vrl(random: &mut Random, flow: Flow) -> String {
