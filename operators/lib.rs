@@ -1,5 +1,6 @@
 //! The table of operator types.
 
+mod anomaly;
 mod codec;
 mod filter;
 mod inputs;
@@ -20,6 +21,7 @@ use weir_pipeline::component::OperatorKind;
 
 /// Every operator type, by name.
 pub const ALL: &[OperatorKind] = &[
+    anomaly::KIND,
     filter::KIND,
     log_pattern::KIND,
     log_to_metric::KIND,

@@ -38,7 +38,7 @@
 //! in no window; they are counted as dropped.
 
 mod closed;
-mod keys;
+pub(crate) mod keys;
 mod operator;
 mod places;
 mod state;

@@ -20,7 +20,7 @@ use weir_pipeline::expression::Expression;
 use weir_pipeline::signal;
 
 /// Values of all group columns of one group.
-pub(super) type Key = Arc<[u8]>;
+pub(crate) type Key = Arc<[u8]>;
 
 const NULL: u8 = 0;
 const BOOL: u8 = 1;
@@ -265,18 +265,18 @@ fn text(part: Part) -> Option<String> {
 }
 
 /// The groups of the rows of one batch.
-pub(super) struct Groups<'a> {
+pub(crate) struct Groups<'a> {
     /// Index into `keys` of each row.
-    pub(super) rows: Vec<u32>,
+    pub(crate) rows: Vec<u32>,
     /// The keys of groups of the batch, and of others of the table.
-    pub(super) keys: Cow<'a, [Key]>,
+    pub(crate) keys: Cow<'a, [Key]>,
     /// The entity table by whose groups rows are numbered: always alike.
-    pub(super) table: Option<u64>,
+    pub(crate) table: Option<u64>,
 }
 
 /// Finds the groups of batches, remembering those of entities.
 #[derive(Debug, Default)]
-pub(super) struct Grouper {
+pub(crate) struct Grouper {
     /// Most recently used first.
     tables: Vec<OfTable>,
 }
@@ -297,7 +297,7 @@ const TABLES_MAX: usize = 8;
 impl Grouper {
     /// The groups of `batch` by `expressions`; also the rows for which one fails (their group is
     /// meaningless).
-    pub(super) fn groups(
+    pub(crate) fn groups(
         &mut self,
         expressions: &[Expression],
         batch: &Batch,
