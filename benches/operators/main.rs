@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a bench reads the clock")]
 
+mod anomaly;
 mod labels;
 mod log_pattern;
 mod series;
@@ -27,10 +28,11 @@ const TIME: Duration = Duration::from_secs(1);
 type Part = (&'static str, fn() -> String);
 
 fn main() {
-    let all: [Part; 5] = [
+    let all: [Part; 6] = [
         ("window", window::page),
         ("labels", labels::page),
         ("vrl", vrl::page),
+        ("anomaly", anomaly::page),
         ("log_pattern", log_pattern::page),
         ("span_metrics", span_metrics::page),
     ];

@@ -50,7 +50,8 @@ pub(super) fn batches(series: usize, labels: usize, rounds: usize) -> Vec<Batch>
             vec![Arc::new(times), Arc::new(Float64Array::from_iter_values(values))];
         let keys = UInt32Array::from_iter_values(rows.clone().map(|row| (row % series) as u32));
         let keys = Keys { keys, table: table.clone() };
-        let run = Run { offset: 1, received: 0, source: "prometheus".into(), rows: rows.len() };
+        let received = rounds as i64 * ROUND_NS;
+        let run = Run { offset: 1, received, source: "prometheus".into(), rows: rows.len() };
         let samples = RecordBatch::try_new(schema.clone(), columns).unwrap();
         let batch =
             Batch::new(Signal::Metrics, "default".into(), samples, Some(keys), [run].into());

@@ -2,7 +2,7 @@
 //! news.
 
 use super::level::{Extreme, Mean, get_f64, put_f64};
-use super::season::{Mode, Season};
+use super::season::{self, Mode, Season};
 use super::shape::{Nearest, Point, Shapes};
 use crate::codec::{get_u64, put_u64};
 
@@ -23,19 +23,23 @@ const LIFE: f64 = 20_000.0;
 /// Evidence counts for `n / (n + WARM_UP)` of itself: with few points much is new.
 pub(super) const WARM_UP: f64 = 120.0;
 
-/// Times its mean that a deviation is at least to be an extreme: about 5 standard deviations of a
+/// Times its mean that a deviation is at least to be an extreme: 5 standard deviations of a
 /// normal distribution, of which either side has 0.4 as its mean.
-const USUAL: f64 = 13.0;
+const USUAL: f64 = 12.5;
 
-/// Points after news within which only news clearly larger is news again.
+/// Points after news within which only what is larger is news again, clearly larger if the first
+/// was news indeed.
 const REST: u64 = 120;
 const LARGER: f64 = 1.2;
+
+/// Surprise from which on news is news indeed.
+const TELLING: f64 = 0.8 * HALF;
 
 /// Points after an alert within which there is none: what an event still stirs up is the same one.
 const QUIET: u64 = 2 * REST;
 
 /// Surprise at which the score is one half.
-const HALF: f64 = 0.73;
+const HALF: f64 = 0.74;
 
 /// Steps without points after which the short means start anew: what changed meanwhile is not a
 /// sudden change.
@@ -203,7 +207,8 @@ impl Detector {
         let incoming = self.incoming(time, value, settings);
         let (surprise, part) = self.surprise(&incoming, settings);
         let resting = self.since > 0 && self.points - self.since < REST;
-        let news = surprise > if resting { self.surprise * LARGER } else { 0.0 };
+        let held = self.surprise * if self.surprise < TELLING { 1.0 } else { LARGER };
+        let news = surprise > if resting { held } else { 0.0 };
         let score = if news { score_of(surprise) } else { 0.0 };
         let mut verdict = self.verdict(&incoming, settings);
         verdict.score = score;
@@ -236,7 +241,7 @@ impl Detector {
         let after = |mean: Mean, rate| if apart { Mean(value) } else { mean.with(value, rate, n) };
         let (fast, middle, slow) =
             (after(self.fast, FAST), after(self.middle, MIDDLE), after(self.slow, SLOW));
-        let before = if apart { value } else { self.middle.0 };
+        let before = if apart || self.points == 0 { value } else { self.middle.0 };
         // Against the mean as it was: a point must not vouch for itself.
         let mean = if self.points == 0 { value } else { self.long.0 };
         let distance = value - mean;
@@ -253,7 +258,9 @@ impl Detector {
             (deviations[SEASON], deviations[SEASON + 1]) = (off.max(0.0), (-off).max(0.0));
             (e.mean, e.spread)
         });
-        let moving = self.shifted > 0 && self.points - self.shifted < LONG_POINTS as u64;
+        // Every hour must have been seen since the mean came after.
+        let settled = LONG_POINTS + season::per_day(step);
+        let moving = self.shifted > 0 && ((self.points - self.shifted) as f64) < settled;
         let counted = expected.is_some_and(|e| e.counts) && !moving;
         (counts[SEASON], counts[SEASON + 1]) = (counted, counted);
         let unit = spread.0.max(f64::MIN_POSITIVE);

@@ -179,6 +179,11 @@ impl Season {
     }
 }
 
+/// Points that a day has.
+pub(super) fn per_day(step: f64) -> f64 {
+    per_hour(step) * HOURS as f64
+}
+
 /// Points that an hour has.
 fn per_hour(step: f64) -> f64 {
     (HOUR as f64 / step.max(1e-3)).max(1.0)
