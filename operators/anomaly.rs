@@ -1,13 +1,13 @@
 //! `anomaly` operator: says how unusual each point of each series is, and why.
 //!
 //! ```toml
-//! [operators.unusual]
+//! [operators.scored]
 //! type = "anomaly"
 //! inputs = ["otlp.metrics"]
 //! min_deviation = 5.0
 //!
 //! [alerts.unusual]
-//! inputs = ["unusual"]
+//! inputs = ["scored"]
 //! when = "anomaly.alert"
 //! by = ["metric.name", "service.name"]
 //! ```

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::cmp_owned)]
 
 mod alerting;
+mod anomaly;
 mod bad_config;
 mod bad_input;
 mod clients;

@@ -129,13 +129,15 @@ pub(super) fn generate(random: &mut Random) -> String {
         }
         let id = format!("op{number}");
         let (kind, keys) = match (flow, random.range(0, 10)) {
-            (Flow::Metrics, 0..3) => ("staleness", staleness(random)),
+            (Flow::Metrics, 0..2) => ("staleness", staleness(random)),
+            (Flow::Metrics, 2) => ("anomaly", anomaly(random)),
             (Flow::Logs, 0..3) => ("log_pattern", log_pattern(random)),
             (Flow::Spans, 0..2) => ("span_metrics", span_metrics(random)),
             (Flow::Spans, 2..3) => ("service_graph", service_graph(random)),
             (Flow::Spans, 3) => ("tail_sample", tail_sample(random)),
             (Flow::Logs, 3) => ("log_to_metric", log_to_metric(random)),
-            (Flow::Window, 0..3) | (_, 3..7) => ("window", window(random, flow)),
+            (Flow::Window, 0) => ("outlier", outlier(random)),
+            (Flow::Window, 1..3) | (_, 3..7) => ("window", window(random, flow)),
             (_, 7..9) => ("filter", format!("where = \"{}\"\n", condition(random, flow))),
             _ => ("vrl", vrl(random, flow)),
         };
@@ -215,6 +217,16 @@ fn tail_sample(random: &mut Random) -> String {
     let (wait, spans) = (random.range(1, 12) * 500, random.range(1, 60));
     let more = *random.pick(&["", "rare = 2\n", "rate = 0.5\n", "share = 0.3\nslow = \"800ms\"\n"]);
     format!("wait = \"{wait}ms\"\nmax_spans = {spans}\n{more}")
+}
+
+fn anomaly(random: &mut Random) -> String {
+    let by = if random.chance(30) { "by = [\"job\"]\n" } else { "" };
+    format!("max_series = {}\n{by}", random.range(1, 30))
+}
+
+fn outlier(random: &mut Random) -> String {
+    let among = if random.chance(50) { "among = [\"a\"]\n" } else { "" };
+    format!("value = \"{}\"\n{among}", *random.pick(&["b", "c"]))
 }
 
 fn vrl(random: &mut Random, flow: Flow) -> String {
