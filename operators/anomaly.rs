@@ -23,7 +23,7 @@
 //! | `anomaly.part` | what deviated: `value`, `level` (16 points), `trend` (64 points), `change`, `season`, `shape` |
 //! | `anomaly.state` | `learning` (fewer than 120 points), `young` (1,000), `mature` |
 //!
-//! They are NULL for rows without a finite value or without `timestamp`.
+//! They are NULL for rows without a finite value (up to 10^150) or without `timestamp`.
 //!
 //! A series is an entity, for metrics the labels and the resource; with `by` (columns or SQL
 //! expressions) it is what has these values; without either, all rows are one. `value` is a column

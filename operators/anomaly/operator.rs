@@ -21,6 +21,9 @@ use super::{ADDED, Shape, TIMESTAMP, VALUE, VALUE_INT, maturity};
 /// follows late.
 const AHEAD_MAX: i64 = 600_000_000_000;
 
+/// Values beyond this are none: sums, squares and rates of others stay finite.
+const VALUE_MAX: f64 = 1e150;
+
 /// Detectors of all series.
 pub(super) struct Anomaly {
     shape: Arc<Shape>,
@@ -106,7 +109,7 @@ impl Rows {
             .enumerate()
             .map(|(row, received)| {
                 let value = values.of.iter().find(|v| v.is_valid(row))?.value(row);
-                if !times.is_valid(row) || !value.is_finite() {
+                if !times.is_valid(row) || !value.is_finite() || value.abs() > VALUE_MAX {
                     return None;
                 }
                 let time = times.value(row);
