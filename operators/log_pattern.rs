@@ -27,8 +27,8 @@
 //!
 //! The id is a hash of what remains of the first line of the pattern. So it depends on the wording
 //! alone: not on the time, the order of lines, a restart, or on which server saw it. The one
-//! exception: when 8 patterns differ in one and the same word only, and that is no word of grammar
-//! or state, they are made one, under the id of the oldest.
+//! exception: when 8 patterns of at most 24 words differ in one and the same word only, and that is
+//! no word of grammar or state, they are made one, under the id of the oldest.
 //!
 //! State: the patterns, at most `max_patterns` (default 10,000; about 1 KiB each). When there are
 //! more, the sixteenth part that was seen longest ago is forgotten; a forgotten pattern that comes

@@ -145,8 +145,7 @@ impl Miner {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
         });
-        pattern.neighbours(|_, text| {
-            let hash = xxh3_64(text);
+        pattern.neighbours(|_, hash| {
             self.alike.insert_unique(hash, (hash, slot), |&(hash, _)| hash);
         });
         if pattern.wide != 0 {
@@ -168,8 +167,7 @@ impl Miner {
         if let Ok(entry) = self.by_shape.find_entry(xxh3_64(&pattern.shape), |&s| s == slot) {
             entry.remove();
         }
-        pattern.neighbours(|_, text| {
-            let hash = xxh3_64(text);
+        pattern.neighbours(|_, hash| {
             if let Ok(entry) = self.alike.find_entry(hash, |&e| e == (hash, slot)) {
                 entry.remove();
             }
@@ -211,11 +209,10 @@ impl Miner {
     /// The first word of the pattern at `slot` in which enough others differ, and who they are.
     fn alike(&self, slot: u32) -> Option<(usize, Vec<u32>)> {
         let mut found = None;
-        self.pattern(slot)?.neighbours(|at, text| {
+        self.pattern(slot)?.neighbours(|at, hash| {
             if found.is_some() {
                 return;
             }
-            let hash = xxh3_64(text);
             let same = self.alike.iter_hash(hash).filter(|e| e.0 == hash);
             let members: Vec<u32> = same.map(|e| e.1).collect();
             if members.len() >= ALIKE {

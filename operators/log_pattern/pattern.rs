@@ -10,6 +10,10 @@ const HOLE_TEXT: &str = "<*>";
 /// say nothing.
 const WORDS_AROUND_MIN: usize = 2;
 
+/// Most words of a line of which one may turn out to vary: longer ones are mostly free text, where
+/// no two lines are that much alike, and looking at all their words would cost the more.
+const LEARNED_WORDS_MAX: usize = 24;
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Pattern {
     /// Hash of the shape of the line that founded it.
@@ -129,23 +133,22 @@ impl Pattern {
         parts.iter().enumerate().filter(move |(at, part)| is(*at, part)).map(|(_, part)| part)
     }
 
-    /// Calls `each` with the words that may turn out to vary, and the shape without each of them.
-    pub(super) fn neighbours(&self, mut each: impl FnMut(usize, &[u8])) {
+    /// Calls `each` with the words that may turn out to vary, and a hash of the shape without each
+    /// of them.
+    pub(super) fn neighbours(&self, mut each: impl FnMut(usize, u64)) {
         let is_word = |piece: &[u8]| piece.first().is_some_and(|b| b.is_ascii_alphabetic());
-        if pieces(&self.shape).filter(|p| is_word(p)).count() <= WORDS_AROUND_MIN {
+        let words = pieces(&self.shape).filter(|p| is_word(p)).count();
+        if !(WORDS_AROUND_MIN + 1..=LEARNED_WORDS_MAX).contains(&words) {
             return;
         }
-        let mut text = Vec::with_capacity(self.shape.len());
-        let mut start = 0;
+        // A sum over pieces: without one of them it need not be made anew.
+        let all = pieces(&self.shape).enumerate();
+        let sum = all.fold(0, |sum: u64, (at, piece)| sum.wrapping_add(placed(piece, at)));
         for (at, piece) in pieces(&self.shape).enumerate().take(64) {
             if is_word(piece) && !words::is_grammar(piece) {
-                text.clear();
-                text.extend_from_slice(&self.shape[..start]);
-                text.push(WIDE);
-                text.extend_from_slice(&self.shape[start + piece.len()..]);
-                each(at, &text);
+                let rest = sum.wrapping_sub(placed(piece, at));
+                each(at, rest.wrapping_add(placed(&[WIDE], at)));
             }
-            start += piece.len() + 1;
         }
     }
 
@@ -156,6 +159,11 @@ impl Pattern {
             self.names.iter().map(|(_, n)| n.len() + size_of::<(u16, Box<[u8]>)>()).sum();
         size_of::<Self>() + self.shape.len() + self.layout.len() + self.template.len() + names
     }
+}
+
+/// Hash of a piece at its place.
+fn placed(piece: &[u8], at: usize) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(piece, at as u64)
 }
 
 /// The pieces of a shape.

@@ -113,6 +113,18 @@ fn a_word_that_differs_often_varies() {
 }
 
 #[test]
+fn words_of_long_lines_are_not_learned() {
+    for (more, patterns) in [(20, 1), (24, FRUIT.len())] {
+        let rest = "harvest ".repeat(more);
+        let mut miner = Miner::new(100);
+        for fruit in FRUIT {
+            miner.take(&format!("{fruit} {rest}")).unwrap();
+        }
+        assert_eq!(miner.len(), patterns);
+    }
+}
+
+#[test]
 fn two_words_that_differ_often_vary() {
     let mut miner = Miner::new(1_000);
     for fruit in FRUIT {
