@@ -1,11 +1,11 @@
-//! The shipped example of `docs/anomaly.toml`: its own tests pass, and scores in tables are the
+//! The shipped example of `pipelines.d/examples/anomaly.toml`: its own tests pass, and scores in tables are the
 //! same whether the server was killed meanwhile or not.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Server, request};
 
-const EXAMPLE: &str = include_str!("../docs/anomaly.toml");
+const EXAMPLE: &str = include_str!("../pipelines.d/examples/anomaly.toml");
 
 const SOURCES: &str = r#"
 [sources.otlp]
