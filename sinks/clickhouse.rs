@@ -31,16 +31,20 @@
 //! | `timeout` | `30s` | for one request |
 //! | `tls`, `auth` | | of the client; secrets are read at each request |
 //!
-//! Rows go in blocks, by `INSERT ... FORMAT ArrowStream`: at a tick, once there are 50,000 rows or the
-//! first has waited for 25 ticks (5 s while data flows, 25 s else). What waits is in the checkpoint.
+//! Rows go in blocks, by `INSERT ... FORMAT ArrowStream`: at a tick, once there are 50,000 rows or
+//! 16 MiB, or the first has waited for 25 ticks (5 s while data flows, 25 s else). What waits is in the
+//! checkpoint. A row without a time gets that of its receipt.
 //!
 //! Delivery: exactly once, by the `insert_deduplication_token` of each block: journal, pipeline, sink
 //! and tick. The same rows have the same token in every replay, and a table that Weir creates remembers
 //! those of 1,000 blocks. Of another table the log says once whether it remembers none; then it is at
-//! least once. What fails is tried again, with growing pauses up to 10 s, also where a password or the
-//! table is wrong: it can be mended there. Only a block that ClickHouse cannot take as it is (a type, a
-//! value, a constraint) is dropped, counted, and said in the log. Its pipeline waits at most 5 s for a
-//! sink that fails; then it is detached and goes on by itself from the journal.
+//! least once, as it is where a pipeline is renamed, or `table` changed, while the sink is detached.
+//! What fails is tried again, with growing pauses up to 10 s, also where a password or the table is
+//! wrong: it can be mended there. Only rows that ClickHouse cannot take as they are (a type, a value, a
+//! constraint) are dropped, counted, and said in the log: a block that is refused goes in halves until
+//! they are found. Its pipeline waits at most 5 s for a sink that fails; then it is detached and goes
+//! on by itself from the journal. Values that fit no column, as that of a key that cannot be widened,
+//! are left out, counted.
 
 mod block;
 mod connection;
@@ -79,8 +83,10 @@ const BLOCK_ROWS: usize = 50_000;
 const BLOCK_TICKS: u32 = 25;
 /// Default of `timeout`.
 const TIMEOUT: StdDuration = StdDuration::from_secs(30);
-/// Between tries of what is sent last.
-const AGAIN: StdDuration = StdDuration::from_secs(1);
+/// Bytes of values with which a block is sent at the next tick.
+const BLOCK_BYTES: usize = 16 << 20;
+/// Requests for one block of which a part is refused: each bad row takes some thirty to be found.
+const TRIES_MAX: usize = 1000;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -185,36 +191,68 @@ struct ClickHouse {
 }
 
 impl ClickHouse {
-    /// Sends what waits under the tick at `offset`.
-    async fn send(&mut self, offset: u64) -> Result<(), SinkError> {
-        let rows = self.waiting.rows() as u64;
-        if rows == 0 {
-            return Ok(());
-        }
-        match self.insert(offset).await {
-            Ok(()) => {}
+    /// Sends `block` under the tick at `offset`.
+    async fn send(&mut self, block: &Block, offset: u64) -> Result<(), SinkError> {
+        match self.insert(block, offset).await {
+            Ok(()) => Ok(()),
             Err(Failure::Later(why)) => {
                 // What is known of the table may be what is wrong.
                 self.table.forget();
-                return Err(SinkError::transient(why));
+                Err(SinkError::transient(why))
             }
             Err(Failure::Never(why)) => {
-                self.context.metrics.error(rows, "refused", &why, now());
-                let (pipeline, sink) = (&self.context.pipeline, &self.context.sink);
-                tracing::error!(%pipeline, %sink, rows, error = why, "ClickHouse cannot take rows; they are dropped and counted");
+                self.refused(block.rows() as u64, &why);
+                Ok(())
             }
         }
-        self.waiting = Block::default();
-        Ok(())
     }
 
-    async fn insert(&mut self, offset: u64) -> Result<(), Failure> {
+    fn refused(&self, rows: u64, why: &str) {
+        let SinkContext { pipeline, sink, metrics, .. } = &self.context;
+        metrics.error(rows, "refused", why, now());
+        tracing::error!(%pipeline, %sink, rows, error = why, "ClickHouse cannot take rows; they are dropped and counted");
+    }
+
+    /// Sends a block; of one that cannot be taken as it is, the parts that can.
+    async fn insert(&mut self, block: &Block, offset: u64) -> Result<(), Failure> {
+        if block.rows() == 0 {
+            return Ok(());
+        }
         let SinkContext { journal, pipeline, sink, .. } = &self.context;
-        let wanted = self.waiting.columns();
-        if let Some(note) = self.table.fit(&self.connection, &wanted).await? {
+        if let Some(note) = self.table.fit(&self.connection, &block.columns()).await? {
             tracing::warn!(%pipeline, %sink, "{note}");
         }
-        let (rows, left_out): (RecordBatch, _) = self.waiting.joined(self.table.columns())?;
+        let (rows, left_out): (RecordBatch, _) = block.joined(self.table.columns())?;
+        let token = format!("{journal:032x}/{pipeline}/{sink}/{offset}");
+        let mut parts = vec![(rows, token)];
+        let (mut tries, mut refused) = (0, 0);
+        let mut reason = None;
+        while let Some((rows, token)) = parts.pop() {
+            tries += 1;
+            let sent = match rows.num_columns() {
+                0 => Err(Failure::Never("the table has none of the columns".into())),
+                _ => {
+                    let data = block::arrow_stream(&rows)?;
+                    self.connection.insert(self.table.insert(), data, &token).await
+                }
+            };
+            let why = match sent {
+                Ok(()) => continue,
+                Err(Failure::Never(why)) => why,
+                Err(later) => return Err(later),
+            };
+            let half = rows.num_rows() / 2;
+            if half > 0 && rows.num_columns() > 0 && tries < TRIES_MAX {
+                parts.push((rows.slice(half, rows.num_rows() - half), format!("{token}/1")));
+                parts.push((rows.slice(0, half), format!("{token}/0")));
+            } else {
+                refused += rows.num_rows() as u64;
+                reason = Some(why);
+            }
+        }
+        if let Some(why) = reason {
+            self.refused(refused, &why);
+        }
         if left_out > 0 {
             let why = "values are left out: the table has no column for them, or one of another \
                        type that Weir may not change";
@@ -223,9 +261,7 @@ impl ClickHouse {
                 tracing::warn!(%pipeline, %sink, values = left_out, "{why}");
             }
         }
-        let token = format!("{journal:032x}/{pipeline}/{sink}/{offset}");
-        let insert = self.table.insert(&rows);
-        self.connection.insert(insert, &block::arrow_stream(&rows)?, &token).await
+        Ok(())
     }
 }
 
@@ -241,32 +277,38 @@ impl Sink for ClickHouse {
             if self.tick.replace(offset) != Some(offset) && self.waiting.rows() > 0 {
                 self.waiting.ticks += 1;
             }
-            if self.waiting.rows() >= BLOCK_ROWS || self.waiting.ticks >= BLOCK_TICKS {
-                self.send(offset).await?;
+            let Block { ticks, .. } = self.waiting;
+            if self.waiting.rows() >= BLOCK_ROWS
+                || self.waiting.bytes() >= BLOCK_BYTES
+                || ticks >= BLOCK_TICKS
+            {
+                let block = std::mem::take(&mut self.waiting);
+                let sent = self.send(&block, offset).await;
+                if sent.is_err() {
+                    self.waiting = block;
+                }
+                return sent;
             }
             Ok(())
         })
     }
 
-    fn stage(&mut self, mark: u64, last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {
+    fn stage(&mut self, _mark: u64, last: bool) -> BoxFuture<'_, Result<Staged, SinkError>> {
         Box::pin(async move {
-            if !last {
-                // Blocks end at ticks that do not depend on where marks are.
-                let carry =
-                    self.waiting.encode().map_err(|e| SinkError::permanent(e.to_string()))?;
-                return Ok(Staged { work: Vec::new(), carry });
-            }
-            // An endpoint that does not take it is a sink that does not get on, and no reason to
-            // fail the others.
-            while self.send(mark).await.is_err() {
-                tokio::time::sleep(AGAIN).await;
-            }
-            Ok(Staged::default())
+            // Blocks end at ticks that do not depend on where marks are. The last one is sent once
+            // the checkpoint names it: before, another plan may still come to send its rows.
+            let failed = |e: arrow::error::ArrowError| SinkError::permanent(e.to_string());
+            let waiting = self.waiting.encode().map_err(failed)?;
+            Ok(match last {
+                true => Staged { work: waiting, carry: Vec::new() },
+                false => Staged { work: Vec::new(), carry: waiting },
+            })
         })
     }
 
-    fn commit(&mut self, _mark: u64, _work: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(async { Ok(()) })
+    fn commit(&mut self, mark: u64, work: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {
+        let block = Block::decode(work).map_err(|e| SinkError::permanent(e.to_string()));
+        Box::pin(async move { self.send(&block?, mark).await })
     }
 
     fn restore(&mut self, carry: &[u8]) -> BoxFuture<'_, Result<(), SinkError>> {

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    TimestampNanosecondArray, new_null_array,
+};
 use arrow::compute::{cast, concat};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimestampNanosecondType};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -22,6 +25,8 @@ const ENTITY: &str = "weir.entity";
 pub(super) struct Block {
     batches: Vec<RecordBatch>,
     rows: usize,
+    /// Bytes of its values, however rows were cut.
+    bytes: usize,
     /// Ticks that came since the first row.
     pub(super) ticks: u32,
 }
@@ -39,9 +44,13 @@ impl Block {
         self.rows
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds the rows of `batch` with the columns of both levels that have a value.
     pub(super) fn add(&mut self, batch: &Batch) -> Result<(), ArrowError> {
-        let wide = batch.wide()?;
+        let wide = timed(batch, batch.wide()?)?;
         let column = |(field, array): (&Arc<Field>, &ArrayRef)| -> Result<_, ArrowError> {
             let entity = batch.level(field.name()) == Some(Level::Entity);
             let array = plain(array)?;
@@ -60,6 +69,7 @@ impl Block {
 
     fn push(&mut self, batch: RecordBatch) {
         self.rows += batch.num_rows();
+        self.bytes += batch.columns().iter().map(bytes).sum::<usize>();
         self.batches.push(batch);
     }
 
@@ -166,13 +176,64 @@ fn plain(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     }
 }
 
+/// A column as another kind; NULL is what cannot be that without becoming something else.
 fn as_kind(array: &ArrayRef, kind: &DataType) -> Result<ArrayRef, ArrowError> {
     match (array.data_type(), kind) {
         (from, to) if from == to => Ok(array.clone()),
         (DataType::List(_), DataType::Utf8) => Ok(Arc::new(json(array)?)),
-        _ => cast(array, kind),
+        (_, DataType::Utf8)
+        | (DataType::Int64, DataType::Float64)
+        | (DataType::Utf8, DataType::Int64 | DataType::Float64 | DataType::Timestamp(..)) => {
+            cast(array, kind)
+        }
+        (DataType::Float64, DataType::Int64) => {
+            let doubles = array.as_primitive::<Float64Type>().iter();
+            let whole = |v: f64| (v.fract() == 0.0 && v.abs() <= WHOLE).then_some(v as i64);
+            Ok(Arc::new(doubles.map(|v| v.and_then(whole)).collect::<Int64Array>()))
+        }
+        _ => Ok(new_null_array(kind, array.len())),
     }
 }
+
+/// Up to here a double holds every whole number.
+const WHOLE: f64 = 9_007_199_254_740_992.0;
+
+/// Bytes of the values of a column.
+fn bytes(array: &ArrayRef) -> usize {
+    match array.as_string_opt::<i32>() {
+        Some(texts) => {
+            let offsets = texts.value_offsets();
+            (offsets[offsets.len() - 1] - offsets[0]) as usize + size_of::<i32>() * texts.len()
+        }
+        None => size_of::<i64>() * array.len(),
+    }
+}
+
+/// Rows without a time get that of their receipt.
+fn timed(batch: &Batch, wide: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let times = wide.column_by_name(TIMESTAMP).cloned();
+    if times.as_ref().is_some_and(|t| t.null_count() == 0) {
+        return Ok(wide);
+    }
+    let received = batch.runs().iter().flat_map(|r| std::iter::repeat_n(r.received, r.rows));
+    let known = times.as_ref().and_then(|t| t.as_primitive_opt::<TimestampNanosecondType>());
+    let filled = received.enumerate().map(|(row, received)| {
+        known.filter(|t| t.is_valid(row)).map_or(received, |t| t.value(row))
+    });
+    let filled: ArrayRef =
+        Arc::new(TimestampNanosecondArray::from_iter_values(filled).with_timezone("UTC"));
+    let rows = wide.num_rows();
+    let others = wide.schema_ref().fields().iter().zip(wide.columns());
+    let others = others.filter(|(field, _)| field.name() != TIMESTAMP);
+    let field = Field::new(TIMESTAMP, filled.data_type().clone(), true);
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = others
+        .map(|(field, array)| (field.as_ref().clone(), array.clone()))
+        .chain([(field, filled)])
+        .unzip();
+    batch_of(fields, arrays, rows)
+}
+
+const TIMESTAMP: &str = "timestamp";
 
 /// Each value as JSON text.
 fn json(array: &ArrayRef) -> Result<StringArray, ArrowError> {

@@ -18,7 +18,8 @@ use weir_pipeline::tls::client_config;
 /// Codes of ClickHouse that say that a block can never be taken as it is: of types, of parsing, of
 /// constraints.
 /// Source: `ErrorCodes.cpp` of ClickHouse.
-const NEVER: [u32; 15] = [6, 20, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 321, 349, 469];
+const NEVER: [u32; 21] =
+    [6, 20, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 376, 407, 469, 675, 676, 691];
 
 /// A connection that no request used for so long is closed: ClickHouse does so after 3 s.
 const IDLE: Duration = Duration::from_secs(2);
@@ -58,10 +59,11 @@ impl Connection {
         Self { settings, client: Mutex::default() }
     }
 
-    /// Does a statement without an answer.
+    /// Does a statement without an answer. What is wrong with it may be mended on the other side.
     pub(super) async fn run(&self, sql: &str) -> Result<(), Failure> {
         let query = self.client()?.query_raw(sql);
-        self.in_time(query.execute()).await
+        let done = self.in_time(query.execute()).await;
+        done.map_err(|failure| Failure::Later(failure.why()))
     }
 
     /// The rows of an answer.
@@ -79,12 +81,14 @@ impl Connection {
     pub(super) async fn insert(
         &self,
         sql: String,
-        data: &[u8],
+        data: Vec<u8>,
         token: &str,
     ) -> Result<(), Failure> {
         let insert = self.client()?.insert_formatted_with(sql);
-        let mut insert = insert.with_setting("insert_deduplication_token", token);
-        let data = Bytes::copy_from_slice(data);
+        let insert = insert.with_setting("insert_deduplication_token", token);
+        // Data of the past has as many partitions as it has days.
+        let mut insert = insert.with_setting("max_partitions_per_insert_block", "0");
+        let data = Bytes::from(data);
         self.in_time(async move {
             insert.send(data).await?;
             insert.end().await
@@ -163,6 +167,22 @@ fn failure(error: &Error) -> Failure {
         _ => Failure::Later(why),
     }
 }
+
+impl Failure {
+    fn why(self) -> String {
+        let (Self::Later(why) | Self::Never(why)) = self;
+        why
+    }
+
+    /// Whether ClickHouse said that a column cannot be changed so: it is of a key, or of a view.
+    pub(super) fn is_fixed(&self) -> bool {
+        let (Self::Later(why) | Self::Never(why)) = self;
+        code(why).is_some_and(|code| FIXED.contains(&code))
+    }
+}
+
+/// Codes that say that a column cannot be changed.
+const FIXED: [u32; 4] = [36, 44, 48, 524];
 
 /// The number in `Code: 60. DB::Exception: ...`.
 fn code(said: &str) -> Option<u32> {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
 use weir_pipeline::signal::{Signal, timestamp};
 
@@ -176,23 +175,26 @@ impl Table {
             let forgets = self.forgets(connection).await?;
             note = forgets.filter(|_| !std::mem::replace(&mut self.said, true));
         }
-        if self.settings.create {
-            let changes = self.changes(wanted);
-            if !changes.is_empty() {
-                let alter =
-                    format!("ALTER TABLE {} {}", self.name_on_cluster(), changes.join(", "));
-                connection.run(&alter).await?;
-                self.look(connection).await?;
+        if self.settings.create && !self.changes(wanted).is_empty() {
+            // Others may have changed it meanwhile, and what is wide must not become narrow.
+            self.look(connection).await?;
+            for change in self.changes(wanted) {
+                let alter = format!("ALTER TABLE {} {change}", self.name_on_cluster());
+                match connection.run(&alter).await {
+                    // Its values go as what it is, as far as they can.
+                    Err(failure) if failure.is_fixed() => {}
+                    done => done?,
+                }
             }
+            self.look(connection).await?;
         }
         Ok(note)
     }
 
-    /// The statement that takes `rows`.
-    pub(super) fn insert(&self, rows: &RecordBatch) -> String {
-        let names: Vec<String> =
-            rows.schema_ref().fields().iter().map(|f| quoted(f.name())).collect();
-        format!("INSERT INTO {} ({}) FORMAT ArrowStream", self.name(), names.join(", "))
+    /// The statement that takes rows; their columns are found by name. It goes in the URL, which has
+    /// no room for thousands of names.
+    pub(super) fn insert(&self) -> String {
+        format!("INSERT INTO {} FORMAT ArrowStream", self.name())
     }
 
     async fn look(&mut self, connection: &Connection) -> Result<(), Failure> {
