@@ -166,19 +166,22 @@ fn every_documented_example_plans() {
         assert!(!blocks.is_empty(), "{} has no example", kind.name);
         for block in blocks {
             let block = block.split("```").next().unwrap();
-            // A fragment is what stands below the header.
-            let fragment: String = block
-                .lines()
-                .map(|line| {
-                    match line.strip_prefix("[operators.").and_then(|l| l.strip_suffix(']')) {
-                        None => format!("{line}\n"),
-                        Some(path) => path
-                            .split_once('.')
-                            .map_or(String::new(), |(_, key)| format!("[{key}]\n")),
+            // What stands below the header of the operator; others are beside it in some.
+            let mut sections: Vec<String> = vec![String::new()];
+            for line in block.lines() {
+                let header = line.strip_prefix('[').and_then(|l| l.strip_suffix(']'));
+                match header.map(|h| h.split('.').collect::<Vec<_>>()).as_deref() {
+                    Some(["operators", _, key]) => {
+                        *sections.last_mut().unwrap() += &format!("[{key}]\n");
                     }
-                })
-                .collect();
-            let planned = plan(kind, &fragment);
+                    Some(_) => sections.push(String::new()),
+                    None => *sections.last_mut().unwrap() += &format!("{line}\n"),
+                }
+            }
+            let own = format!("type = \"{}\"\n", kind.name);
+            let own = sections.iter().position(|s| s.starts_with(&own)).unwrap_or_default();
+            let fragment = &sections[own];
+            let planned = plan(kind, fragment);
             assert!(planned.is_ok(), "{}: {}", kind.name, planned.unwrap_err());
         }
     }
