@@ -110,11 +110,13 @@ tools:
 	need() { command -v "$$1" >/dev/null || missing+=("$$2"); }
 	need curl curl
 	need logger bsdutils
+	need mariadbd mariadb-server
 	need openssl openssl
 	need prometheus prometheus
 	need prometheus-node-exporter prometheus-node-exporter
 	need python3 python3
 	need rsyslogd rsyslog
+	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 	compgen -G '/usr/lib/*/rsyslog/lmnsd_gtls.so' >/dev/null || missing+=(rsyslog-gnutls)
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 	[ $${#missing[@]} = 0 ] || packages "$${missing[@]}"

@@ -2,6 +2,8 @@
 
 mod anomaly;
 mod codec;
+mod enrich;
+mod entities;
 mod filter;
 mod inputs;
 mod log_pattern;
@@ -22,6 +24,7 @@ use weir_pipeline::component::OperatorKind;
 /// Every operator type, by name.
 pub const ALL: &[OperatorKind] = &[
     anomaly::KIND,
+    enrich::KIND,
     filter::KIND,
     log_pattern::KIND,
     log_to_metric::KIND,

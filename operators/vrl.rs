@@ -40,6 +40,7 @@ mod entities;
 mod flat;
 mod flat_row;
 mod functions;
+mod lookups;
 mod moves;
 mod program;
 mod row;
@@ -62,8 +63,8 @@ use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::edge::Edge;
 use weir_pipeline::share::Pace;
 
-use self::entities::Entities;
 use self::program::Compiled;
+use crate::entities::Entities;
 
 /// The row of `operators/lib.rs`.
 pub(crate) const KIND: OperatorKind = OperatorKind {
@@ -96,7 +97,13 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
     let signal = scope.inputs.first().map(|i| i.edge.signal.clone());
     let Some(signal) = signal else { return Err(Diagnostics::default()) };
     let edge = Edge::open(signal);
-    let (program, warnings) = program::compile(&section.id, text, &edge)?;
+    for id in scope.lookups().keys() {
+        // Which of them it asks only its functions know; those that it does not name it cannot ask.
+        if text.text.contains(&format!("\"{id}\"")) {
+            scope.lookup(id, &section.header)?;
+        }
+    }
+    let (program, warnings) = program::compile(&section.id, text, &edge, scope.lookups())?;
     warnings.into_iter().for_each(|w| scope.warn(w));
     Ok(Box::new(Vrl { program: Arc::new(program), edge }))
 }
@@ -141,7 +148,7 @@ impl Operator for Running {
     ) -> Result<(), OperatorError> {
         let (program, entities) = (&*self.program, &mut self.entities);
         if entities::suffices(program, &batch) {
-            return entities.process(program, &batch, out);
+            return entities::process(program, entities, &batch, out);
         }
         let Some(flat) = program.flat.as_ref().filter(|flat| flat.suits(&batch)) else {
             return rows::process(program, (entities, &mut self.pace), &batch, out);

@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ use self::format::{FORMAT, Unreadable, decode, encode};
 use crate::component::Staged;
 use crate::config::Bundle;
 use crate::graph::States;
+use crate::lookup::tables::{age, touch};
 
 /// Checkpoints kept per pipeline: if the newest is damaged, the one before still starts.
 const KEPT: usize = 2;
@@ -338,7 +340,7 @@ impl Checkpoints {
     /// If the disk refuses.
     pub fn save_plan(&self, hash: &str, bundle: &Bundle) -> io::Result<()> {
         let path = self.plans.join(format!("{hash}.json"));
-        if path.exists() {
+        if touch(&path) {
             return Ok(());
         }
         let kept = KeptPlan { format: PLAN_FORMAT, bundle: bundle.clone() };
@@ -374,11 +376,20 @@ impl Checkpoints {
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
-    /// Removes the plans that no hash of `keep` names.
-    pub fn retain_plans(&self, keep: &[String]) {
+    /// The texts of all plans that are kept.
+    pub fn kept_plans(&self) -> Vec<Bundle> {
+        let entries = fs::read_dir(&self.plans).into_iter().flatten().flatten();
+        let texts = entries.filter_map(|e| read_plan(&fs::read(e.path()).ok()?));
+        texts.map(|kept| kept.bundle).collect()
+    }
+
+    /// Removes the plans that no hash of `keep` names and that have not come into use for `unused`.
+    pub fn retain_plans(&self, keep: &[String], unused: Duration) {
         for entry in fs::read_dir(&self.plans).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.strip_suffix(".json").is_some_and(|hash| !keep.iter().any(|k| k == hash)) {
+            let old = age(&entry.path()).is_none_or(|age| age >= unused);
+            let hash = name.strip_suffix(".json").filter(|_| old);
+            if hash.is_some_and(|hash| !keep.iter().any(|k| k == hash)) {
                 let _ = fs::remove_file(entry.path());
             }
         }

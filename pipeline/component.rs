@@ -23,6 +23,7 @@ use crate::entity::EntitySpace;
 use crate::intake::Intake;
 use crate::journal::Envelope;
 use crate::listen::Listeners;
+use crate::lookup::LookupPlan;
 use crate::signal::Signal;
 use crate::telemetry::ComponentMetrics;
 
@@ -35,6 +36,8 @@ pub struct Components {
     pub operators: &'static [OperatorKind],
     /// `sinks/lib.rs`.
     pub sinks: &'static [SinkKind],
+    /// What `[lookups.*]` can be, of `sources/lib.rs`.
+    pub lookups: &'static [LookupKind],
     /// `[alerts.*]`: an operator whose main output is a stream of transitions.
     pub alert: &'static OperatorKind,
     /// Takes the transitions of all alerts of a pipeline to the router.
@@ -64,6 +67,8 @@ pub type SourceKind = Kind<dyn SourcePlan>;
 pub type OperatorKind = Kind<dyn OperatorPlan>;
 /// A row of `sinks/lib.rs`.
 pub type SinkKind = Kind<dyn SinkPlan>;
+/// A row of the table of lookups in `sources/lib.rs`.
+pub type LookupKind = Kind<dyn LookupPlan>;
 
 impl<P: ?Sized> Kind<P> {
     /// The reference text: the module's leading `//!` lines.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
-use arrow::datatypes::DataType;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use hashbrown::{HashMap, HashSet, HashTable};
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_128;
@@ -55,6 +55,35 @@ impl PartialEq for Value {
 }
 
 impl Value {
+    /// What JSON says; `None` for null.
+    pub fn of_json(value: &serde_json::Value) -> Option<Self> {
+        Some(match value {
+            serde_json::Value::Null => return None,
+            serde_json::Value::Bool(v) => Self::Bool(*v),
+            serde_json::Value::Number(n) => match n.as_i64() {
+                Some(i) => Self::Int(i),
+                None => Self::Double(n.as_f64()?),
+            },
+            serde_json::Value::String(s) => Self::Text(s.as_str().into()),
+            other => Self::Json(other.to_string().into()),
+        })
+    }
+
+    /// The value in a row of a column; `None` where there is none. What is neither a number nor a
+    /// boolean is its text.
+    pub fn of_array(column: &ArrayRef, row: usize) -> Option<Self> {
+        if column.is_null(row) {
+            return None;
+        }
+        Some(match column.data_type() {
+            DataType::Boolean => Self::Bool(column.as_boolean().value(row)),
+            DataType::Int64 => Self::Int(column.as_primitive::<Int64Type>().value(row)),
+            DataType::Float64 => Self::Double(column.as_primitive::<Float64Type>().value(row)),
+            DataType::Utf8 => Self::Text(column.as_string::<i32>().value(row).into()),
+            _ => Self::Text(arrow::util::display::array_value_to_string(column, row).ok()?.into()),
+        })
+    }
+
     /// The column type that holds this value alone.
     pub fn data_type(&self) -> DataType {
         match self {

@@ -20,6 +20,7 @@ pub mod intake;
 mod joining;
 pub mod journal;
 pub mod listen;
+pub mod lookup;
 pub mod memory;
 pub mod plan;
 pub mod replay;

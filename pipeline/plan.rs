@@ -9,6 +9,7 @@ use crate::backlog::{Backlog, Policy};
 use crate::component::{OperatorPlan, SinkPlan, SourcePlan};
 use crate::config::Bundle;
 use crate::diagnostic::Span;
+use crate::lookup::LookupPlan;
 
 /// Everything that shall run.
 #[derive(Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Plan {
     pub sources: BTreeMap<Arc<str>, Arc<SourceDefinition>>,
     /// By name.
     pub pipelines: BTreeMap<Arc<str>, Arc<PipelinePlan>>,
+    /// Lookup tables of all files, each file's under its path.
+    pub lookups: Vec<Arc<LookupDefinition>>,
 }
 
 /// A source as planned.
@@ -34,6 +37,21 @@ pub struct SourceDefinition {
     /// What it takes to plan it again without the present files: goes into the journal with each
     /// generation, so that replay decodes as the receiver did.
     pub bundle: Bundle,
+    /// Where it is defined.
+    pub header: Span,
+}
+
+/// A lookup table as planned.
+#[derive(Debug)]
+pub struct LookupDefinition {
+    /// Id, unique in its file.
+    pub id: String,
+    /// `type`.
+    pub kind: &'static str,
+    /// What was proved.
+    pub plan: Arc<dyn LookupPlan>,
+    /// Hash of what decides which rows it has, but for the rows: equal sections share a table.
+    pub key: String,
     /// Where it is defined.
     pub header: Span,
 }
@@ -59,6 +77,8 @@ pub struct PipelinePlan {
     pub nodes: Vec<NodePlan>,
     /// `[[tests]]`, run by `weir test` and by every reload.
     pub tests: Vec<TestPlan>,
+    /// The nodes that tests run, if lookup tables have rows of their own for that.
+    pub test_nodes: Option<Vec<NodePlan>>,
 }
 
 impl PipelinePlan {
@@ -99,6 +119,7 @@ impl PipelinePlan {
             backlog: self.nodes[sink].backlog,
             nodes: nodes.collect(),
             tests: Vec::new(),
+            test_nodes: None,
         })
     }
 }

@@ -9,6 +9,7 @@ mod decoders;
 mod detached;
 mod gaps;
 mod holds;
+mod lookups;
 mod pipeline;
 mod plan;
 mod poison;
@@ -54,8 +55,9 @@ use crate::checkpoint::{Checkpoints, Consumer};
 use crate::component::{Components, Services};
 use crate::config::Environment;
 use crate::journal::Journal;
+use crate::lookup::Tables;
 use crate::memory::{Entities, Parts, Rows};
-use crate::plan::PipelinePlan;
+use crate::plan::{LookupDefinition, PipelinePlan};
 use crate::tap::TapReader;
 use crate::telemetry::Telemetry;
 
@@ -131,6 +133,8 @@ pub struct Runtime {
     taking: tokio::sync::watch::Sender<bool>,
     ready: AtomicBool,
     stop: CancellationToken,
+    /// Lookup tables of all files, those that are left out for want of them too.
+    definitions: Mutex<Vec<Arc<LookupDefinition>>>,
 }
 
 struct RuntimeOptions {
@@ -138,6 +142,7 @@ struct RuntimeOptions {
     pipelines: PathBuf,
     components: Components,
     environment: Environment,
+    tables: Tables,
     memory: Parts,
 }
 
@@ -219,6 +224,7 @@ impl Runtime {
             memory,
             rows,
         } = options;
+        let tables = Tables::open(&data)?;
         let entities = Entities::new(memory.entities);
         let decoders = Arc::new(Decoders::new(journal.clone(), components, entities));
         let gate = Arc::new(Gate::new(memory.requests));
@@ -238,7 +244,7 @@ impl Runtime {
         let runtime = Arc::new(Self {
             sources: Sources::new(journal.clone(), gate, telemetry, decoders),
             ticker: Ticker::new(journal),
-            options: RuntimeOptions { data, pipelines, components, environment, memory },
+            options: RuntimeOptions { data, pipelines, components, environment, tables, memory },
             shared,
             running: Mutex::default(),
             down: Mutex::default(),
@@ -250,6 +256,7 @@ impl Runtime {
             taking: tokio::sync::watch::Sender::default(),
             ready: AtomicBool::new(false),
             stop: CancellationToken::new(),
+            definitions: Mutex::default(),
         });
         runtime.recover().await?;
         let ticking = runtime.clone();
@@ -259,6 +266,7 @@ impl Runtime {
         if watch {
             tokio::spawn(watch::run(runtime.clone()));
         }
+        tokio::spawn(lookups::run(runtime.clone()));
         tokio::spawn(supervise::run(runtime.clone()));
         tokio::spawn(pressure::run(runtime.clone()));
         Ok(runtime)

@@ -27,6 +27,8 @@ pub fn run(plan: &PipelinePlan) -> Diagnostics {
 
 fn run_one(plan: &PipelinePlan, test: &TestPlan) -> Vec<Diagnostic> {
     let telemetry = Telemetry::default();
+    let nodes = plan.test_nodes.as_ref().unwrap_or(&plan.nodes);
+    let plan = &PipelinePlan { nodes: nodes.clone(), tests: Vec::new(), ..plan.clone() };
     let mut graph = Graph::build(plan, &telemetry, Arc::new(Taps::default()));
     graph.capture();
     let mut seen = Vec::new();
@@ -194,7 +196,7 @@ fn column(
         .map(|r| {
             let value = r.get(name)?;
             json |= value.is_array() || value.is_object();
-            to_value(value)
+            entity::Value::of_json(value)
         })
         .collect();
     let array = build_column(values.iter().map(Option::as_ref)).values;
@@ -223,19 +225,6 @@ fn time(
         }
         Some(v) => v.as_i64().map(Some).ok_or_else(|| bad(v)),
     }
-}
-
-fn to_value(value: &Value) -> Option<entity::Value> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Bool(v) => entity::Value::Bool(*v),
-        Value::Number(n) => match n.as_i64() {
-            Some(i) => entity::Value::Int(i),
-            None => entity::Value::Double(n.as_f64()?),
-        },
-        Value::String(s) => entity::Value::Text(s.as_str().into()),
-        other => entity::Value::Json(other.to_string().into()),
-    })
 }
 
 /// The rows of a batch as JSON objects, both levels, without nulls; times as RFC 3339.

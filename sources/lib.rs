@@ -1,9 +1,11 @@
-//! Sources: one module per type. This file is the table of them and nothing else.
+//! Sources, and where lookup tables are read from: one module per type. This file is the tables of
+//! them and nothing else.
 
 mod columns;
 mod http;
 mod inflate;
 mod json;
+mod lookups;
 mod otlp;
 mod prometheus;
 mod prometheus_remote_write;
@@ -14,8 +16,17 @@ mod syslog;
 #[cfg(test)]
 mod testing;
 
-use weir_pipeline::component::SourceKind;
+use weir_pipeline::component::{LookupKind, SourceKind};
 
 /// Every source type.
 pub const ALL: &[SourceKind] =
     &[otlp::KIND, prometheus_remote_write::KIND, prometheus_scrape::KIND, syslog::KIND];
+
+/// Every type of lookup table.
+pub const LOOKUPS: &[LookupKind] = &[
+    lookups::file::KIND,
+    lookups::http_json::KIND,
+    lookups::mysql::KIND,
+    lookups::postgres::KIND,
+    lookups::sql::KIND,
+];

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use weir_pipeline::config::{Environment, LastGood, Loaded, load};
 use weir_pipeline::diagnostic::{Diagnostics, Severity};
+use weir_pipeline::lookup::Tables;
 
 use crate::cli::{Check, Local};
 use crate::client::{DEGRADED, out};
@@ -40,7 +41,13 @@ pub(crate) fn server(local: &Local) -> Diagnostics {
 /// The pipeline files, planned.
 pub(crate) fn pipelines(local: &Local) -> Loaded {
     let environment = Environment::Process;
-    load(&local.pipelines(), &ALL, &environment, &LastGood::new(), &BTreeMap::new())
+    load(
+        &local.pipelines(),
+        &ALL,
+        (&environment, &Tables::default()),
+        &LastGood::new(),
+        &BTreeMap::new(),
+    )
 }
 
 /// Prints diagnostics with a blank line after each; counts errors and warnings.
@@ -83,7 +90,8 @@ annotations = { a = "{{ x | byts }}" }
 "#;
         std::fs::write(dir.path().join("a.toml"), text).unwrap();
         let empty = Environment::Fixed(BTreeMap::new());
-        let loaded = load(dir.path(), &ALL, &empty, &LastGood::new(), &BTreeMap::new());
+        let outside = (&empty, &Tables::default());
+        let loaded = load(dir.path(), &ALL, outside, &LastGood::new(), &BTreeMap::new());
         let errors = loaded.diagnostics.0.iter().filter(|d| d.severity == Severity::Error);
         let codes: Vec<&str> = errors.map(|d| d.code).collect();
         assert_eq!(

@@ -7,6 +7,7 @@ pub(crate) const ALL: Components = Components {
     sources: weir_sources::ALL,
     operators: weir_operators::ALL,
     sinks: weir_sinks::ALL,
+    lookups: weir_sources::LOOKUPS,
     alert: &weir_alerts::ALERT,
     router: &weir_alerts::ROUTER,
     errors: "store",

@@ -75,6 +75,7 @@ fn rows() -> Vec<Row> {
     of("sources", ALL.sources)
         .chain(of("operators", ALL.operators))
         .chain(of("sinks", ALL.sinks))
+        .chain(of("lookups", ALL.lookups))
         .chain(of("alerts", alert))
         .chain(RECEIVERS.iter().map(|k| Row {
             class: "receivers",

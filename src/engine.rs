@@ -182,6 +182,7 @@ impl Server {
                 problems.push(format!("pipeline `{}` is {seconds} s behind", p.name));
             }
         }
+        let lookups = self.runtime.get().map(|r| r.lookups()).unwrap_or_default();
         let held = self.runtime.get().map(|r| r.refusing()).unwrap_or_default();
         problems.extend(held.into_iter().map(|(source, why)| {
             let answers = if why.overload { 429 } else { 503 };
@@ -193,6 +194,12 @@ impl Server {
                 .map(|why| format!("the journal cannot be written, data is refused: {why}")),
         );
         if let Some(runtime) = self.runtime.get() {
+            problems.extend(lookups.iter().filter_map(|l| {
+                let why = l.error.as_ref()?;
+                let now =
+                    if l.version.is_empty() { "it has no rows" } else { "the rows before stay" };
+                Some(format!("lookup `{}` ({}) cannot be read, {now}: {why}", l.id, l.file))
+            }));
             problems.extend(runtime.gaps().iter().map(gap_problem));
             problems.extend(runtime.skipped().into_iter().map(|(pipeline, offset)| {
                 format!(
@@ -234,6 +241,7 @@ impl Server {
                     reading,
                 })
                 .collect(),
+            lookups,
             alerts: self.alert_report(),
             journal: weir_web::JournalReport {
                 head: self.journal.head(),

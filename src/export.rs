@@ -14,6 +14,7 @@ use weir_pipeline::checkpoint::{Checkpoint, Checkpoints};
 use weir_pipeline::component::{Services, Sink, SinkContext};
 use weir_pipeline::config::plan_from_bundle;
 use weir_pipeline::intake::now;
+use weir_pipeline::lookup::Tables;
 use weir_pipeline::plan::Work;
 use weir_store::{DEFAULT_TENANT, Store, StoreOptions};
 
@@ -92,7 +93,7 @@ async fn recover_one(
     sinks: &mut Vec<Box<dyn Sink>>,
 ) -> Result<()> {
     let bundle = checkpoints.load_plan(&checkpoint.plan)?;
-    let (plan, _) = plan_from_bundle(&bundle, &checkpoint.pipeline, &ALL)
+    let (plan, _) = plan_from_bundle(&bundle, &checkpoint.pipeline, &ALL, &Tables::nothing())
         .map_err(|wrong| anyhow!("its plan cannot be built: {wrong}"))?;
     for node in plan.nodes.iter().filter(|n| n.kind == "store") {
         let (Work::Sink(sink), Some(staged)) = (&node.work, checkpoint.sinks.get(&*node.id)) else {

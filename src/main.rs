@@ -12,6 +12,7 @@ mod folder;
 mod load;
 mod merge;
 mod notify;
+mod own_queries;
 mod plan;
 mod reload;
 mod replay;

@@ -18,6 +18,7 @@ use weir_pipeline::component::Services;
 use weir_pipeline::config::{Environment, Flags};
 use weir_pipeline::intake::now;
 use weir_pipeline::journal::Journal;
+use weir_pipeline::lookup::OwnTables;
 use weir_pipeline::memory::{Parts, Rows};
 use weir_pipeline::runtime::{Options, Runtime};
 use weir_pipeline::telemetry::Telemetry;
@@ -30,6 +31,7 @@ use crate::cli::Local;
 use crate::components;
 use crate::engine::{Server, journal_options, retention};
 use crate::folder::Folder;
+use crate::own_queries::OwnQueries;
 use crate::server_file::{ServerFile, Settings};
 
 /// A stop takes at most ten seconds in all; this is the pipelines' part.
@@ -149,6 +151,7 @@ async fn serve(args: &Local) -> Result<ExitCode> {
         server.refuse_file(&wrong);
     }
 
+    let own_tables = OwnTables(Arc::new(OwnQueries(queries.clone())));
     let stop = CancellationToken::new();
     let routing = tokio::spawn(router.clone().run(stop.clone()));
     let maintaining = tokio::spawn(store.clone().run_maintenance(stop.clone()));
@@ -169,7 +172,11 @@ async fn serve(args: &Local) -> Result<ExitCode> {
         pipelines: config.pipelines.clone(),
         watch: config.watch,
         components: components::ALL,
-        services: Services::default().with(store).with(router).with(telemetry.clone()),
+        services: Services::default()
+            .with(store)
+            .with(router)
+            .with(telemetry.clone())
+            .with(Arc::new(own_tables)),
         environment: Environment::Process,
         telemetry,
         journal,

@@ -206,6 +206,10 @@ fn shipped_examples_are_right() {
         let all = default.iter().map(|(n, t)| (n.as_str(), t.as_str()));
         let all: Vec<_> = all.chain([(name.as_str(), example.as_str())]).collect();
         let server = Server::prepare(&all, None, &[]);
+        for table in ["networks.csv", "owners.csv"] {
+            let folder = server.path().join("pipelines.d");
+            fs::copy(shipped.join("examples").join(table), folder.join(table)).unwrap();
+        }
         for command in [&["check", "--strict"][..], &["test"]] {
             let (code, said) = server.weir(command);
             assert_eq!(code, Some(0), "{name}: {said}");

@@ -8,6 +8,7 @@ mod damage;
 mod dead_sink;
 mod disk;
 pub(crate) mod load;
+mod lookups;
 mod overload;
 mod poison;
 pub(crate) mod remote_write;

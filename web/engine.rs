@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use futures::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
+use weir_pipeline::lookup::LookupStatus;
 use weir_pipeline::replay::{Progress, Report, Request};
 use weir_pipeline::telemetry::ComponentReading;
 
@@ -99,6 +100,8 @@ pub struct Status {
     pub pipelines: Vec<PipelineReport>,
     /// Counters of every component.
     pub components: Vec<ComponentReport>,
+    /// Lookup tables.
+    pub lookups: Vec<LookupStatus>,
     /// As [`Engine::alerts`].
     pub alerts: serde_json::Value,
     /// The journal.

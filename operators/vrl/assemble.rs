@@ -8,7 +8,7 @@ use arrow::datatypes::{Field, Schema};
 use weir_pipeline::batch::{Batch, Keys, Run};
 use weir_pipeline::component::OperatorError;
 
-use super::entities::Entities;
+use crate::entities::Entities;
 
 /// A column that a program touched, and what it is now.
 pub(super) type Touched = (String, Field, ArrayRef);

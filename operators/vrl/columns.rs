@@ -17,12 +17,12 @@ use weir_pipeline::signal::META_JSON;
 use super::assemble::{Touched, assemble};
 use super::column::{Cell, column};
 use super::distinct::Distinct;
-use super::entities::Entities;
 use super::flat::Flat;
 use super::flat_row::{Change, FlatRow};
 use super::program::{Compiled, End};
 use super::rows::{metadata, places};
 use super::values::{Columns, check};
+use crate::entities::Entities;
 
 /// What became of a row.
 enum Fate {

@@ -10,7 +10,7 @@ use vrl::compiler::prelude::*;
 use vrl::path::{OwnedTargetPath, OwnedValuePath};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::dated;
+use super::{dated, lookups};
 
 /// Left out, with what to do instead.
 pub(super) const REFUSED: [(&str, &str); 13] = [
@@ -59,6 +59,9 @@ pub(super) fn all() -> Vec<Box<dyn Function>> {
     }
     for parser in dated::ALL {
         functions.push(Box::new(parser));
+    }
+    for asked in lookups::ALL {
+        functions.push(Box::new(asked));
     }
     functions
 }

@@ -15,9 +15,9 @@ use weir_pipeline::signal::Signal;
 
 use super::assemble::{Touched, assemble};
 use super::column::{Cell, column, field};
-use super::entities::Entities;
 use super::flat::Flat;
 use super::values::{check, is_json};
+use crate::entities::Entities;
 
 /// A program of moves. Columns are indices into the names of its [`Flat`].
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use vrl::path::{OwnedSegment, OwnedTargetPath, OwnedValuePath, PathPrefix};
 use vrl::value::Kind;
 use vrl::value::kind::Collection;
 use weir_pipeline::component::OperatorError;
-use weir_pipeline::config::Text;
+use weir_pipeline::config::{Lookups, Text};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics, nearest};
 use weir_pipeline::edge::Edge;
 
@@ -56,6 +56,7 @@ pub(super) fn compile(
     node: &str,
     text: Text,
     edge: &Edge,
+    lookups: &Lookups,
 ) -> Result<(Compiled, Vec<Diagnostic>), Diagnostics> {
     let functions = functions::all();
     let state = TypeState {
@@ -65,6 +66,7 @@ pub(super) fn compile(
     let mut config = CompileConfig::default();
     config.set_read_only_path(OwnedTargetPath::metadata_root(), true);
     config.set_custom(functions::ChanceCalls::default());
+    config.set_custom(lookups.clone());
     let compiled = compile_with_state(&text.text, &functions, &state, config)
         .map_err(|list| Diagnostics(diagnostics(&list, &text)))?;
     let mut warnings = diagnostics(&compiled.warnings, &text);

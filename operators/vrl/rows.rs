@@ -13,11 +13,12 @@ use weir_pipeline::signal::{ATTRIBUTES, META_JSON};
 
 use super::assemble::assemble;
 use super::column::{Cell, column};
-use super::entities::{Entities, first_misfit};
+use super::entities::first_misfit;
 use super::functions::{NOW, SEED, time};
 use super::program::{Compiled, End};
 use super::row::{Changes, Result as Left, Row};
 use super::values::Columns;
+use crate::entities::Entities;
 
 /// One row of the output.
 struct OutRow {

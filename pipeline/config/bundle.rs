@@ -13,6 +13,9 @@ pub struct Bundle {
     pub files: BTreeMap<String, String>,
     /// Values of the environment variables that string values named.
     pub environment: BTreeMap<String, String>,
+    /// Versions of the lookup tables that it looks into, by [`crate::plan::LookupDefinition::key`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lookups: BTreeMap<String, String>,
 }
 
 impl Bundle {
@@ -22,5 +25,6 @@ impl Bundle {
         self.files.extend(files);
         let environment = other.environment.iter().map(|(k, v)| (k.clone(), v.clone()));
         self.environment.extend(environment);
+        self.lookups.extend(other.lookups.iter().map(|(k, v)| (k.clone(), v.clone())));
     }
 }

@@ -17,8 +17,8 @@ use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::plan::{From, OnError};
 
 /// Keys that can stand at the top of a pipeline file.
-const TOP_KEYS: [&str; 8] =
-    ["name", "from", "backlog", "sources", "operators", "sinks", "alerts", "tests"];
+const TOP_KEYS: [&str; 9] =
+    ["name", "from", "backlog", "sources", "lookups", "operators", "sinks", "alerts", "tests"];
 
 /// Ids that the engine uses for what it adds.
 pub(crate) const RESERVED_IDS: [&str; 2] = [ROUTER_ID, ERRORS_ID];
@@ -37,7 +37,7 @@ pub(crate) struct PipelineFile {
     pub(crate) name_at: Span,
     pub(crate) from: From,
     pub(crate) backlog: Backlog,
-    /// Sources, operators, sinks and alerts in the order of the file.
+    /// Sources, lookups, operators, sinks and alerts in the order of the file.
     pub(crate) parts: Vec<Part>,
     /// `[[tests]]`.
     pub(crate) tests: Vec<Section>,
@@ -51,14 +51,16 @@ pub(crate) struct PipelineFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     Source,
+    Lookup,
     Operator,
     Sink,
     Alert,
 }
 
 impl Group {
-    const ALL: [(&'static str, Self); 4] = [
+    const ALL: [(&'static str, Self); 5] = [
         ("sources", Self::Source),
+        ("lookups", Self::Lookup),
         ("operators", Self::Operator),
         ("sinks", Self::Sink),
         ("alerts", Self::Alert),
@@ -68,25 +70,31 @@ impl Group {
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::Source => "source",
+            Self::Lookup => "lookup",
             Self::Operator => "operator",
             Self::Sink => "sink",
             Self::Alert => "alert",
         }
     }
 
+    /// Whether it is a node of a pipeline.
+    pub(crate) fn is_node(self) -> bool {
+        !matches!(self, Self::Source | Self::Lookup)
+    }
+
     fn has(self, key: &str) -> bool {
         match key {
             "type" => self != Self::Alert,
-            "inputs" => self != Self::Source,
+            "inputs" => self.is_node(),
             "on_error" => matches!(self, Self::Operator | Self::Alert),
-            "was" => self != Self::Source,
+            "was" => self.is_node(),
             "backlog" => self == Self::Sink,
             _ => false,
         }
     }
 }
 
-/// One source, operator, sink or alert, with the keys that the engine reads.
+/// One source, lookup, operator, sink or alert, with the keys that the engine reads.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) group: Group,
@@ -348,7 +356,7 @@ impl Reader<'_> {
         let inputs = match inputs {
             Some(entry) => self.inputs(&owner, entry),
             None => {
-                if group != Group::Source {
+                if group.is_node() {
                     let message = format!("{owner} needs `inputs`");
                     self.error("W013", message, &header, String::new());
                 }

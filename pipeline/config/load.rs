@@ -21,6 +21,7 @@ use super::tree::{self, Value};
 use crate::component::Components;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceText, Span};
 use crate::edge::ERRORS;
+use crate::lookup::Tables;
 use crate::plan::{PipelinePlan, Plan, SourceDefinition};
 
 mod edited;
@@ -73,6 +74,8 @@ struct Version {
     name: Option<String>,
     environment: Environment,
     given: Option<Arc<BTreeMap<String, String>>>,
+    /// Versions of lookup tables by key, if they are not to be the newest.
+    lookups: Option<Arc<BTreeMap<String, String>>>,
 }
 
 impl Version {
@@ -83,7 +86,14 @@ impl Version {
             name: None,
             environment: Environment::Fixed(bundle.environment.clone()),
             given: Some(Arc::new(bundle.files.clone())),
+            lookups: None,
         })
+    }
+
+    /// With the very lookup tables that it had.
+    fn as_it_was(path: &str, bundle: &Bundle) -> Option<Self> {
+        let lookups = Some(Arc::new(bundle.lookups.clone()));
+        Some(Self { lookups, ..Self::of_bundle(path, bundle)? })
     }
 }
 
@@ -126,7 +136,7 @@ impl Doubled {
 pub fn load(
     folder: &Path,
     components: &Components,
-    environment: &Environment,
+    (environment, tables): (&Environment, &Tables),
     good: &LastGood,
     refused: &BTreeMap<PathBuf, Diagnostics>,
 ) -> Loaded {
@@ -158,7 +168,7 @@ pub fn load(
             loader.fall_back(path);
         }
     }
-    let attempt = loader.settle(&present, components);
+    let attempt = loader.settle(&present, components, tables);
     let hash = |path: &String| match present.get(path) {
         Some(Ok(version)) => hex(&Sha256::digest(&version.text.text)),
         _ => String::new(),
@@ -194,7 +204,7 @@ fn read_version(
         return Err(emptied(key).into());
     }
     let text = Arc::new(SourceText { path, text });
-    Ok(Version { text, name: None, environment: environment.clone(), given: None })
+    Ok(Version { text, name: None, environment: environment.clone(), given: None, lookups: None })
 }
 
 struct Loader<'a> {
@@ -218,6 +228,7 @@ impl Loader<'_> {
         &mut self,
         present: &BTreeMap<String, Result<Version, Diagnostics>>,
         components: &Components,
+        tables: &Tables,
     ) -> Attempt {
         let mut first = true;
         loop {
@@ -232,7 +243,7 @@ impl Loader<'_> {
                 .filter_map(|(p, _)| Some((p.as_str(), present.get(p)?.as_ref().ok()?)))
                 .chain(kept.iter().map(|(p, v)| (p.as_str(), v)))
                 .collect();
-            let mut attempt = attempt(&versions, components);
+            let mut attempt = attempt(&versions, components, tables);
             let (failing, removed) = self.failing(&mut attempt, &versions);
             self.said.0.extend(removed);
             self.report(&attempt, first, &failing);
@@ -335,7 +346,11 @@ fn defines(text: &str, source: &str) -> bool {
 }
 
 /// Plans versions of files together.
-fn attempt(versions: &BTreeMap<&str, &Version>, components: &Components) -> Attempt {
+fn attempt(
+    versions: &BTreeMap<&str, &Version>,
+    components: &Components,
+    tables: &Tables,
+) -> Attempt {
     let mut result = Attempt::default();
     let mut files: Vec<(&str, &Version, PipelineFile)> = Vec::new();
     for (path, version) in versions {
@@ -346,8 +361,12 @@ fn attempt(versions: &BTreeMap<&str, &Version>, components: &Components) -> Atte
         result.wrong.insert((*path).to_owned(), wrong);
         files.push((path, version, file));
     }
-    let mut planners: Vec<Planner<'_>> =
-        files.iter().map(|(_, v, f)| Planner::new(components, v.given.clone(), f)).collect();
+    let planner =
+        |v: &Version, f| Planner::new(components, v.given.clone(), (tables, v.lookups.clone()), f);
+    let mut planners: Vec<Planner<'_>> = files.iter().map(|(_, v, f)| planner(v, f)).collect();
+    for planner in &mut planners {
+        result.plan.lookups.extend(planner.lookups());
+    }
     let mut sources: BTreeMap<String, SourceInfo> = BTreeMap::new();
     let mut names: BTreeMap<&str, (&str, &Span)> = BTreeMap::new();
     for (i, (path, _, file)) in files.iter().enumerate() {
@@ -368,7 +387,7 @@ fn attempt(versions: &BTreeMap<&str, &Version>, components: &Components) -> Atte
                 sources.insert(id, info);
             }
         }
-        if file.parts.iter().any(|p| p.group != Group::Source) {
+        if file.parts.iter().any(|p| p.group.is_node()) {
             if let Some((other, place)) = names.get(file.name.as_str()) {
                 result.doubled.push(Doubled {
                     code: "W028",
@@ -454,8 +473,9 @@ pub fn plan_from_bundle(
     bundle: &Bundle,
     pipeline: &str,
     components: &Components,
+    tables: &Tables,
 ) -> Result<(PipelinePlan, Vec<Arc<SourceDefinition>>), Diagnostics> {
-    let mut attempt = from_bundle(bundle, components);
+    let mut attempt = from_bundle(bundle, components, tables);
     let plan = attempt.plan.pipelines.remove(pipeline).and_then(Arc::into_inner);
     let plan = plan.ok_or_else(|| failed(&attempt, &format!("pipeline `{pipeline}`")))?;
     Ok((plan, attempt.plan.sources.into_values().collect()))
@@ -470,20 +490,20 @@ pub fn source_from_bundle(
     source: &str,
     components: &Components,
 ) -> Result<SourceDefinition, Diagnostics> {
-    let mut attempt = from_bundle(bundle, components);
+    let mut attempt = from_bundle(bundle, components, &Tables::nothing());
     attempt.plan.pipelines.clear(); // they hold no source, but may be many
     let definition = attempt.plan.sources.remove(source).and_then(Arc::into_inner);
     definition.ok_or_else(|| failed(&attempt, &format!("source `{source}`")))
 }
 
-fn from_bundle(bundle: &Bundle, components: &Components) -> Attempt {
+fn from_bundle(bundle: &Bundle, components: &Components, tables: &Tables) -> Attempt {
     let versions: BTreeMap<&str, Version> = bundle
         .files
         .keys()
         .filter(|path| path.ends_with(".toml"))
-        .filter_map(|path| Some((path.as_str(), Version::of_bundle(path, bundle)?)))
+        .filter_map(|path| Some((path.as_str(), Version::as_it_was(path, bundle)?)))
         .collect();
-    attempt(&versions.iter().map(|(p, v)| (*p, v)).collect(), components)
+    attempt(&versions.iter().map(|(p, v)| (*p, v)).collect(), components, tables)
 }
 
 fn failed(attempt: &Attempt, what: &str) -> Diagnostics {

@@ -13,14 +13,16 @@ use super::bundle::Bundle;
 use super::cases;
 use super::check::{Checked, one_of};
 use super::file::{ERRORS_ID, Group, Part, PipelineFile, ROUTER_ID};
-use super::section::{Input, Scope, Section};
+use super::section::{Input, Lookups, Scope, Section};
 use super::tree;
 use crate::backlog::Backlog;
 use crate::component::{Components, Kind, OperatorKind, OutputPlan};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::edge::{ERROR_COLUMNS, ERRORS, Edge};
+use crate::lookup::{Lookup, Place, Tables};
 use crate::plan::{
-    InputPlan, NodePlan, OnError, PipelinePlan, SourceDefinition, Work, sources_read,
+    InputPlan, LookupDefinition, NodePlan, OnError, PipelinePlan, SourceDefinition, Work,
+    sources_read,
 };
 use crate::signal::Signal;
 
@@ -30,6 +32,8 @@ const WITHIN_A_VALUE: [&str; 14] = [
     "W307", "W308",
 ];
 
+/// Key of a lookup with rows for where its peer cannot be asked.
+const SAMPLE: &str = "sample";
 /// The output of late rows; nobody has to read it.
 const LATE: &str = "late";
 
@@ -39,6 +43,12 @@ pub(crate) struct Planner<'a> {
     /// Files by path as shown, where they do not come from the disk.
     pub(crate) given: Option<Arc<BTreeMap<String, String>>>,
     pub(crate) file: &'a PipelineFile,
+    /// Where lookup tables come from.
+    tables: &'a Tables,
+    /// Their versions by key, where they do not have to be the newest.
+    versions: Option<Arc<BTreeMap<String, String>>>,
+    /// The lookups of the file, see [`Planner::lookups`].
+    lookups: FileLookups,
     pub(crate) wrong: Diagnostics,
     /// Bytes of the file that hold a secret in clear.
     pub(crate) secrets: Vec<Range<usize>>,
@@ -63,6 +73,13 @@ pub(crate) struct Planned {
     pub(crate) unknown: Vec<(String, Span)>,
 }
 
+/// The lookup tables of a file.
+#[derive(Default)]
+struct FileLookups {
+    definitions: BTreeMap<String, Arc<LookupDefinition>>,
+    tables: Lookups,
+}
+
 struct Proved<P: ?Sized> {
     plan: Box<P>,
     config: Map<String, Json>,
@@ -73,13 +90,23 @@ impl<'a> Planner<'a> {
     pub(crate) fn new(
         components: &'a Components,
         given: Option<Arc<BTreeMap<String, String>>>,
+        (tables, versions): (&'a Tables, Option<Arc<BTreeMap<String, String>>>),
         file: &'a PipelineFile,
     ) -> Self {
         let text = &file.text;
         let files = [(text.path.display().to_string(), text.text.clone())].into();
-        let bundle = Bundle { files, environment: file.used.clone() };
-        let wrong = Diagnostics::default();
-        Self { components, given, file, wrong, secrets: Vec::new(), bundle }
+        let bundle = Bundle { files, environment: file.used.clone(), ..Bundle::default() };
+        Self {
+            components,
+            given,
+            file,
+            tables,
+            versions,
+            lookups: FileLookups::default(),
+            wrong: Diagnostics::default(),
+            secrets: Vec::new(),
+            bundle,
+        }
     }
 
     fn error(&mut self, code: &'static str, message: String, at: &Span) {
@@ -138,7 +165,9 @@ impl<'a> Planner<'a> {
         }
         let section = Section { table, environment: None, ..section.clone() };
         let base = self.file.text.path.parent().unwrap_or(std::path::Path::new(""));
-        let scope = Scope::new(inputs, base.to_path_buf()).with_files(self.given.clone());
+        let scope = Scope::new(inputs, base.to_path_buf())
+            .with_files(self.given.clone())
+            .with_lookups(self.lookups.tables.clone());
         let mut result = (kind.plan)(&section, &scope);
         let warnings = scope.take_warnings();
         if guessed && let Err(wrong) = &mut result {
@@ -157,11 +186,105 @@ impl<'a> Planner<'a> {
             .iter()
             .map(|f| (f.path.display().to_string(), f.text.clone()))
             .collect();
-        let bundle = Bundle { files, environment: used };
+        let lookups = scope.take_looked_into().into_iter().filter_map(|id| {
+            let key = self.lookups.definitions.get(&id)?.key.clone();
+            Some((key, self.lookups.tables.get(&id)?.version().to_string()))
+        });
+        let bundle = Bundle { files, environment: used, lookups: lookups.collect() };
         // Also of a part that fails: what it names is watched.
         self.bundle.merge(&bundle);
         let plan = self.wrong.ok(result)?;
         faulty.is_empty().then(|| Proved { plan, config: section.table.to_json(), bundle })
+    }
+
+    /// Plans the lookup tables of the file, and finds a version of each.
+    pub(crate) fn lookups(&mut self) -> Vec<Arc<LookupDefinition>> {
+        let file = self.file;
+        let mut tables = BTreeMap::new();
+        for part in file.parts.iter().filter(|p| p.group == Group::Lookup) {
+            let id = &part.section.id;
+            let Some(kind) = self.kind(self.components.lookups, part) else { continue };
+            let Some(proved) = self.prove(kind, &part.section, Vec::new(), false) else { continue };
+            let mut config = proved.config;
+            // Rows to go by elsewhere are no matter of what it holds.
+            config.remove(SAMPLE);
+            let place = match proved.plan.place() {
+                Place::File(path) => path.display().to_string(),
+                Place::Peer(_) => String::new(),
+            };
+            let decides = [
+                ("type", kind.name.into()),
+                ("config", Json::Object(config)),
+                ("place", place.into()),
+            ];
+            let definition = Arc::new(LookupDefinition {
+                id: id.clone(),
+                kind: kind.name,
+                plan: proved.plan.into(),
+                key: hex(&Sha256::digest(canonical(&decides))),
+                header: part.section.header.clone(),
+            });
+            match self.version(&definition) {
+                Ok(table) => {
+                    tables.insert(id.clone(), table);
+                }
+                Err(why) => {
+                    let message = format!("{}: {why}", part.section.owner);
+                    self.error("W047", message, &part.section.header);
+                    tables.insert(id.clone(), Arc::new(Lookup::unknown()));
+                }
+            }
+            self.lookups.definitions.insert(id.clone(), definition);
+        }
+        self.lookups.tables = Arc::new(tables);
+        self.lookups.definitions.values().cloned().collect()
+    }
+
+    /// The version to plan with: the one that is named, else the newest, else the sample.
+    fn version(&self, definition: &LookupDefinition) -> Result<Arc<Lookup>, String> {
+        if let Some(version) = self.versions.as_ref().and_then(|v| v.get(&definition.key)) {
+            return self.tables.version(version);
+        }
+        match self.tables.newest(definition)? {
+            Some(table) => Ok(table),
+            None => Ok(sample(definition)?.unwrap_or_else(|| Arc::new(Lookup::unknown()))),
+        }
+    }
+
+    /// The nodes of `plan` as its tests run them: with the samples of lookup tables. `None` if
+    /// there are none.
+    fn test_nodes(
+        &mut self,
+        plan: &PipelinePlan,
+        sources: &BTreeMap<String, SourceInfo>,
+    ) -> Option<Vec<NodePlan>> {
+        if plan.tests.is_empty() {
+            return None;
+        }
+        let mut tables = BTreeMap::clone(&self.lookups.tables);
+        for (id, definition) in &self.lookups.definitions {
+            if let Ok(Some(sample)) = sample(definition) {
+                tables.insert(id.clone(), sample);
+            }
+        }
+        let changed = tables
+            .iter()
+            .zip(&*self.lookups.tables)
+            .any(|((_, a), (_, b))| a.version() != b.version());
+        if !changed {
+            return None;
+        }
+        let mut planner = Self::new(
+            self.components,
+            self.given.clone(),
+            (self.tables, self.versions.clone()),
+            self.file,
+        );
+        planner.lookups =
+            FileLookups { definitions: self.lookups.definitions.clone(), tables: Arc::new(tables) };
+        let planned = planner.pipeline_of(sources).pipeline;
+        self.wrong.0.extend(planner.wrong.0.into_iter().filter(|_| planned.is_none()));
+        planned.map(|p| p.nodes)
     }
 
     /// Plans the sources of the file.
@@ -201,8 +324,16 @@ impl<'a> Planner<'a> {
 
     /// Plans the pipeline of the file; `sources` are those of all files.
     pub(crate) fn pipeline(&mut self, sources: &BTreeMap<String, SourceInfo>) -> Planned {
+        let mut planned = self.pipeline_of(sources);
+        if let Some(plan) = &mut planned.pipeline {
+            plan.test_nodes = self.test_nodes(plan, sources);
+        }
+        planned
+    }
+
+    fn pipeline_of(&mut self, sources: &BTreeMap<String, SourceInfo>) -> Planned {
         let file = self.file;
-        let parts: Vec<&Part> = file.parts.iter().filter(|p| p.group != Group::Source).collect();
+        let parts: Vec<&Part> = file.parts.iter().filter(|p| p.group.is_node()).collect();
         self.distinct(&parts, sources);
         let mut graph = Graph { parts: &parts, sources, planned: Planned::nothing() };
         let links: Vec<Vec<Link>> = parts.iter().map(|p| graph.links(self, p)).collect();
@@ -397,7 +528,7 @@ impl<'a> Planner<'a> {
                 let resolved = resolved(part, kind.name, proved.config, &proved.bundle);
                 Some((Work::Sink(proved.plan.into()), Vec::new(), kind.name, resolved))
             }
-            Group::Source => None,
+            Group::Source | Group::Lookup => None,
         }
     }
 
@@ -596,6 +727,7 @@ impl<'a> Planner<'a> {
             backlog: self.file.backlog,
             nodes,
             tests,
+            test_nodes: None,
         }
     }
 }
@@ -736,13 +868,24 @@ fn resolved(part: &Part, kind: &str, config: Map<String, Json>, bundle: &Bundle)
         OnError::Reject => "reject",
         OnError::Keep => "keep",
     };
-    canonical(&[
+    let mut decides = vec![
         ("type", kind.into()),
         ("inputs", inputs.into()),
         ("on_error", on_error.into()),
         ("config", Json::Object(config)),
         ("files", named(&bundle.files)),
-    ])
+    ];
+    if !bundle.lookups.is_empty() {
+        decides.push(("lookups", named(&bundle.lookups)));
+    }
+    canonical(&decides)
+}
+
+/// The rows of a table for where its peer cannot be asked.
+fn sample(definition: &LookupDefinition) -> Result<Option<Arc<Lookup>>, String> {
+    let Some(content) = definition.plan.sample() else { return Ok(None) };
+    let kept = format!("{content:?}");
+    Lookup::new(&content, kept.as_bytes()).map(|lookup| Some(Arc::new(lookup)))
 }
 
 fn named(files: &BTreeMap<String, String>) -> Json {

@@ -50,6 +50,8 @@ pub fn pipeline_schema(components: &Components) -> Json {
         components.operators.iter().map(|k| with_keys(k, true, &operator, &mut defs)).collect();
     let sinks: Vec<Json> =
         components.sinks.iter().map(|k| with_keys(k, true, &sink, &mut defs)).collect();
+    let lookups: Vec<Json> =
+        components.lookups.iter().map(|k| with_keys(k, true, &Map::new(), &mut defs)).collect();
     let alert = with_keys(components.alert, false, &operator, &mut defs);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -61,6 +63,7 @@ pub fn pipeline_schema(components: &Components) -> Json {
             "from": { "type": "string", "default": "now" },
             "backlog": schemars::schema_for!(backlog::PipelineConfig).to_value(),
             "sources": { "type": "object", "additionalProperties": { "oneOf": sources } },
+            "lookups": { "type": "object", "additionalProperties": { "oneOf": lookups } },
             "operators": { "type": "object", "additionalProperties": { "oneOf": operators } },
             "sinks": { "type": "object", "additionalProperties": { "oneOf": sinks } },
             "alerts": { "type": "object", "additionalProperties": alert },

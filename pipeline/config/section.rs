@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,20 @@ use std::sync::Arc;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
-use super::check::{Checked, Checker};
+use super::check::{Checked, Checker, one_of};
 use super::deserialize::from_table;
 use super::environment::Environment;
 use super::tree::{self, Table};
-use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span};
+use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::edge::Edge;
+use crate::lookup::Lookup;
 
 /// Keys of a component's table that the engine reads itself.
 pub(crate) const ENGINE_KEYS: [&str; 5] = ["type", "inputs", "on_error", "was", "backlog"];
 
 /// A file that a configuration names (a program, a lookup table) is at most this long: it is kept
 /// with every checkpoint.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// A value with its place in the file. (`toml::Spanned` plus a JSON schema.)
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -268,9 +269,14 @@ pub struct Scope {
     /// Folder that paths in the file are relative to.
     pub base: PathBuf,
     given: Option<Arc<BTreeMap<String, String>>>,
+    lookups: Lookups,
     warnings: RefCell<Vec<Diagnostic>>,
     files: RefCell<Vec<Arc<SourceText>>>,
+    looked_into: RefCell<BTreeSet<String>>,
 }
+
+/// The lookup tables of a file by id.
+pub type Lookups = Arc<BTreeMap<String, Arc<Lookup>>>;
 
 impl Scope {
     /// A scope with these inputs, whose relative paths start at `base`.
@@ -283,6 +289,46 @@ impl Scope {
     pub(crate) fn with_files(mut self, given: Option<Arc<BTreeMap<String, String>>>) -> Self {
         self.given = given;
         self
+    }
+
+    /// Finds these lookup tables.
+    #[must_use]
+    pub fn with_lookups(mut self, lookups: Lookups) -> Self {
+        self.lookups = lookups;
+        self
+    }
+
+    /// The lookup table `id` of this file. Its version becomes part of what a reload compares and
+    /// of what a checkpoint names.
+    ///
+    /// # Errors
+    /// If there is none, at `span`.
+    pub fn lookup(&self, id: &str, span: &Span) -> Result<Arc<Lookup>, Diagnostics> {
+        let Some(lookup) = self.lookups.get(id) else {
+            let unknown = Diagnostic::error("W046", format!("there is no lookup `{id}`"));
+            let known = self.lookups.keys().map(String::as_str);
+            return Err(unknown
+                .at(span)
+                .label(match nearest(id, known.clone()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if self.lookups.is_empty() => "the file has no `[lookups.*]`".to_owned(),
+                    None => format!("expected {}", one_of(known)),
+                })
+                .into());
+        };
+        self.looked_into.borrow_mut().insert(id.to_owned());
+        Ok(lookup.clone())
+    }
+
+    /// All lookup tables of this file, for who finds out later which it needs: see
+    /// [`Scope::lookup`].
+    pub fn lookups(&self) -> &Lookups {
+        &self.lookups
+    }
+
+    /// Ids of the tables that were looked into.
+    pub(crate) fn take_looked_into(&self) -> BTreeSet<String> {
+        self.looked_into.take()
     }
 
     /// Notes something that does not stop the file.

@@ -357,7 +357,11 @@ impl ServerConfig {
         // Also what stands in comments: more is no harm, and what is unset there is not missed.
         let _ = interpolate(&self.text.text, environment, &mut used);
         let path = self.text.path.display().to_string();
-        Bundle { files: [(path, self.text.text.clone())].into(), environment: used }
+        Bundle {
+            files: [(path, self.text.text.clone())].into(),
+            environment: used,
+            ..Bundle::default()
+        }
     }
 
     /// Reads again what [`ServerConfig::kept`] gave.

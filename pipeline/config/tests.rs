@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::*;
+use crate::lookup::Tables;
 use crate::plan::{InputPlan, TestStep};
 use fake::COMPONENTS;
 
@@ -36,7 +37,8 @@ impl Folder {
 
     fn load(&mut self) -> Loaded {
         let environment = Environment::Fixed(self.environment.clone());
-        let loaded = load(self.dir.path(), &COMPONENTS, &environment, &self.good, &BTreeMap::new());
+        let outside = (&environment, &Tables::default());
+        let loaded = load(self.dir.path(), &COMPONENTS, outside, &self.good, &BTreeMap::new());
         self.good.clone_from(&loaded.good);
         loaded
     }
@@ -198,12 +200,13 @@ fn a_plan_comes_back_from_its_bundle() {
     folder.dir.close().unwrap();
     let text = serde_json::to_string(&plan.bundle).unwrap();
     let bundle = serde_json::from_str(&text).unwrap();
-    let (again, sources) = plan_from_bundle(&bundle, "the_shop", &COMPONENTS).unwrap();
+    let (again, sources) =
+        plan_from_bundle(&bundle, "the_shop", &COMPONENTS, &Tables::nothing()).unwrap();
     assert_eq!(again.hash, plan.hash);
     assert_eq!(sources.len(), 1);
     let again = source_from_bundle(&source.bundle, "otlp", &COMPONENTS).unwrap();
     assert_eq!(again.resolved, source.resolved);
-    let wrong = plan_from_bundle(&bundle, "other", &COMPONENTS).unwrap_err();
+    let wrong = plan_from_bundle(&bundle, "other", &COMPONENTS, &Tables::nothing()).unwrap_err();
     assert_eq!(wrong.0[0].code, "W044");
 }
 
@@ -368,7 +371,8 @@ fn files_whose_tests_fail_are_refused() {
     let failure = crate::diagnostic::Diagnostic::error("W071", "test `counts` fails");
     let refused = [(folder.dir.path().join("shop.toml"), failure.into())].into();
     let environment = Environment::Fixed(folder.environment.clone());
-    let loaded = load(folder.dir.path(), &COMPONENTS, &environment, &folder.good, &refused);
+    let outside = (&environment, &Tables::default());
+    let loaded = load(folder.dir.path(), &COMPONENTS, outside, &folder.good, &refused);
     assert_eq!(loaded.files[1].state, FileState::Kept);
     assert!(loaded.plan.pipelines["the_shop"].nodes.iter().any(|n| n.resolved.contains("10s")));
 }
@@ -379,7 +383,8 @@ fn a_missing_folder_keeps_everything() {
     folder.load();
     let gone = folder.dir.path().join("gone");
     let environment = Environment::Fixed(folder.environment.clone());
-    let loaded = load(&gone, &COMPONENTS, &environment, &folder.good, &BTreeMap::new());
+    let outside = (&environment, &Tables::default());
+    let loaded = load(&gone, &COMPONENTS, outside, &folder.good, &BTreeMap::new());
     assert_eq!(loaded.plan.pipelines.len(), 1);
     assert_eq!(loaded.diagnostics.0[0].code, "W002");
     assert_eq!(loaded.good, folder.good);

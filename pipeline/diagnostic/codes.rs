@@ -37,6 +37,8 @@ pub const CODES: &[(&str, &str)] = &[
     ("W043", "the last good version of a file cannot run any more"),
     ("W044", "what was kept of a plan does not hold it"),
     ("W045", "a file that shall be replayed has no pipeline"),
+    ("W046", "there is no such lookup"),
+    ("W047", "a lookup table cannot be read or used"),
     // Tests, the server, VRL.
     ("W050", "a `[[tests]]` entry is not well formed"),
     ("W060", "an address can be reached from outside without protection"),

@@ -39,7 +39,7 @@ pub(super) fn absent_type(signal: &Signal, name: &str, known: Option<&DataType>)
 
 /// One array per name, one value per row: the typed column, else what the JSON column
 /// `attributes` holds under that name, else NULL.
-pub(super) fn read(
+pub fn read(
     batch: &Batch,
     names: &[String],
     known: &[Option<DataType>],
@@ -102,24 +102,10 @@ fn overflow(batch: &Batch, names: &[String]) -> Vec<Vec<Option<Value>>> {
         let Some(text) = text(row) else { continue };
         let Ok(serde_json::Value::Object(object)) = serde_json::from_str(text) else { continue };
         for (values, name) in values.iter_mut().zip(names) {
-            values[row] = object.get(name).and_then(from_json);
+            values[row] = object.get(name).and_then(Value::of_json);
         }
     }
     values
-}
-
-fn from_json(value: &serde_json::Value) -> Option<Value> {
-    use serde_json::Value as Json;
-    Some(match value {
-        Json::Null => return None,
-        Json::Bool(v) => Value::Bool(*v),
-        Json::Number(n) => match n.as_i64() {
-            Some(i) => Value::Int(i),
-            None => Value::Double(n.as_f64()?),
-        },
-        Json::String(s) => Value::Text(s.as_str().into()),
-        Json::Array(_) | Json::Object(_) => Value::Json(value.to_string().into()),
-    })
 }
 
 /// `typed` where it has a value, else `found`, in a type that holds both.

@@ -84,7 +84,7 @@ impl Runtime {
     /// What [`Runtime::reload`] would do now. Waits for one that is under way.
     pub async fn plan(&self) -> Planned {
         let known = self.reloading.lock().await;
-        let loaded = self.load(&known.good);
+        let loaded = self.load(&known.good, BTreeMap::new());
         let sources = self.sources.plan(&loaded.plan.sources);
         let settings = sources.iter().filter(|s| s.change == SourceFate::Settings);
         let settings: BTreeSet<&str> = settings.map(|s| s.id.as_str()).collect();

@@ -57,7 +57,7 @@ impl Runtime {
             tracing::error!("{what}; going on from the one before");
         }
         let plans: Vec<String> = checkpoints.iter().map(|c| c.plan.clone()).collect();
-        self.shared.checkpoints.retain_plans(&plans);
+        self.shared.checkpoints.retain_plans(&plans, Duration::ZERO);
         // A crash came between the first checkpoint under a new name and the end of the old one.
         let void = |c: &Checkpoint| {
             let renamed = |new: &Checkpoint| {
@@ -309,7 +309,8 @@ impl Runtime {
     ) -> Result<Arc<PipelinePlan>, String> {
         let bundle =
             self.shared.checkpoints.load_plan(&checkpoint.plan).map_err(|e| e.to_string())?;
-        let (plan, _) = plan_from_bundle(&bundle, &checkpoint.pipeline, &self.options.components)
+        let (components, tables) = (&self.options.components, &self.options.tables);
+        let (plan, _) = plan_from_bundle(&bundle, &checkpoint.pipeline, components, tables)
             .map_err(|e| format!("the plan of its checkpoint cannot be built: {e}"))?;
         match &checkpoint.detached {
             None => Ok(Arc::new(plan)),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Runtime;
 use crate::checkpoint::write_atomically;
 use crate::config::{self, FileState, FileStatus, Loaded};
+use crate::diagnostic::Diagnostics;
 use crate::intake::now;
 use crate::plan::{PipelinePlan, SourceDefinition};
 use crate::testing;
@@ -16,6 +17,9 @@ use crate::testing;
 const LAST_GOOD: &str = "last_good.json";
 /// Files of the pipelines folder that are watched at most, those in folders below included.
 const FILES_MAX: usize = 10_000;
+
+/// Files whose present text must not run, and why.
+pub(super) type Refused = BTreeMap<PathBuf, Diagnostics>;
 
 /// What is known of the last reload.
 #[derive(Default)]
@@ -129,7 +133,13 @@ impl Runtime {
         }
         // Before reading: what is edited meanwhile differs from this and is read again.
         let content = self.content(known);
-        let loaded = self.load(&known.good);
+        let mut loaded = self.load(&known.good, BTreeMap::new());
+        let lookups = std::mem::take(&mut loaded.plan.lookups);
+        let (changed, refused) = self.refresh_first(&lookups).await;
+        if changed || !refused.is_empty() {
+            loaded = self.load(&known.good, refused);
+        }
+        *self.definitions.lock() = lookups;
         known.plans = loaded.plan.pipelines.clone();
         known.content = self.content(known);
         known.content.extend(content);
@@ -161,42 +171,49 @@ impl Runtime {
 
     /// Reads and plans all files; those whose own tests fail count as broken. Requests that came
     /// to this thread go on on another one meanwhile.
-    pub(super) fn load(&self, good: &config::LastGood) -> Loaded {
-        tokio::task::block_in_place(|| self.load_here(good))
+    pub(super) fn load(&self, good: &config::LastGood, refused: Refused) -> Loaded {
+        tokio::task::block_in_place(|| self.load_here(good, refused))
     }
 
-    fn load_here(&self, good: &config::LastGood) -> Loaded {
+    fn load_here(&self, good: &config::LastGood, mut refused: Refused) -> Loaded {
         let o = &self.options;
-        let read = |refused: &BTreeMap<PathBuf, _>| {
-            config::load(&o.pipelines, &o.components, &o.environment, good, refused)
+        let read = |refused: &Refused| {
+            let outside = (&o.environment, &o.tables);
+            config::load(&o.pipelines, &o.components, outside, good, refused)
         };
-        let mut refused = BTreeMap::new();
         let mut loaded = read(&refused);
+        let before = refused.len();
         for pipeline in loaded.plan.pipelines.values() {
             let failures = testing::run(pipeline);
             if !failures.0.is_empty() {
                 refused.insert(pipeline.path.clone(), failures);
             }
         }
-        if !refused.is_empty() {
+        if refused.len() > before {
             loaded = read(&refused);
         }
         loaded
     }
 
     /// All that a reload would read: the files in and below the folder, and those that plans name
-    /// elsewhere. As hashes, since a lookup file may be large.
+    /// elsewhere. As hashes, since some may be large; what is larger than any file that a plan
+    /// holds changes with its time.
     fn content(&self, known: &Known) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         let mut paths = BTreeSet::new();
         files_below(&self.options.pipelines, &mut paths);
         for plan in known.plans.values() {
             paths.extend(plan.bundle.files.keys().map(PathBuf::from));
         }
+        let hash = |path: &Path| {
+            use sha2::Digest;
+            let stat = std::fs::metadata(path).ok()?;
+            Some(match stat.len() > config::FILE_BYTES_MAX {
+                true => format!("{} {:?}", stat.len(), stat.modified()).into_bytes(),
+                false => sha2::Sha256::digest(std::fs::read(path).ok()?).to_vec(),
+            })
+        };
         let read = |path: PathBuf| {
-            let hash = std::fs::read(&path).ok().map(|text| {
-                use sha2::Digest;
-                sha2::Sha256::digest(text).to_vec()
-            });
+            let hash = hash(&path);
             (path, hash)
         };
         tokio::task::block_in_place(|| paths.into_iter().map(read).collect())

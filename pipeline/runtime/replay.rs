@@ -194,8 +194,8 @@ impl Runtime {
         let name = name.unwrap_or(&own);
         let replaced = live.as_ref().map(|plan| plan.path.display().to_string());
         let plan_at = |bundle: &Bundle, path: &str| {
-            let components = &self.options.components;
-            config::plan_beside(&known.good, replaced.as_deref(), bundle, path, name, components)
+            let with = (&self.options.components, &self.options.tables);
+            config::plan_beside(&known.good, replaced.as_deref(), bundle, path, name, with)
         };
         let planned = plan_at(&bundle, &file.path);
         let planned = planned.map_err(|wrong| ReplayError::Invalid(wrong.to_string()))?;
@@ -238,7 +238,7 @@ impl Runtime {
 
     /// The files as they stand now, beside what runs.
     fn folder(&self, only: Option<&str>, known: &Before) -> Result<Wanted, ReplayError> {
-        let loaded = self.load(&known.good);
+        let loaded = self.load(&known.good, BTreeMap::new());
         let mut pairs = self.pairs(&loaded.plan.pipelines);
         let named = |pair: &Pair, name: &str| {
             pair.live.iter().chain(&pair.edited).any(|plan| *plan.name == *name)
@@ -311,7 +311,8 @@ impl Runtime {
 /// What a file that was sent is planned from. What the files that run use has the value that it
 /// has there; of the other variables of this process a client learns nothing.
 fn bundle(file: &EditedFile, known: &Before) -> Bundle {
-    let mut bundle = Bundle { files: file.files.clone(), environment: file.environment.clone() };
+    let (files, environment) = (file.files.clone(), file.environment.clone());
+    let mut bundle = Bundle { files, environment, ..Bundle::default() };
     bundle.files.insert(file.path.clone(), file.text.clone());
     for other in known.good.values() {
         let used = other.environment.iter().map(|(k, v)| (k.clone(), v.clone()));

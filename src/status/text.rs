@@ -18,6 +18,9 @@ pub(super) fn render(status: &Value) -> String {
     for pipeline in list(&status["pipelines"]) {
         report.pipeline(&mut out, pipeline);
     }
+    for lookup in list(&status["lookups"]) {
+        report.lookup(&mut out, lookup);
+    }
     report.alerts(&mut out);
     let problems = list(&status["problems"]);
     if !problems.is_empty() {
@@ -88,6 +91,24 @@ impl Report<'_> {
                 None => "nothing came".to_owned(),
             };
             line(out, 2, &format!("<-- stops here: {hint}"));
+        }
+    }
+
+    /// A lookup table: how many rows, since when, and why not newer ones.
+    fn lookup(&self, out: &mut String, lookup: &Value) {
+        let (id, kind) = (text(&lookup["id"]), text(&lookup["kind"]));
+        line(out, 0, &format!("\nlookup {id} ({kind}, {})", text(&lookup["file"])));
+        if text(&lookup["version"]).is_empty() {
+            line(out, 2, "not read yet");
+        } else {
+            let rows = number(&lookup["rows"]);
+            let (since, tried) = (number(&lookup["since"]), number(&lookup["tried"]));
+            let rows = if rows > 0 { format!("{rows} rows, ") } else { String::new() };
+            let (since, tried) = (self.ago(since), self.ago(tried));
+            line(out, 2, &format!("{rows}in use since {since}, looked at {tried}"));
+        }
+        if lookup["error"].is_string() {
+            line(out, 2, &format!("<-- cannot be read: {}", text(&lookup["error"])));
         }
     }
 

@@ -17,6 +17,7 @@ use weir_pipeline::config::{Environment, LastGood, load};
 use weir_pipeline::entity::EntitySpace;
 use weir_pipeline::graph::{Graph, States, ToSink};
 use weir_pipeline::intake;
+use weir_pipeline::lookup::Tables;
 use weir_pipeline::plan::{NodePlan, PipelinePlan, Plan, Work};
 use weir_pipeline::tap::Taps;
 use weir_pipeline::telemetry::{ComponentLabels, Telemetry};
@@ -31,6 +32,7 @@ const COMPONENTS: Components = Components {
     sources: weir_sources::ALL,
     operators: weir_operators::ALL,
     sinks: weir_sinks::ALL,
+    lookups: weir_sources::LOOKUPS,
     alert: &weir_alerts::ALERT,
     router: &weir_alerts::ROUTER,
     errors: "store",
@@ -54,7 +56,8 @@ impl Case {
         std::fs::write(folder.path().join("case.toml"), &text).unwrap();
         let environment = Environment::Fixed(BTreeMap::new());
         let none = BTreeMap::new();
-        let loaded = load(folder.path(), &COMPONENTS, &environment, &LastGood::new(), &none);
+        let outside = (&environment, &Tables::default());
+        let loaded = load(folder.path(), &COMPONENTS, outside, &LastGood::new(), &none);
         assert!(!loaded.diagnostics.has_errors(), "{}", loaded.diagnostics);
         let pipeline = loaded.plan.pipelines["case"].clone();
         Self { text, plan: loaded.plan, pipeline, steps: inputs::generate(random) }

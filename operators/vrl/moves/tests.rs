@@ -3,6 +3,7 @@
 
 use arrow::array::BooleanArray;
 use proptest::prelude::*;
+use weir_pipeline::config::Lookups;
 use weir_pipeline::config::{Scope, Section};
 use weir_pipeline::edge::Edge;
 use weir_pipeline::entity;
@@ -23,7 +24,9 @@ pub(in super::super) fn compiled(program: &str) -> Option<Compiled> {
     let text = section
         .text_or_file("source", config.source.as_ref(), None, &Scope::new(vec![], ".".into()))
         .ok()?;
-    compile("t", text, &Edge::open(Signal::Logs)).ok().map(|(compiled, _)| compiled)
+    compile("t", text, &Edge::open(Signal::Logs), &Lookups::default())
+        .ok()
+        .map(|(compiled, _)| compiled)
 }
 
 /// Rows, entities and runs of what came out, with types and metadata of the columns.

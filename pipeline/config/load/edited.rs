@@ -8,6 +8,7 @@ use super::{LastGood, Version, attempt, read_version, sort};
 use crate::component::Components;
 use crate::config::{Bundle, Environment, file};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceText};
+use crate::lookup::Tables;
 use crate::plan::{PipelinePlan, SourceDefinition};
 
 /// The code of a file that cannot be read.
@@ -25,7 +26,11 @@ pub fn bundle_of(
 ) -> Result<Bundle, Diagnostics> {
     let key = path.display().to_string();
     let version = read_version(path.to_owned(), &key, environment)?;
-    let mut attempt = attempt(&BTreeMap::from([(key.as_str(), &version)]), components);
+    let mut attempt = {
+        // Whoever plans it has the tables.
+        let tables = Tables::nothing();
+        attempt(&BTreeMap::from([(key.as_str(), &version)]), components, &tables)
+    };
     let wrong = attempt.wrong.remove(&key).unwrap_or_default().0.into_iter();
     let unread: Vec<Diagnostic> = wrong.filter(|d| d.code == UNREADABLE).collect();
     if unread.is_empty() {
@@ -51,7 +56,7 @@ pub(crate) fn moved(bundle: &Bundle, from: &str, to: &str) -> Bundle {
         Err(_) => path.clone(),
     };
     let files = bundle.files.iter().map(|(path, text)| (place(path), text.clone()));
-    Bundle { files: files.collect(), environment: bundle.environment.clone() }
+    Bundle { files: files.collect(), ..bundle.clone() }
 }
 
 /// What came of [`plan_beside`].
@@ -69,7 +74,7 @@ pub(crate) fn plan_beside(
     bundle: &Bundle,
     path: &str,
     name: &str,
-    components: &Components,
+    (components, tables): (&Components, &Tables),
 ) -> Result<Beside, Diagnostics> {
     let others = good.iter().filter(|(p, _)| *p != path && Some(p.as_str()) != replaced);
     let others: BTreeMap<&str, Version> =
@@ -79,7 +84,7 @@ pub(crate) fn plan_beside(
     edited.name = Some(name.to_owned());
     let mut versions: BTreeMap<&str, &Version> = others.iter().map(|(p, v)| (*p, v)).collect();
     versions.insert(path, &edited);
-    let mut attempt = attempt(&versions, components);
+    let mut attempt = attempt(&versions, components, tables);
     let mut wrong = attempt.wrong.remove(path).unwrap_or_default();
     for double in &attempt.doubled {
         let [first, second] = &double.places;
@@ -110,7 +115,7 @@ mod tests {
     fn what_a_file_names_moves_with_it() {
         let files = ["edit/a.toml", "edit/x.vrl", "edit/below/y.vrl", "/etc/z.vrl"];
         let files = files.map(|path| (path.to_owned(), String::new())).into();
-        let bundle = Bundle { files, environment: BTreeMap::new() };
+        let bundle = Bundle { files, ..Bundle::default() };
         let paths = |from: &str, to: &str| -> Vec<String> {
             moved(&bundle, from, to).files.into_keys().collect()
         };

@@ -29,6 +29,7 @@ pub(super) const COMPONENTS: Components = Components {
         kind("window", "group rows", schema::<Window>, plan_window),
     ],
     sinks: &[kind("store", "store rows", schema::<Store>, plan_store)],
+    lookups: &[],
     alert: &kind("alert", "wake someone", schema::<Alert>, plan_alert),
     router: &kind("router", "to the router", schema::<Nothing>, plan_router),
     errors: "store",

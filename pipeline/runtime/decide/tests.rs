@@ -79,6 +79,7 @@ fn plan(name: &str, text: &[&'static str]) -> Arc<PipelinePlan> {
         backlog: Backlog::with(Policy::Refuse),
         nodes: text.iter().map(|t| node(t)).collect(),
         tests: Vec::new(),
+        test_nodes: None,
     })
 }
 
