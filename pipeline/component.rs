@@ -108,9 +108,24 @@ pub trait SourcePlan: Debug + Send + Sync {
     fn listens(&self) -> Vec<Listen>;
     /// Entry to batches. Pure: the same entry gives the same batches, whatever the time.
     fn decoder(&self) -> Arc<dyn Decoder>;
+    /// If it reads what can be read again: how its rows are told apart by partition, each of which
+    /// has an event time up to which it is complete. `None` for what is sent: that is complete up to
+    /// the clock.
+    fn partitioned(&self) -> Option<Partitioned> {
+        None
+    }
     /// Takes in data until `context.stop` is cancelled, then finishes what it has accepted.
     /// Lives across reloads: it watches `context.settings` and swaps behind open sockets.
     fn run(&self, context: SourceContext) -> BoxFuture<'static, ()>;
+}
+
+/// See [`SourcePlan::partitioned`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partitioned {
+    /// Columns that together name a partition.
+    pub columns: &'static [&'static str],
+    /// A partition that gives nothing for this long of running time holds nobody up, nanoseconds.
+    pub idle: i64,
 }
 
 /// A socket that a source needs.

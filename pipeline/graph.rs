@@ -1,6 +1,7 @@
 //! A pipeline's nodes, built and wired: takes entries and ticks in journal order, gives what goes
 //! to sinks. Synchronous and deterministic; the same code runs live, in recovery and in tests.
 
+mod partitions;
 mod takeover;
 mod unseen;
 
@@ -12,6 +13,8 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 
+pub(crate) use self::partitions::STATE as PARTITIONS;
+use self::partitions::{Partitions, SHAPE, STATE};
 pub(crate) use self::takeover::{Dropped, Takeover, shape, takeover};
 use self::unseen::Unseen;
 use crate::batch::Batch;
@@ -79,6 +82,7 @@ pub struct Graph {
     readers: HashMap<SourceOutput, Vec<(usize, usize)>>,
     taps: Arc<Taps>,
     captured: Option<Vec<Captured>>,
+    partitions: Partitions,
     now: i64,
     joinable: bool,
 }
@@ -104,7 +108,8 @@ impl Graph {
         }
         let joinable = is_joinable(plan);
         let pipeline = plan.name.clone();
-        Self { pipeline, nodes, readers, taps, captured: None, now: 0, joinable }
+        let partitions = Partitions::new(&plan.partitioned);
+        Self { pipeline, nodes, readers, taps, captured: None, partitions, now: 0, joinable }
     }
 
     /// Whether anything reads this output of a source.
@@ -127,6 +132,7 @@ impl Graph {
     /// `sinks`.
     pub fn push(&mut self, source: &str, output: &str, batch: &Batch, sinks: &mut Vec<ToSink>) {
         self.show(source, output, batch);
+        self.partitions.see(source, batch);
         let key = (Arc::from(source), Arc::from(output));
         for &(node, input) in self.readers.get(&key).map_or(&[][..], Vec::as_slice) {
             self.nodes[node].pending.push_back((input, batch.clone()));
@@ -134,9 +140,10 @@ impl Graph {
         self.run(None, None, sinks);
     }
 
-    /// Time moves on to `tick` (its watermark is that of the sources).
+    /// Time moves on to `tick` (its watermark is that of push sources).
     pub fn tick(&mut self, tick: Tick, sinks: &mut Vec<ToSink>) {
         self.now = tick.time;
+        self.partitions.tick(tick);
         self.run(Some(tick), None, sinks);
     }
 
@@ -175,7 +182,7 @@ impl Graph {
                 });
             }
             let Some(tick) = tick else { continue };
-            let watermark = self.input_watermark(index, tick.watermark);
+            let watermark = self.input_watermark(index, tick);
             let tick = Tick { watermark, ..tick };
             let node = &mut self.nodes[index];
             node.watermark = node.operator.as_ref().map_or(watermark, |o| o.watermark(watermark));
@@ -187,12 +194,12 @@ impl Graph {
         }
     }
 
-    fn input_watermark(&self, index: usize, sources: i64) -> i64 {
+    fn input_watermark(&self, index: usize, tick: Tick) -> i64 {
         let of = |input: &InputPlan| match input {
-            InputPlan::Source { .. } => sources,
+            InputPlan::Source { source, .. } => self.partitions.watermark(source, tick),
             InputPlan::Node { node, .. } => self.nodes[*node].watermark,
         };
-        self.nodes[index].inputs.iter().map(of).min().unwrap_or(sources)
+        self.nodes[index].inputs.iter().map(of).min().unwrap_or(tick.watermark)
     }
 
     /// Runs one call of an operator with its mistakes contained, and hands on what it emitted.
@@ -300,12 +307,18 @@ impl Graph {
                 states.insert(node.id.to_string(), NodeState { shape: shape.clone(), bytes });
             }
         }
+        if let Some(bytes) = self.partitions.snapshot() {
+            states.insert(STATE.to_owned(), NodeState { shape: SHAPE.to_owned(), bytes });
+        }
         Ok(states)
     }
 
     /// Gives each operator the state saved under its id (or the id that it `was`), if shape and
     /// kind are unchanged. Returns what could not be taken over, for people to read.
     pub fn restore(&mut self, plan: &PipelinePlan, states: &States) -> Vec<String> {
+        if let Some(state) = states.get(STATE).filter(|s| s.shape == SHAPE) {
+            self.partitions.restore(&state.bytes);
+        }
         let mut dropped = Vec::new();
         for (node, planned) in self.nodes.iter_mut().zip(&plan.nodes) {
             let Some(operator) = &mut node.operator else { continue };

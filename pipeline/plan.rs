@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backlog::{Backlog, Policy};
-use crate::component::{OperatorPlan, SinkPlan, SourcePlan};
+use crate::component::{OperatorPlan, Partitioned, SinkPlan, SourcePlan};
 use crate::config::Bundle;
 use crate::diagnostic::Span;
 use crate::lookup::LookupPlan;
@@ -75,6 +75,8 @@ pub struct PipelinePlan {
     pub backlog: Backlog,
     /// In topological order: a node comes after everything it reads.
     pub nodes: Vec<NodePlan>,
+    /// Those of the sources that it reads that have partitions.
+    pub partitioned: BTreeMap<Arc<str>, Partitioned>,
     /// `[[tests]]`, run by `weir test` and by every reload.
     pub tests: Vec<TestPlan>,
     /// The nodes that tests run, if lookup tables have rows of their own for that.
@@ -118,6 +120,7 @@ impl PipelinePlan {
             from: self.from,
             backlog: self.nodes[sink].backlog,
             nodes: nodes.collect(),
+            partitioned: self.partitioned.clone(),
             tests: Vec::new(),
             test_nodes: None,
         })

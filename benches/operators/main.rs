@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a bench reads the clock")]
 
 mod anomaly;
+mod enrich;
 mod labels;
 mod log_pattern;
 mod series;
@@ -28,10 +29,11 @@ const TIME: Duration = Duration::from_secs(1);
 type Part = (&'static str, fn() -> String);
 
 fn main() {
-    let all: [Part; 6] = [
+    let all: [Part; 7] = [
         ("window", window::page),
         ("labels", labels::page),
         ("vrl", vrl::page),
+        ("enrich", enrich::page),
         ("anomaly", anomaly::page),
         ("log_pattern", log_pattern::page),
         ("span_metrics", span_metrics::page),

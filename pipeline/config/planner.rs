@@ -705,6 +705,7 @@ impl<'a> Planner<'a> {
                 hash.update(text);
             }
         }
+        let mut partitioned = BTreeMap::new();
         for source in sources_read(&nodes) {
             let definition = sources.get(&*source).and_then(|s| s.definition.as_ref());
             let Some(definition) = definition else { continue };
@@ -713,6 +714,8 @@ impl<'a> Planner<'a> {
                 hash.update(text);
             }
             bundle.merge(&definition.bundle);
+            let of = definition.plan.partitioned();
+            partitioned.extend(of.map(|p| (definition.id.clone(), p)));
         }
         hash.update(self.file.backlog.to_string());
         let content = hex(&hash.finalize());
@@ -726,6 +729,7 @@ impl<'a> Planner<'a> {
             from: self.file.from,
             backlog: self.file.backlog,
             nodes,
+            partitioned,
             tests,
             test_nodes: None,
         }

@@ -25,7 +25,7 @@ use super::sink::SinkHandle;
 use crate::checkpoint::{Checkpoint, Consumer};
 use crate::component::{Sink, SinkContext, Staged, Tick};
 use crate::failpoint;
-use crate::graph::Graph;
+use crate::graph::{Graph, PARTITIONS};
 use crate::intake::now;
 use crate::plan::{NodePlan, PipelinePlan, Work};
 use crate::tap::Taps;
@@ -382,7 +382,9 @@ pub(super) fn left_behind(checkpoint: &Checkpoint, missing: impl Fn(&str) -> boo
 /// States that no node of the plan takes over, though nobody has said what they hold: the plan is not
 /// that of the checkpoint.
 pub(super) fn unclaimed(checkpoint: &Checkpoint, plan: &PipelinePlan) -> Vec<String> {
-    let claims = |id: &str| plan.nodes.iter().any(|n| *n.id == *id || n.was.as_deref() == Some(id));
+    let claims = |id: &str| {
+        id == PARTITIONS || plan.nodes.iter().any(|n| *n.id == *id || n.was.as_deref() == Some(id))
+    };
     // A removed one has said all; a detached sink carries what is above other sinks.
     let whole = !checkpoint.removed && checkpoint.detached.is_none();
     let states = checkpoint.states.iter().filter(|(id, _)| whole && !claims(id));

@@ -88,13 +88,13 @@ fn ndjson_has_dotted_columns() {
         "a.ndjson",
         b"{\"name\":\"a\",\"owner\":{\"team\":\"x\",\"n\":1}}\n\n{\"name\":\"b\",\"tags\":[1]}\n",
         "",
-        "name Utf8, owner.team Utf8, owner.n Int64, tags Utf8
-+------+------------+---------+------+
-| name | owner.team | owner.n | tags |
-+------+------------+---------+------+
-| a    | x          | 1       |      |
-| b    |            |         | [1]  |
-+------+------------+---------+------+",
+        "name Utf8, owner.n Int64, owner.team Utf8, tags Utf8
++------+---------+------------+------+
+| name | owner.n | owner.team | tags |
++------+---------+------------+------+
+| a    | 1       | x          |      |
+| b    |         |            | [1]  |
++------+---------+------------+------+",
     );
     check(
         "a.ndjson",

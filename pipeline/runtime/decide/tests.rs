@@ -78,6 +78,7 @@ fn plan(name: &str, text: &[&'static str]) -> Arc<PipelinePlan> {
         from: From::Now,
         backlog: Backlog::with(Policy::Refuse),
         nodes: text.iter().map(|t| node(t)).collect(),
+        partitioned: BTreeMap::new(),
         tests: Vec::new(),
         test_nodes: None,
     })
