@@ -10,6 +10,7 @@ mod log_pattern;
 mod log_to_metric;
 mod metered;
 mod outlier;
+mod rollup;
 mod service_graph;
 mod span_metrics;
 mod staleness;
@@ -29,6 +30,7 @@ pub const ALL: &[OperatorKind] = &[
     log_pattern::KIND,
     log_to_metric::KIND,
     outlier::KIND,
+    rollup::KIND,
     service_graph::KIND,
     span_metrics::KIND,
     staleness::KIND,

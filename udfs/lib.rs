@@ -3,6 +3,7 @@
 mod json;
 mod quantile;
 pub mod sketch;
+mod sketches;
 pub mod token;
 
 use std::sync::Arc;
@@ -11,10 +12,12 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 /// Functions of one row.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    [json::functions(), token::functions()].concat()
+    [json::functions(), sketches::functions(), token::functions()].concat()
 }
 
 /// Aggregates.
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
-    vec![Arc::new(AggregateUDF::from(quantile::Quantile::default()))]
+    let mut all = sketches::aggregates();
+    all.push(Arc::new(AggregateUDF::from(quantile::Quantile::default())));
+    all
 }
