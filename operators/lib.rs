@@ -2,12 +2,14 @@
 
 mod anomaly;
 mod codec;
+mod columns;
 mod filter;
 mod inputs;
 mod log_pattern;
 mod log_to_metric;
 mod metered;
 mod outlier;
+mod series;
 mod service_graph;
 mod span_metrics;
 mod staleness;
