@@ -4,6 +4,7 @@ mod anomaly;
 mod codec;
 mod columns;
 mod filter;
+mod forecast;
 mod inputs;
 mod log_pattern;
 mod log_to_metric;
@@ -25,6 +26,7 @@ use weir_pipeline::component::OperatorKind;
 pub const ALL: &[OperatorKind] = &[
     anomaly::KIND,
     filter::KIND,
+    forecast::KIND,
     log_pattern::KIND,
     log_to_metric::KIND,
     outlier::KIND,
