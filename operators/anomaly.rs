@@ -49,10 +49,9 @@
 //! newest point is oldest are forgotten, a sixteenth at a time, which is logged.
 
 mod detector;
-mod known;
 mod level;
 mod operator;
-mod season;
+pub(crate) mod season;
 mod series;
 mod shape;
 #[cfg(test)]
@@ -72,6 +71,7 @@ use weir_pipeline::expression::Expression;
 use self::detector::{LONG_POINTS, Settings, WARM_UP};
 use self::season::Mode;
 use crate::inputs;
+use crate::series::VALUE;
 
 /// The row of the table.
 pub(crate) const KIND: OperatorKind = OperatorKind {
@@ -95,10 +95,6 @@ const RATIO: f64 = 0.01;
 /// within which levels, extremes and both kinds of days were seen. More would cost more than it
 /// brings.
 const REACH: i64 = 7 * 86_400 * 1_000_000_000;
-
-const TIMESTAMP: &str = "timestamp";
-const VALUE: &str = "value";
-const VALUE_INT: &str = "value_int";
 
 /// The columns that it adds.
 const ADDED: [(&str, DataType); 7] = [

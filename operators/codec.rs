@@ -28,6 +28,28 @@ pub(crate) fn get_u64(bytes: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*first))
 }
 
+/// Appends a double.
+pub(crate) fn put_f64(out: &mut Vec<u8>, number: f64) {
+    put_u64(out, number.to_bits());
+}
+
+/// Takes a double off the front.
+pub(crate) fn get_f64(bytes: &mut &[u8]) -> Option<f64> {
+    get_u64(bytes).map(f64::from_bits)
+}
+
+/// Appends a short float.
+pub(crate) fn put_f32(out: &mut Vec<u8>, number: f32) {
+    out.extend(number.to_bits().to_le_bytes());
+}
+
+/// Takes a short float off the front.
+pub(crate) fn get_f32(bytes: &mut &[u8]) -> Option<f32> {
+    let (first, rest) = bytes.split_first_chunk::<4>()?;
+    *bytes = rest;
+    Some(f32::from_bits(u32::from_le_bytes(*first)))
+}
+
 /// Takes one byte off the front.
 pub(crate) fn get_u8(bytes: &mut &[u8]) -> Option<u8> {
     let (first, rest) = bytes.split_first()?;

@@ -2,15 +2,18 @@
 
 mod anomaly;
 mod codec;
+mod columns;
 mod enrich;
 mod entities;
 mod filter;
+mod forecast;
 mod inputs;
 mod log_pattern;
 mod log_to_metric;
 mod metered;
 mod outlier;
 mod rollup;
+mod series;
 mod service_graph;
 mod span_metrics;
 mod staleness;
@@ -27,6 +30,7 @@ pub const ALL: &[OperatorKind] = &[
     anomaly::KIND,
     enrich::KIND,
     filter::KIND,
+    forecast::KIND,
     log_pattern::KIND,
     log_to_metric::KIND,
     outlier::KIND,

@@ -50,8 +50,7 @@ mod tests;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanBuilder, Float64Builder, Int64Builder};
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::DataType;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use weir_pipeline::batch::Batch;
@@ -63,6 +62,7 @@ use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::edge::Edge;
 
 use self::peers::{Peers, Usual, numbers};
+use crate::columns::{nullable, with_columns};
 use crate::inputs;
 
 /// The row of the table.
@@ -248,27 +248,12 @@ impl Outlier {
             Arc::new(peers.finish()),
             Arc::new(score.finish()),
         ];
-        with_columns(batch, arrays)
+        let added = COLUMNS.into_iter().zip(arrays);
+        // What no row has is left out.
+        let added = added.filter(|(_, array)| array.null_count() < array.len());
+        let added = added.map(|((name, kind), array)| (nullable(name, kind), array));
+        with_columns(batch, COLUMNS.iter().map(|(name, _)| *name), added)
     }
-}
-
-/// The rows of the batch with the columns added; those that have the names already go.
-fn with_columns(batch: &Batch, arrays: [ArrayRef; 6]) -> Result<Batch, OperatorError> {
-    let rows = batch.rows();
-    let old = rows.schema_ref().fields().iter().zip(rows.columns());
-    let (mut fields, mut all): (Vec<Arc<Field>>, Vec<ArrayRef>) = old
-        .filter(|(field, _)| COLUMNS.iter().all(|(name, _)| name != field.name()))
-        .map(|(field, array)| (field.clone(), array.clone()))
-        .unzip();
-    for ((name, kind), array) in COLUMNS.into_iter().zip(arrays) {
-        if array.null_count() < array.len() {
-            fields.push(Arc::new(Field::new(name, kind, true)));
-            all.push(array);
-        }
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    let schema = Arc::new(Schema::new(fields));
-    Ok(batch.with_rows(RecordBatch::try_new_with_options(schema, all, &options)?)?)
 }
 
 impl Operator for Outlier {

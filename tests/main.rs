@@ -11,6 +11,7 @@ mod bad_input;
 mod clients;
 mod determinism;
 mod durability;
+mod forecast;
 mod harness;
 mod load;
 mod plan;

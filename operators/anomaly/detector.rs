@@ -1,10 +1,10 @@
 //! One series: what it is expected to be, how far from that it has been, and whether a point is
 //! news.
 
-use super::level::{Extreme, Mean, get_f64, put_f64};
+use super::level::{Extreme, Mean};
 use super::season::{self, Mode, Season};
 use super::shape::{Nearest, Point, Shapes};
-use crate::codec::{get_u64, put_u64};
+use crate::codec::{get_f64, get_u64, put_f64, put_u64};
 
 /// Points of the means of the running level: some, and four and sixteen times as many.
 const FAST: f64 = 1.0 / 4.0;

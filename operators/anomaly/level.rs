@@ -1,6 +1,6 @@
 //! Means that forget, and the memory of how far a series has strayed.
 
-use crate::codec::{get_u64, put_u64};
+use crate::codec::{get_f32, put_f32};
 
 /// An exponentially weighted mean. It starts as the plain mean of what came, so that the first
 /// points do not weigh more than later ones.
@@ -76,26 +76,4 @@ fn eighth_power(x: f64) -> f64 {
 
 fn eighth_root(x: f64) -> f64 {
     x.sqrt().sqrt().sqrt()
-}
-
-/// Appends a number to a state.
-pub(super) fn put_f64(out: &mut Vec<u8>, number: f64) {
-    put_u64(out, number.to_bits());
-}
-
-/// Takes a number off the front of a state.
-pub(super) fn get_f64(bytes: &mut &[u8]) -> Option<f64> {
-    get_u64(bytes).map(f64::from_bits)
-}
-
-/// Appends a short number to a state.
-pub(super) fn put_f32(out: &mut Vec<u8>, number: f32) {
-    out.extend(number.to_bits().to_le_bytes());
-}
-
-/// Takes a short number off the front of a state.
-pub(super) fn get_f32(bytes: &mut &[u8]) -> Option<f32> {
-    let (first, rest) = bytes.split_first_chunk::<4>()?;
-    *bytes = rest;
-    Some(f32::from_bits(u32::from_le_bytes(*first)))
 }

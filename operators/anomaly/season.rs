@@ -4,7 +4,8 @@
 //! change of the season. It is used as long as it foretells the series clearly better than the
 //! mean alone does, which decides by itself whether there is a season.
 
-use super::level::{Mean, get_f32, get_f64, put_f32, put_f64};
+use super::level::Mean;
+use crate::codec::{get_f32, get_f64, put_f32, put_f64};
 
 const HOURS: usize = 24;
 const HOUR: i64 = 3_600;
@@ -41,7 +42,7 @@ const COUNT_MAX: u16 = 60_000;
 
 /// Which season to reckon with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     Auto,
     None,
     Day,
@@ -52,7 +53,7 @@ pub(super) enum Mode {
 const PROFILES: usize = 3;
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Season {
+pub(crate) struct Season {
     hours: Box<Hours>,
     error_all: Mean,
     error_week: Mean,
@@ -61,7 +62,7 @@ pub(super) struct Season {
 
 /// Heap bytes of the season of one series.
 #[cfg(test)]
-pub(super) const HELD: usize = size_of::<Hours>();
+pub(crate) const HELD: usize = size_of::<Hours>();
 
 /// By hour. Short numbers: they are distances, and there are many.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,16 +76,16 @@ struct Hours {
 
 /// What the profile says of a moment.
 #[derive(Clone, Copy)]
-pub(super) struct Expected {
-    pub(super) mean: f64,
+pub(crate) struct Expected {
+    pub(crate) mean: f64,
     /// Spread of the hour against that of all hours.
-    pub(super) spread: f64,
+    pub(crate) spread: f64,
     /// Whether it is to be believed.
-    pub(super) counts: bool,
+    pub(crate) counts: bool,
 }
 
 impl Season {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             hours: Box::default(),
             error_all: Mean::default(),
@@ -100,7 +101,7 @@ impl Season {
     }
 
     /// What is expected at a time of a series with this step between points.
-    pub(super) fn expected(&self, seconds: i64, step: f64, mode: Mode) -> Option<Expected> {
+    pub(crate) fn expected(&self, seconds: i64, step: f64, mode: Mode) -> Option<Expected> {
         let (hour, kind) = Self::place(seconds);
         let Hours { means, counts, spreads } = &*self.hours;
         if counts[0][hour] == 0 || mode == Mode::None {
@@ -125,7 +126,7 @@ impl Season {
     }
 
     /// Takes in the distance of point number `n` to the running mean.
-    pub(super) fn learn(&mut self, seconds: i64, step: f64, distance: f64, n: f64) {
+    pub(crate) fn learn(&mut self, seconds: i64, step: f64, distance: f64, n: f64) {
         let (hour, kind) = Self::place(seconds);
         let Hours { means, counts, spreads } = &mut *self.hours;
         let all = (distance - f64::from(means[0][hour])).abs();
@@ -154,14 +155,14 @@ impl Season {
         }
     }
 
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
         let Hours { means, counts, spreads } = &*self.hours;
         means.iter().flatten().chain(spreads).for_each(|x| put_f32(out, *x));
         counts.iter().flatten().for_each(|c| out.extend(c.to_le_bytes()));
         [self.error_all, self.error_week, self.error_mean].iter().for_each(|m| put_f64(out, m.0));
     }
 
-    pub(super) fn get(bytes: &mut &[u8]) -> Option<Self> {
+    pub(crate) fn get(bytes: &mut &[u8]) -> Option<Self> {
         let mut season = Self::new();
         let Hours { means, counts, spreads } = &mut *season.hours;
         for number in means.iter_mut().flatten().chain(spreads) {
@@ -180,7 +181,7 @@ impl Season {
 }
 
 /// Points that a day has.
-pub(super) fn per_day(step: f64) -> f64 {
+pub(crate) fn per_day(step: f64) -> f64 {
     per_hour(step) * HOURS as f64
 }
 

@@ -1,8 +1,8 @@
 //! One series on its way to its detector: late points, counters and their resets.
 
 use super::detector::{Detector, Settings, Verdict};
-use super::level::{get_f64, put_f64};
-use crate::codec::{get_u8, get_u64, put_u64};
+use crate::codec::{get_f64, get_u8, get_u64, put_f64, put_u64};
+use crate::series::known::{self, Identity};
 
 /// Rises without any fall after which a fall to less than half is the reset of a counter.
 const RISES_MIN: u32 = 64;
@@ -33,7 +33,7 @@ pub(super) struct Series {
 }
 
 impl Series {
-    pub(super) fn new(counter: bool) -> Self {
+    pub(super) fn of(counter: bool) -> Self {
         Self {
             kind: if counter { Kind::ToldCounter } else { Kind::Gauge },
             time: i64::MIN,
@@ -42,11 +42,6 @@ impl Series {
             fell: false,
             detector: Detector::new(),
         }
-    }
-
-    /// Time of the newest point.
-    pub(super) fn time(&self) -> i64 {
-        self.time
     }
 
     /// Scores a finite value. One that is not newer than the newest, or that `learn` says no to,
@@ -101,9 +96,20 @@ impl Series {
         self.fell = true;
         rose && value >= 0.0 && value * 2.0 < last
     }
+}
 
-    /// Appends the state.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+impl known::Series for Series {
+    const SAVED_MIN: usize = 600;
+
+    fn new(identity: &Identity<'_>) -> Self {
+        Self::of(identity.is_counter())
+    }
+
+    fn time(&self) -> i64 {
+        self.time
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
         out.push(KINDS.iter().position(|k| *k == self.kind).unwrap_or_default() as u8);
         put_u64(out, self.time as u64);
         put_f64(out, self.last);
@@ -112,8 +118,7 @@ impl Series {
         self.detector.put(out);
     }
 
-    /// The inverse of [`Self::put`].
-    pub(super) fn get(bytes: &mut &[u8]) -> Option<Self> {
+    fn get(bytes: &mut &[u8]) -> Option<Self> {
         Some(Self {
             kind: *KINDS.get(usize::from(get_u8(bytes)?))?,
             time: get_u64(bytes)? as i64,

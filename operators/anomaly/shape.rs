@@ -4,8 +4,7 @@
 //! radius of a leader moves it a little, one outside founds a new leader in place of the one that
 //! was longest without a point, and the radius follows so that the leaders suffice.
 
-use super::level::{get_f32, put_f32};
-use crate::codec::get_u8;
+use crate::codec::{get_f32, get_u8, put_f32};
 
 /// Leaders of one series: beyond 10 scores hardly change, and each costs 16 bytes.
 const LEADERS_MAX: usize = 10;

@@ -3,18 +3,16 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, RecordBatch, RecordBatchOptions, StringArray,
-    StringBuilder,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, StringArray, StringBuilder};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::DataType;
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{Operator, OperatorError, Output, Tick};
 use weir_pipeline::signal::META_JSON;
 
 use super::miner::Miner;
 use super::{CHANGED, ID, NEW, PARAMETERS, TEMPLATE, columns, state};
+use crate::columns::{nullable, with_columns};
 
 /// Bytes of a parameter that are kept: the line itself has all of it.
 const PARAMETER_BYTES_MAX: usize = 256;
@@ -151,30 +149,16 @@ fn quote(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// The rows of the batch with the columns added; those that have the names already go.
-fn with_columns(
-    batch: &Batch,
-    arrays: Vec<ArrayRef>,
-    parameters: bool,
-) -> Result<Batch, OperatorError> {
-    let rows = batch.rows();
-    let ours = [ID, TEMPLATE, PARAMETERS, NEW, CHANGED];
-    let old = rows.schema_ref().fields().iter().zip(rows.columns());
-    let (mut fields, mut all): (Vec<Arc<Field>>, Vec<ArrayRef>) = old
-        .filter(|(field, _)| !ours.contains(&field.name().as_str()))
-        .map(|(field, array)| (field.clone(), array.clone()))
-        .unzip();
-    for (name, data_type) in columns(parameters) {
-        let mut field = Field::new(name, data_type, true);
-        if name == PARAMETERS {
-            field = field.with_metadata([(META_JSON.to_owned(), "true".to_owned())].into());
+/// The rows of the batch with the columns added.
+fn with(batch: &Batch, arrays: Vec<ArrayRef>, parameters: bool) -> Result<Batch, OperatorError> {
+    let fields = columns(parameters).map(|(name, data_type)| {
+        let field = nullable(name, data_type);
+        match name {
+            PARAMETERS => field.with_metadata([(META_JSON.to_owned(), "true".to_owned())].into()),
+            _ => field,
         }
-        fields.push(Arc::new(field));
-    }
-    all.extend(arrays);
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    let schema = Arc::new(Schema::new(fields));
-    Ok(batch.with_rows(RecordBatch::try_new_with_options(schema, all, &options)?)?)
+    });
+    with_columns(batch, [ID, TEMPLATE, PARAMETERS, NEW, CHANGED], fields.zip(arrays))
 }
 
 impl Operator for LogPattern {
@@ -190,7 +174,7 @@ impl Operator for LogPattern {
             let text = texts.as_ref().filter(|t| t.is_valid(row)).map(|t| t.value(row));
             columns.push(&mut self.miner, text);
         }
-        out.emit(with_columns(&batch, columns.finish(), self.parameters)?);
+        out.emit(with(&batch, columns.finish(), self.parameters)?);
         Ok(())
     }
 

@@ -3,12 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions,
-    StringArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Int64Type};
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{Operator, OperatorError, Output, Tick};
 use weir_pipeline::entity::EntitySpace;
@@ -16,6 +13,7 @@ use weir_pipeline::entity::EntitySpace;
 use super::decide::{Kept, REASONS, Rules, Trace};
 use super::held::{Held, Rows};
 use super::{REASON, TICKS, state};
+use crate::columns::{nullable, with_columns};
 
 pub(super) struct TailSample {
     wait: i64,
@@ -134,17 +132,8 @@ fn only(batch: &Batch, chosen: &[Option<Option<u8>>]) -> Result<Batch, OperatorE
     let reasons = chosen.iter().flatten();
     let reasons = reasons.map(|r| REASONS.get(usize::from((*r)?)).copied());
     let reasons: StringArray = reasons.collect();
-    let rows = batch.rows();
-    let old = rows.schema_ref().fields().iter().zip(rows.columns());
-    let (mut fields, mut arrays): (Vec<Arc<Field>>, Vec<ArrayRef>) = old
-        .filter(|(field, _)| field.name() != REASON)
-        .map(|(field, array)| (field.clone(), array.clone()))
-        .unzip();
-    fields.push(Arc::new(Field::new(REASON, DataType::Utf8, true)));
-    arrays.push(Arc::new(reasons));
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    let schema = Arc::new(Schema::new(fields));
-    Ok(batch.with_rows(RecordBatch::try_new_with_options(schema, arrays, &options)?)?)
+    let reasons: ArrayRef = Arc::new(reasons);
+    with_columns(&batch, [REASON], [(nullable(REASON, DataType::Utf8), reasons)])
 }
 
 impl Operator for TailSample {

@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampNanosecondType
 use hashbrown::HashMap;
 use weir_pipeline::batch::{Batch, Keys};
 use weir_pipeline::component::OperatorError;
-use weir_pipeline::entity::{EntityTable, Value, double_text};
+use weir_pipeline::entity::{Attribute, Entity, EntityTable, Origin, Value, double_text};
 use weir_pipeline::expression::Expression;
 use weir_pipeline::signal;
 
@@ -252,6 +252,24 @@ pub(super) fn column(
         }
         _ => Arc::new(StringArray::from_iter(parts.into_iter().map(text))),
     })
+}
+
+/// The values of a key under the names of its columns, as the attributes of an entity. NULLs are
+/// left out; of bytes that are no key it is what stands before the fault.
+pub(crate) fn entity<'a>(key: &[u8], names: impl Iterator<Item = &'a str>) -> Entity {
+    let mut bytes = key;
+    let mut attributes = Vec::new();
+    for name in names {
+        let Some(part) = part(&mut bytes) else { break };
+        let value = match part {
+            Part::Null => continue,
+            Part::Bool(v) => Value::Bool(v),
+            Part::Number(d, r) => whole(d, r).map_or(Value::Double(d), Value::Int),
+            other => Value::Text(text(other).unwrap_or_default().into()),
+        };
+        attributes.push(Attribute { name: name.into(), value, origin: Origin::Label });
+    }
+    Entity::new(attributes)
 }
 
 fn text(part: Part) -> Option<String> {

@@ -130,7 +130,7 @@ pub(super) fn generate(random: &mut Random) -> String {
         let id = format!("op{number}");
         let (kind, keys) = match (flow, random.range(0, 10)) {
             (Flow::Metrics, 0..2) => ("staleness", staleness(random)),
-            (Flow::Metrics, 2) => ("anomaly", anomaly(random)),
+            (Flow::Metrics, 2) => series(random),
             (Flow::Logs, 0..3) => ("log_pattern", log_pattern(random)),
             (Flow::Spans, 0..2) => ("span_metrics", span_metrics(random)),
             (Flow::Spans, 2..3) => ("service_graph", service_graph(random)),
@@ -144,7 +144,7 @@ pub(super) fn generate(random: &mut Random) -> String {
         let _ = write!(text, "[operators.{id}]\ntype = \"{kind}\"\ninputs = {inputs:?}\n{keys}\n");
         let flow = match kind {
             "window" => Flow::Window,
-            "span_metrics" | "service_graph" | "log_to_metric" => Flow::Made,
+            "span_metrics" | "service_graph" | "log_to_metric" | "forecast" => Flow::Made,
             _ => flow,
         };
         if matches!(kind, "window" | "span_metrics" | "log_to_metric") && random.chance(60) {
@@ -222,6 +222,28 @@ fn tail_sample(random: &mut Random) -> String {
 fn anomaly(random: &mut Random) -> String {
     let by = if random.chance(30) { "by = [\"job\"]\n" } else { "" };
     format!("max_series = {}\n{by}", random.range(1, 30))
+}
+
+/// An operator over one series after the other.
+fn series(random: &mut Random) -> (&'static str, String) {
+    match random.range(0, 2) {
+        0 => ("anomaly", anomaly(random)),
+        _ => ("forecast", forecast(random)),
+    }
+}
+
+fn forecast(random: &mut Random) -> String {
+    let of = *random.pick(&[
+        "limit = 4\n",
+        "by = [\"job\"]\n",
+        "by = [\"metric.name\"]\nlimit = \"value + 1\"\n",
+    ]);
+    let (step, every) = (random.range(1, 4) * 250, random.range(1, 4));
+    let (series, points) = (random.range(1, 30), random.range(1, 5));
+    format!(
+        "step = \"{step}ms\"\nevery = \"{every}s\"\nhistory = \"40s\"\nhorizon = \"10s\"\n\
+         seasons = [\"3s\"]\nmax_series = {series}\npoints = {points}\n{of}"
+    )
 }
 
 fn outlier(random: &mut Random) -> String {

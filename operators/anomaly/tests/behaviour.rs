@@ -35,7 +35,7 @@ fn wave(i: i64) -> f64 {
 }
 
 fn all(points: impl Iterator<Item = (i64, f64)>, settings: &Settings) -> Vec<Option<Verdict>> {
-    let mut series = Series::new(false);
+    let mut series = Series::of(false);
     points.map(|(i, v)| series.score(i * STEP * S, v, true, settings)).collect()
 }
 
@@ -104,7 +104,7 @@ fn a_flat_line_with_tiny_noise_is_quiet() {
 fn counters_that_reset() {
     let value = |i: i64| (i % 1_500) as f64 * 100.0 + noise(i) * 90.0;
     assert_eq!(alerts(10_000, value), [0i64; 0]);
-    let mut series = Series::new(true);
+    let mut series = Series::of(true);
     let mut total = 0.0;
     let found = (0..5_000i64).filter(|&i| {
         total = if i % 1_100 == 0 { 0.0 } else { total + 50.0 + normal(i) };
@@ -154,7 +154,7 @@ fn the_band_is_where_alerts_begin() {
 
 #[test]
 fn late_points_and_duplicates_change_nothing() {
-    let mut series = Series::new(false);
+    let mut series = Series::of(false);
     for i in 0..500 {
         series.score(i * STEP * S, 50.0 + normal(i), true, &SETTINGS);
     }
