@@ -51,6 +51,26 @@ impl Edge {
         Self { signal, columns, open: true }
     }
 
+    /// One edge for several: every column that one of them knows, with its type where all agree
+    /// that know it; open if one of them is, or if there is none.
+    pub fn merged<'a>(mut edges: impl Iterator<Item = &'a Self>) -> Self {
+        let Some(first) = edges.next() else { return Self::open(Signal::named("none")) };
+        let mut edge = first.clone();
+        for other in edges {
+            for (name, data_type) in &other.columns {
+                match edge.columns.get_mut(name) {
+                    None => {
+                        edge.columns.insert(name.clone(), data_type.clone());
+                    }
+                    Some(known) if known != data_type => *known = None,
+                    Some(_) => {}
+                }
+            }
+            edge.open |= other.open;
+        }
+        edge
+    }
+
     /// The names that people may mean here, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let usual = USUAL.iter().copied().filter(|_| self.open);

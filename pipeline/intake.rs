@@ -118,6 +118,11 @@ impl Intake {
         &self.metrics
     }
 
+    /// Where the source goes on: the cursor of the newest of its entries that had one.
+    pub fn cursor(&self) -> Option<Bytes> {
+        self.journal.cursor(&self.source)
+    }
+
     /// Decodes `payload`, appends it and waits until it is on disk. Only then may the sender be
     /// told that it was taken.
     ///
@@ -146,9 +151,9 @@ impl Intake {
         decoder: &dyn Decoder,
         envelope: Envelope,
         payload: Bytes,
+        cursor: Bytes,
         give_up: &CancellationToken,
     ) -> Result<Accepted, Refused> {
-        let cursor = Bytes::new();
         self.take_in(generation, decoder, envelope, payload, cursor, Some(give_up)).await
     }
 

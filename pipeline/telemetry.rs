@@ -212,6 +212,11 @@ impl ComponentMetrics {
         });
     }
 
+    /// Sets how many records wait to be read at a way.
+    pub fn way_behind(&self, name: &str, records: u64) {
+        self.way(name, |way| way.behind = Some(records));
+    }
+
     /// Forgets a way that is used no more.
     pub fn way_gone(&self, name: &str) {
         self.ways.lock().remove(name);

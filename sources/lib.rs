@@ -11,6 +11,7 @@ mod prometheus;
 mod prometheus_remote_write;
 mod prometheus_scrape;
 mod protobuf;
+mod replayable;
 mod series;
 mod syslog;
 #[cfg(test)]

@@ -59,7 +59,8 @@ use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::edge::Edge;
 use weir_pipeline::signal::Signal;
 
-use self::decode::OtlpDecoder;
+pub(crate) use self::decode::OtlpDecoder;
+pub(crate) use self::logs::severity;
 use crate::http::{self, Endpoint};
 
 /// The row of the table.

@@ -231,12 +231,7 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn SourcePlan>, Diagnos
         defaults,
         interval,
         timeout,
-        tls: config.tls.map(|tls| TlsClient {
-            ca: tls.ca.as_ref().map(resolve),
-            cert: tls.cert.as_ref().map(resolve),
-            key: tls.key.as_ref().map(resolve),
-            ..tls
-        }),
+        tls: config.tls.map(|tls| tls.resolved(&scope.base)),
         auth: config.auth,
         body_bytes_max,
         decoder: Arc::new(decoder),

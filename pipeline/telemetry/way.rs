@@ -21,6 +21,9 @@ pub struct Way {
     pub rejected: BTreeMap<&'static str, Rejections>,
     /// Why it gives nothing at present, for sources that ask.
     pub error: Option<LastError>,
+    /// Records that wait there to be read, for sources that read a log of messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
 }
 
 /// What was refused for one reason.

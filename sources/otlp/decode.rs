@@ -17,7 +17,7 @@ use crate::series::SeriesCache;
 
 /// Decodes OTLP requests.
 #[derive(Debug)]
-pub(super) struct OtlpDecoder {
+pub(crate) struct OtlpDecoder {
     /// Most bytes of a request without its content encoding.
     pub(super) max_bytes: usize,
     series: SeriesCache,
@@ -25,7 +25,7 @@ pub(super) struct OtlpDecoder {
 
 impl OtlpDecoder {
     /// For requests of at most `max_bytes`, without their content encoding.
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(crate) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, series: SeriesCache::default() }
     }
 }

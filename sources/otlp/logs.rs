@@ -240,7 +240,7 @@ impl Columns {
 
 /// The canonical name of a severity number; without a number that of the text, where it is one of
 /// the names that loggers use.
-fn severity(number: i32, text: &str) -> Option<&'static str> {
+pub(crate) fn severity(number: i32, text: &str) -> Option<&'static str> {
     if number != 0 {
         let index = usize::try_from(number.checked_sub(1)?).ok()? / 4;
         return SEVERITIES.get(index).copied();

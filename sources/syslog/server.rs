@@ -150,7 +150,9 @@ impl Live {
         let decoder = &*plan.decoder;
         let intake = &self.context.intake;
         let generation = settings.0.generation;
-        let kept = intake.accept_patiently(generation, decoder, envelope, payload, &self.kill);
+        let cursor = Bytes::new();
+        let kept =
+            intake.accept_patiently(generation, decoder, envelope, payload, cursor, &self.kill);
         if let Err(error) = kept.await {
             tracing::error!(
                 source = %self.context.id, messages, error = %error, "messages are lost"

@@ -117,7 +117,11 @@ impl Report<'_> {
         let last = self.ago(number(&way["last_entry"]));
         let rows = number(&way["rows"]);
         let name = if name.is_empty() { "all" } else { name };
-        line(out, 4, &format!("{name}: last entry {last}, {rows} rows accepted"));
+        let behind = match number(&way["behind"]) {
+            0 => String::new(),
+            behind => format!(", {behind} records behind"),
+        };
+        line(out, 4, &format!("{name}: last entry {last}, {rows} rows accepted{behind}"));
         for (reason, r) in way["rejected"].as_object().into_iter().flatten() {
             let (entries, rows) = (number(&r["entries"]), number(&r["rows"]));
             let sample = text(&r["sample"]);

@@ -40,6 +40,19 @@ pub struct TlsClient {
     pub insecure_skip_verify: bool,
 }
 
+impl TlsClient {
+    /// With its paths relative to `base`, the folder of the file in which they stand.
+    #[must_use]
+    pub fn resolved(self, base: &std::path::Path) -> Self {
+        Self {
+            ca: self.ca.map(|path| base.join(path)),
+            cert: self.cert.map(|path| base.join(path)),
+            key: self.key.map(|path| base.join(path)),
+            ..self
+        }
+    }
+}
+
 /// `auth` of a client: how to prove who is asking.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
