@@ -1,10 +1,7 @@
 //! Adds what was found to rows, or to the entities of rows.
 
-use std::sync::Arc;
-
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute::take;
-use arrow::datatypes::{Field, Schema};
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{OperatorError, Output};
 use weir_pipeline::entity::{Attribute, Entity, EntityTable, Origin, Value, build_column};
@@ -13,6 +10,7 @@ use weir_pipeline::signal::Signal;
 
 use super::OnMissing;
 use super::matching::{Found, Matcher, field};
+use crate::columns::{nullable, with_columns};
 use crate::entities::{Entities, Outcome};
 
 /// Once for each entity.
@@ -73,7 +71,7 @@ pub(super) fn by_row(
 ) -> Result<(), OperatorError> {
     let found = matcher.rows(batch)?;
     let hit: BooleanArray = (0..batch.num_rows()).map(|row| Some(found.is_some(row))).collect();
-    let enriched = with_columns(matcher, entities, batch, &found)?;
+    let enriched = enriched_rows(matcher, entities, batch, &found)?;
     if matcher.on_missing == OnMissing::Keep || hit.true_count() == hit.len() {
         out.emit(enriched);
         return Ok(());
@@ -105,29 +103,21 @@ fn reasons(matcher: &Matcher, missing: &Batch) -> Vec<OperatorError> {
     (0..missing.num_rows()).map(reason).collect()
 }
 
-fn with_columns(
+fn enriched_rows(
     matcher: &Matcher,
     entities: &mut Entities,
     batch: &Batch,
     found: &Found,
 ) -> Result<Batch, OperatorError> {
-    let is_new = |name: &str| matcher.take.iter().any(|(new, _)| new == name);
-    let rows = batch.rows();
-    let old = rows.schema_ref().fields().iter().zip(rows.columns());
-    let (mut fields, mut arrays): (Vec<Arc<Field>>, Vec<ArrayRef>) = old
-        .filter(|(field, _)| !is_new(field.name()))
-        .map(|(field, array)| (field.clone(), array.clone()))
-        .unzip();
+    let mut added = Vec::with_capacity(matcher.take.len());
     for (new, column) in &matcher.take {
         let Some(array) = gathered(matcher, found, column)? else { continue };
         if array.null_count() < array.len() {
-            fields.push(Arc::new(Field::new(new, array.data_type().clone(), true)));
-            arrays.push(array);
+            added.push((nullable(new, array.data_type().clone()), array));
         }
     }
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    let schema = Arc::new(Schema::new(fields));
-    let rows = RecordBatch::try_new_with_options(schema, arrays, &options)?;
+    let names = matcher.take.iter().map(|(new, _)| new.as_str());
+    let rows = with_columns(batch, names, added)?.rows().clone();
     let keys = match batch.entities() {
         Some(keys) => {
             let names = matcher.take.iter().map(|(new, _)| new);
