@@ -302,21 +302,20 @@ impl Tables {
         error.unwrap_or_else(|| "it is still being read".to_owned())
     }
 
-    /// Forgets tables that no section defines any more, and versions that neither they nor `named`
-    /// need and that have not come into use for `unused`.
-    pub(crate) fn retain(
-        &self,
-        definitions: &[Arc<LookupDefinition>],
-        named: &BTreeSet<String>,
-        unused: Duration,
-    ) {
+    /// Forgets tables that no section defines any more.
+    pub(crate) fn forget_others(&self, definitions: &[Arc<LookupDefinition>]) {
+        let mut state = self.0.state.lock();
+        state.current.retain(|key, _| definitions.iter().any(|d| d.key == *key));
+    }
+
+    /// Removes versions that neither tables nor `named` need and that have not come into use for
+    /// `unused`.
+    pub(crate) fn tidy(&self, named: &BTreeSet<String>, unused: Duration) {
         let Some(folder) = &self.0.folder else { return };
         let mut needed = named.clone();
-        {
-            let mut state = self.0.state.lock();
-            state.current.retain(|key, _| definitions.iter().any(|d| d.key == *key));
-            needed.extend(state.current.values().map(|c| c.noted.version.clone()));
-        }
+        let newest = self.0.state.lock();
+        needed.extend(newest.current.values().map(|c| c.noted.version.clone()));
+        drop(newest);
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let kept = path.extension().is_some_and(|e| e == ROWS || e == MAXMIND);

@@ -138,6 +138,6 @@ impl Runtime {
         checkpoints.retain_plans(&plans, UNUSED);
         let kept = checkpoints.kept_plans();
         let versions = kept.into_iter().flat_map(|b| b.lookups.into_values()).collect();
-        self.options.tables.retain(&self.definitions.lock(), &versions, UNUSED);
+        self.options.tables.tidy(&versions, UNUSED);
     }
 }

@@ -139,6 +139,7 @@ impl Runtime {
         if changed || !refused.is_empty() {
             loaded = self.load(&known.good, refused);
         }
+        self.options.tables.forget_others(&lookups);
         *self.definitions.lock() = lookups;
         known.plans = loaded.plan.pipelines.clone();
         known.content = self.content(known);

@@ -53,10 +53,11 @@ impl Columns {
     }
 }
 
-/// Times as databases write them, as RFC 3339 has it: `2026-01-31 12:00:00+00`.
+/// Times as databases write them, as RFC 3339 has it: `2026-01-31 12:00:00+00`. MySQL's day 0 is
+/// no time.
 fn iso(times: &StringArray) -> StringArray {
     let times = times.iter().map(|time| {
-        let time = time?.replacen(' ', "T", 1);
+        let time = time.filter(|t| !t.starts_with("0000-00-00"))?.replacen(' ', "T", 1);
         match time.rfind(['+', '-']).filter(|at| *at > "2026-01-31T".len()) {
             Some(at) if time.len() - at == "+00".len() => Some(format!("{time}:00")),
             _ => Some(time),

@@ -47,6 +47,9 @@ pub(crate) const KIND: LookupKind = LookupKind {
     plan,
 };
 
+/// Of the connection: it only reads, and writes times as they are read here.
+const SETTINGS: &str = "-c default_transaction_read_only=on -c timezone=UTC -c datestyle=ISO";
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -110,7 +113,8 @@ impl PostgresPlan {
         // Its message may repeat the text, which holds a password.
         let mut config: tokio_postgres::Config =
             url.parse().map_err(|_| "`url` is not one that PostgreSQL understands".to_owned())?;
-        config.options("-c default_transaction_read_only=on -c timezone=UTC -c datestyle=ISO");
+        let own = config.get_options().unwrap_or_default();
+        config.options(format!("{own} {SETTINGS}"));
         config.application_name("weir");
         let tls = client_config(&self.tls.clone().unwrap_or_default());
         let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls.map_err(|e| e.to_string())?);
