@@ -139,3 +139,43 @@ fn mistakes_are_said() {
     let wrong = said("lookup = \"hosts\"\non = { a = \"name\" }\nuntil = \"owner\"");
     assert!(wrong.contains("`until` needs `since`"), "{wrong}");
 }
+
+/// What a program makes of one row with the column `x`.
+fn program(source: &str, table: Json) -> Json {
+    let text = format!("source = '''\n{source}\n'''");
+    let kind = crate::ALL.iter().find(|k| k.name == "vrl").unwrap();
+    let plan = (kind.plan)(&Section::parse_for_tests("v", &text), &scope(table)).unwrap();
+    let (mut operator, mut out) = (plan.build(), Output::default());
+    operator.process(0, batch(json!([{"x": "a", "n": 2}])), &mut out).unwrap();
+    Json::Object(to_rows(&out.emitted[0].1).remove(0))["y"].clone()
+}
+
+#[test]
+fn programs_ask_the_same_tables() {
+    let table = json!([{"k": "a", "n": 1, "t": "2026-01-01"}, {"k": "b", "n": 2, "t": "2026-02-01"},
+        {"k": "B", "n": 2, "t": "2026-03-01"}]);
+    let one = |condition: &str| {
+        let call = format!("get_enrichment_table_record(\"hosts\", {condition})");
+        program(
+            &format!("r, err = {call}\n.y = if err == null {{ r.k }} else {{ err }}"),
+            table.clone(),
+        )
+    };
+    assert_eq!(one("{ \"k\": .x }"), "a");
+    assert_eq!(one("{ \"k\": \"b\" }"), "b");
+    assert_eq!(one("{ \"n\": 1 }"), "a");
+    assert_eq!(one("{ \"n\": \"1\", \"k\": \"a\" }"), "a");
+    assert!(one("{ \"k\": \"c\" }").as_str().unwrap().contains("lookup `hosts` has no such row"));
+    assert!(one("{ \"n\": .n }").as_str().unwrap().contains("has 2 such rows"));
+    let all = |arguments: &str| {
+        let call = format!("find_enrichment_table_records(\"hosts\", {arguments})");
+        program(&format!(".y = encode_json({call} ?? [\"failed\"])"), table.clone())
+    };
+    assert_eq!(all("{ \"n\": 2 }, [\"k\"]"), r#"[{"k":"b"},{"k":"B"}]"#);
+    assert_eq!(
+        all("{ \"k\": \"b\" }, [\"t\"], false"),
+        r#"[{"t":"2026-02-01"},{"t":"2026-03-01"}]"#
+    );
+    let since = "{ \"n\": 2, \"t\": { \"from\": t'2026-02-15T00:00:00Z' } }, [\"k\"]";
+    assert_eq!(all(since), r#"[{"k":"B"}]"#);
+}

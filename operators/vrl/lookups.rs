@@ -161,7 +161,7 @@ impl Span {
 fn time(value: &Value) -> Option<i64> {
     match value {
         Value::Timestamp(time) => time.timestamp_nanos_opt(),
-        Value::Bytes(text) => instant(&String::from_utf8_lossy(text)),
+        Value::Bytes(_) | Value::String(_) => instant(&value.to_string_lossy()),
         _ => None,
     }
 }
@@ -247,7 +247,7 @@ fn from_entity(value: entity::Value) -> Value {
 /// A value as keys are compared.
 fn text(value: &Value) -> Option<String> {
     Some(match value {
-        Value::Bytes(text) => String::from_utf8_lossy(text).into_owned(),
+        Value::Bytes(_) | Value::String(_) => value.to_string_lossy().into_owned(),
         Value::Integer(v) => v.to_string(),
         Value::Float(v) => entity::double_text(v.into_inner()),
         Value::Boolean(v) => v.to_string(),
