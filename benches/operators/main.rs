@@ -8,6 +8,7 @@
 mod anomaly;
 mod labels;
 mod log_pattern;
+mod rollup;
 mod series;
 mod span_metrics;
 mod vrl;
@@ -28,8 +29,9 @@ const TIME: Duration = Duration::from_secs(1);
 type Part = (&'static str, fn() -> String);
 
 fn main() {
-    let all: [Part; 6] = [
+    let all: [Part; 7] = [
         ("window", window::page),
+        ("rollup", rollup::page),
         ("labels", labels::page),
         ("vrl", vrl::page),
         ("anomaly", anomaly::page),
