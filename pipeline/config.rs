@@ -32,7 +32,7 @@ pub use load::{
 pub(crate) use load::{moved, name_of, plan_beside};
 pub use reference::{pipeline_schema, reference, reference_page};
 pub use section::{Input, Scope, Section, Spanned, Text, emptied};
-pub use server::{Explained, Flags, ServerConfig, TableConfig};
+pub use server::{Explained, Flags, ServerConfig, StoreConfig, StoreKind, Stores, TableConfig};
 pub use types::{
     Basic, ByteSize, ClientAuth, Duration, Header, Secret, SecretError, ServerAuth, TlsClient,
     TlsServer,

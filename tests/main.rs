@@ -15,3 +15,4 @@ mod harness;
 mod load;
 mod plan;
 mod replay;
+mod stores;
