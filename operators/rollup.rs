@@ -7,7 +7,7 @@
 //! every = "1m"
 //! keep = ["job", "mode"]
 //!
-//! [sinks.cpu_1m]
+//! [sinks.cpu]
 //! type = "store"
 //! inputs = ["cpu_1m"]
 //! table = "cpu_1m"
@@ -40,7 +40,8 @@
 //! Groups are by `keep` (these labels), or by all but those in `drop`; without either, only time is
 //! reduced. What says what the metric is (`metric.name`, `metric.type`, `metric.unit`,
 //! `metric.bounds`), `le` and `quantile` are always kept. Labels called like a column of the rows
-//! become `label.<name>`.
+//! become `label.<name>`. Columns of rows that `vrl` has set are labels, too, if they are text or
+//! booleans, or in `keep`.
 //!
 //! **Late data.** A step is given `lateness` (default 10 s) after its end. What comes later, for
 //! `correct_for` (default 10 m), is given within a minute in rows of its own for the same step and

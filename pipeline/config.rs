@@ -33,7 +33,7 @@ pub(crate) use load::{moved, name_of, plan_beside};
 pub use reference::{pipeline_schema, reference, reference_page};
 pub(crate) use section::FILE_BYTES_MAX;
 pub use section::{Input, Lookups, Scope, Section, Spanned, Text, emptied};
-pub use server::{Explained, Flags, ServerConfig, TableConfig};
+pub use server::{Explained, Flags, ServerConfig, StoreConfig, StoreKind, Stores, TableConfig};
 pub use types::{
     Basic, ByteSize, ClientAuth, Duration, Header, Secret, SecretError, ServerAuth, TlsClient,
     TlsServer,

@@ -16,6 +16,7 @@ use weir_pipeline::runtime::{
 };
 use weir_pipeline::telemetry::{ComponentLabels, ComponentReading, Telemetry, Way};
 use weir_store::Store;
+use weir_store::query::Queries;
 use weir_web::{
     ComponentReport, DetachedReport, Engine, EngineError, FileReport, NodeReport, PipelineReport,
     ReloadReport, Replay, SourceReport, Status, Tap,
@@ -29,6 +30,7 @@ pub(crate) struct Server {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) journal: Journal,
     pub(crate) store: Arc<Store>,
+    pub(crate) queries: Arc<Queries>,
     pub(crate) router: Arc<Router>,
     pub(crate) started: i64,
     pub(crate) file: ServerFile,
@@ -60,6 +62,10 @@ impl Server {
         let notes = notes(&settings, &before);
         let applied = self.router.reconfigure(settings.router.clone()).await;
         let error = applied.err().map(|e| format!("receivers and routes stay as they were: {e}"));
+        let error = error.or_else(|| {
+            let stores = self.queries.set_stores(&next.stores).err();
+            stores.map(|e| format!("stores stay as they were: {e}"))
+        });
         for note in &notes {
             tracing::warn!("{note}");
         }

@@ -122,6 +122,7 @@ async fn serve(args: &Local) -> Result<ExitCode> {
     let queries =
         QueryOptions { cache_bytes: memory.caches / 2, ..QueryOptions::new(memory.queries, spill) };
     let queries = Queries::new(store.clone(), queries)?;
+    queries.set_stores(&config.stores)?;
     let saved = checkpoints.highest_position()?;
     let committed = |id| store.newest_commit(id).map_or(0, |commit| commit.mark);
     let journal = Journal::open(&config.data.join("journal"), journal_options(&config), |id| {
@@ -141,6 +142,7 @@ async fn serve(args: &Local) -> Result<ExitCode> {
         telemetry: telemetry.clone(),
         journal: journal.clone(),
         store: store.clone(),
+        queries: queries.clone(),
         router: router.clone(),
         started: now(),
         file,

@@ -9,6 +9,7 @@ mod bounds;
 mod catalog;
 mod coerce;
 mod cost;
+mod foreign;
 pub mod guard;
 pub mod names;
 mod run;

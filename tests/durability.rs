@@ -1,7 +1,7 @@
 //! Nothing acknowledged is lost and nothing is doubled: under edits, deaths, stops.
 
 mod backlog;
-mod clickhouse;
+pub(crate) mod clickhouse;
 mod clock;
 mod crash;
 mod damage;

@@ -16,3 +16,4 @@ mod harness;
 mod load;
 mod plan;
 mod replay;
+mod stores;

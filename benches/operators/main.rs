@@ -9,6 +9,7 @@ mod anomaly;
 mod enrich;
 mod labels;
 mod log_pattern;
+mod rollup;
 mod series;
 mod span_metrics;
 mod vrl;
@@ -31,6 +32,7 @@ type Part = (&'static str, fn() -> String);
 fn main() {
     let all: [Part; 7] = [
         ("window", window::page),
+        ("rollup", rollup::page),
         ("labels", labels::page),
         ("vrl", vrl::page),
         ("enrich", enrich::page),

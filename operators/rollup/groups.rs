@@ -4,10 +4,15 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
+use arrow::datatypes::DataType;
 use hashbrown::HashMap;
+use weir_pipeline::batch::Batch;
 use weir_pipeline::entity::{Attribute, Entity, EntityTable, Origin, Value};
+use weir_pipeline::signal::{ATTRIBUTES, META_JSON, Signal};
 
 use super::{COLUMNS, Shape};
+use crate::metered;
 
 /// Attributes that say what a metric is.
 pub(super) const IDENTITY: [&str; 6] =
@@ -117,6 +122,22 @@ pub(super) fn label(name: &str) -> Cow<'_, str> {
     if COLUMNS.contains(&name) { format!("label.{name}").into() } else { name.into() }
 }
 
+/// Columns of rows that are labels: those that are asked for, texts and booleans, but no columns that
+/// metrics have anyway.
+pub(super) fn labels_of_rows(batch: &Batch, labels: &Labels) -> Vec<(String, ArrayRef)> {
+    let schema = batch.rows().schema();
+    let columns = schema.fields().iter().zip(batch.rows().columns());
+    let canonical = |name: &str| Signal::Metrics.row_columns().iter().any(|(n, _)| *n == name);
+    let label = columns.filter(|(field, array)| {
+        let name = field.name().as_str();
+        let asked = matches!(labels, Labels::Keep(names) if names.contains(name));
+        let says = matches!(array.data_type(), DataType::Utf8 | DataType::Boolean)
+            && !field.metadata().contains_key(META_JSON);
+        !canonical(name) && name != ATTRIBUTES && (asked || says)
+    });
+    label.map(|(field, array)| (field.name().clone(), array.clone())).collect()
+}
+
 /// Where the rows of one entity go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
@@ -178,9 +199,32 @@ impl Groups {
         targets
     }
 
-    /// The target of rows without entities.
-    pub(super) fn alone(&mut self, shape: &Shape) -> Target {
-        self.target(&Entity::new(Vec::new()), shape)
+    /// The targets of rows some of whose labels differ from row to row, and which of them each row
+    /// has.
+    pub(super) fn of_rows(
+        &mut self,
+        batch: &Batch,
+        labels: &[(String, ArrayRef)],
+        shape: &Shape,
+    ) -> (Vec<Target>, Vec<u32>) {
+        let mut targets: Vec<Target> = Vec::new();
+        let mut known: HashMap<u128, u32> = HashMap::new();
+        let of = |row: usize| {
+            let own = labels.iter().filter_map(|(name, array)| metered::label(name, array, row));
+            let mut all: Vec<Attribute> = own.collect();
+            if let Some(entities) = batch.entities() {
+                // What a row says goes first.
+                let entity = entities.table.get(entities.keys.value(row));
+                all.extend(entity.attributes().iter().cloned());
+            }
+            let entity = Entity::new(all);
+            *known.entry(entity.fingerprint()).or_insert_with(|| {
+                targets.push(self.target(&entity, shape));
+                targets.len() as u32 - 1
+            })
+        };
+        let rows = (0..batch.num_rows()).map(of).collect();
+        (targets, rows)
     }
 
     pub(super) fn keep(&mut self, table: &EntityTable, targets: Vec<Target>) {

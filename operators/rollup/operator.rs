@@ -5,13 +5,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, TimestampNanosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampNanosecondType};
-use weir_pipeline::batch::{Batch, Level};
+use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{Operator, OperatorError, Output, Tick};
 use weir_pipeline::entity::EntitySpace;
 use weir_pipeline::signal::timestamp;
 
 use super::emit::{self, Given};
-use super::groups::{Groups, Kind, Labels, Target};
+use super::groups::{self, Groups, Kind, Target};
 use super::histogram::Reader;
 use super::series::{AllSeries, Change, Effect, Sample, Value};
 use super::windows::{Bounds, Made, Step, Windows};
@@ -289,17 +289,6 @@ impl Rollup {
         let all = self.used;
         self.windows.all_mut().for_each(|step| step.renumber(&numbers, all));
     }
-
-    /// Labels that groups are by have to be of series: else the rows of one would differ.
-    fn check(&self, batch: &Batch) -> Result<(), OperatorError> {
-        let Labels::Keep(names) = &self.shape.labels else { return Ok(()) };
-        match names.iter().find(|name| batch.level(name) == Some(Level::Row)) {
-            None => Ok(()),
-            Some(name) => Err(OperatorError::new(format!(
-                "`{name}` is a column of rows, not a label of series"
-            ))),
-        }
-    }
 }
 
 impl Operator for Rollup {
@@ -312,14 +301,14 @@ impl Operator for Rollup {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        self.check(&batch)?;
         let columns = Columns::of(&batch)?;
         let histograms = columns.histogram.as_ref().and_then(Reader::new);
         let shape = self.shape.clone();
-        let entities = batch.entities();
-        let mut targets = match entities {
-            Some(entities) => self.groups.targets(&entities.table, &shape),
-            None => vec![self.groups.alone(&shape)],
+        let labels = groups::labels_of_rows(&batch, &shape.labels);
+        let entities = batch.entities().filter(|_| labels.is_empty());
+        let (mut targets, of_rows) = match entities {
+            Some(entities) => (self.groups.targets(&entities.table, &shape), Vec::new()),
+            None => self.groups.of_rows(&batch, &labels, &shape),
         };
         let received = batch.runs().iter().flat_map(|r| std::iter::repeat_n(r.received, r.rows));
         let (mut late, mut wrong, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
@@ -333,8 +322,8 @@ impl Operator for Rollup {
                 out.dropped += 1;
                 continue;
             }
-            let entity = entities.map_or(0, |e| e.keys.value(row) as usize);
-            match self.take(row, &mut targets[entity], &columns, histograms.as_ref()) {
+            let target = entities.map_or_else(|| of_rows[row], |e| e.keys.value(row));
+            match self.take(row, &mut targets[target as usize], &columns, histograms.as_ref()) {
                 Fate::Taken => {}
                 Fate::Late => late.push(row),
                 Fate::Wrong(reason) => {

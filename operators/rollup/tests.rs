@@ -81,6 +81,25 @@ fn labels_go_or_stay() {
     }
 }
 
+#[test]
+fn labels_in_rows_count_like_those_of_series() {
+    let of = |at, host: &'static str, value: f64| {
+        metric(at, "counter", "a", value).set("host", host).set("half", value / 2.0)
+    };
+    let rows = [of(1, "x", 1.0), of(2, "y", 7.0), of(3, "x", 4.0), of(4, "y", 9.0)];
+    for (toml, expected) in
+        [("drop = [\"instance\"]", 2), ("keep = [\"host\"]", 2), ("keep = []", 1)]
+    {
+        let mut rollup = rollup(&format!("every = \"10s\"\n{toml}"));
+        let out = run(&mut *rollup, |o, out| {
+            o.process(0, batch(&rows), out).unwrap();
+            o.flush(tick(S), out).unwrap();
+        });
+        assert_eq!(show(&out.emitted, "").len(), expected, "{toml}");
+        assert_eq!(increases(&out), [(0, 5.0)].into(), "{toml}");
+    }
+}
+
 /// The sum of `increase` by step, in seconds.
 fn increases(out: &Output) -> BTreeMap<i64, f64> {
     let mut all = BTreeMap::new();

@@ -20,11 +20,16 @@
 //!
 //! [tables.logs]
 //! retention = "30d"
+//!
+//! [stores.warehouse]            # `SELECT ... FROM warehouse.events` reads its tables
+//! type = "clickhouse"
+//! endpoint = "http://127.0.0.1:8123"
 //! ```
 //! Precedence: flag, `WEIR_*` variable, file, default. `[receivers.*]` and `[route]` are handed on
 //! as they are: the router reads them.
 
 mod show;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,6 +46,8 @@ use super::section::{Section, Spanned, read_text};
 use super::tree::{self, Table, Value};
 use super::types::{ByteSize, Duration, Secret, TlsServer};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span};
+
+pub use self::stores::{StoreConfig, StoreKind, Stores};
 
 /// Where the API listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:9347";
@@ -80,6 +87,8 @@ pub struct ServerConfig {
     pub journal_retain: Duration,
     /// By table name.
     pub tables: BTreeMap<String, TableConfig>,
+    /// Stores of others, by name.
+    pub stores: Stores,
     /// `[receivers.*]`, for the router to read.
     pub receivers: Vec<Section>,
     /// `[route]`, for the router to read.
@@ -125,6 +134,7 @@ struct File {
     server: Server,
     journal: Journal,
     tables: BTreeMap<String, Spanned<TableConfig>>,
+    stores: stores::Written,
     receivers: BTreeMap<String, serde_json::Value>,
     route: Option<serde_json::Value>,
 }
@@ -293,6 +303,13 @@ impl ServerConfig {
             });
             tables.extend(table.map(|t| (name, t)));
         }
+        let mut stores = Stores::new();
+        for (name, store) in file.stores {
+            let at = r.in_file(&store).0;
+            r.wrong.0.extend(store.value.check(&name, &at));
+            let store = r.given(&format!("stores.{name}"), Some(store), StoreConfig::shown);
+            stores.extend(store.map(|s| (name, s)));
+        }
         let Resolver { mut wrong, explained, .. } = resolver;
         let values = (listen, data, pipelines, memory, watch, insecure, max, retain, routed);
         let (
@@ -322,6 +339,7 @@ impl ServerConfig {
             journal_max_bytes: max,
             journal_retain: retain,
             tables,
+            stores,
             receivers,
             route,
             text: text.clone(),

@@ -14,6 +14,7 @@ use serde::Serialize;
 use weir_pipeline::entity::EntityTable;
 use weir_pipeline::signal::{ATTRIBUTES, COLUMNS_MAX, timestamp};
 
+use super::foreign::ForeignTable;
 use super::names::{Catalog, Shape, nearest};
 use super::scan::{METRIC_NAME, METRIC_TYPE};
 use crate::entity_log::{ChunkFile, EntitySet};
@@ -73,11 +74,33 @@ pub(super) struct Tables {
     store: Arc<Store>,
     tenant: String,
     snapshots: Mutex<BTreeMap<String, Arc<TableSnapshot>>>,
+    /// Tables of stores of others that the statement names.
+    foreign: BTreeMap<String, Arc<ForeignTable>>,
 }
 
 impl Tables {
     pub(super) fn new(store: Arc<Store>, tenant: &str) -> Self {
-        Self { store, tenant: tenant.to_owned(), snapshots: Mutex::default() }
+        let tenant = tenant.to_owned();
+        Self { store, tenant, snapshots: Mutex::default(), foreign: BTreeMap::new() }
+    }
+
+    /// Whether there is a table of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.store.table(&self.tenant, name).is_some()
+    }
+
+    /// With tables of stores of others, none of which has the name of an own one.
+    pub(super) fn with(self, foreign: BTreeMap<String, Arc<ForeignTable>>) -> Self {
+        Self { foreign, ..self }
+    }
+
+    pub(super) fn foreign(&self, name: &str) -> Option<Arc<ForeignTable>> {
+        self.foreign.get(name).cloned()
+    }
+
+    /// Own tables.
+    fn names(&self) -> Vec<String> {
+        self.store.tables(&self.tenant).iter().map(|t| t.name().to_string()).collect()
     }
 
     /// The one version of a table that this query reads.
@@ -93,7 +116,7 @@ impl Tables {
 
     /// Every table with its columns.
     pub(super) fn list(&self) -> Vec<TableInfo> {
-        let names = self.tables();
+        let names = self.names();
         names.iter().filter_map(|n| self.snapshot(n)).map(|s| info(&s)).collect()
     }
 
@@ -124,9 +147,11 @@ impl Tables {
                 time(|t| t.max_time),
             ]
         } else {
-            let rows: Vec<(&str, &ColumnInfo)> = tables
-                .iter()
-                .flat_map(|t| t.columns.iter().map(|c| (t.name.as_str(), c)))
+            let own = tables.iter().map(|t| (t.name.as_str(), t.columns.clone()));
+            let foreign = self.foreign.iter().map(|(name, t)| (name.as_str(), t.columns()));
+            let rows: Vec<(&str, ColumnInfo)> = own
+                .chain(foreign)
+                .flat_map(|(name, columns)| columns.into_iter().map(move |c| (name, c)))
                 .collect();
             vec![
                 Arc::new(StringArray::from_iter_values(rows.iter().map(|(t, _)| t))),
@@ -204,10 +229,13 @@ fn info(snapshot: &TableSnapshot) -> TableInfo {
 
 impl Catalog for Tables {
     fn tables(&self) -> Vec<String> {
-        self.store.tables(&self.tenant).iter().map(|t| t.name().to_string()).collect()
+        self.names().into_iter().chain(self.foreign.keys().cloned()).collect()
     }
 
     fn table(&self, name: &str) -> Option<Arc<Shape>> {
+        if let Some(foreign) = self.foreign.get(name) {
+            return Some(foreign.shape());
+        }
         if name == TABLES || name == COLUMNS {
             let schema = listing_schema(name);
             let columns = schema.fields().iter();
@@ -377,5 +405,5 @@ fn shape(snapshot: &TableSnapshot, shown: impl Fn(&str) -> bool) -> Shape {
         }
     }
     keys.retain(|k| !listed.contains_key(k));
-    Shape { columns: listed, keys, unlisted, open: schema.overflow_is_open() }
+    Shape { columns: listed, keys, unlisted, open: schema.overflow_is_open(), closed: false }
 }

@@ -45,6 +45,9 @@ pub struct Shape {
     pub unlisted: usize,
     /// `attributes` may hold names that nobody has listed.
     pub open: bool,
+    /// There is nothing but `columns`: the table is not of Weir's making, and a name that it lacks is
+    /// a mistake.
+    pub closed: bool,
 }
 
 impl Shape {

@@ -25,6 +25,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use weir_pipeline::config::Stores;
 use weir_pipeline::intake::now;
 
 use super::answer::{Answer, Parcel};
@@ -32,6 +33,7 @@ use super::bounds::bounded;
 use super::catalog::{COLUMNS, TABLES, TableInfo, Tables};
 use super::coerce::{TextAsNumber, TextAsNumberInLists};
 use super::cost::Costs;
+use super::foreign::Foreign;
 use super::names::{Resolved, resolve};
 use super::run::{Bounds, Outcome, Threads, met_a_bug, supervise};
 use super::scan::{Caches, GroupWhileScanning, ScanTable};
@@ -97,6 +99,7 @@ pub struct Queries {
     supervisor: Option<Runtime>,
     environment: Arc<RuntimeEnv>,
     caches: Caches,
+    foreign: Foreign,
     pub(super) running: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -143,10 +146,19 @@ impl Queries {
             supervisor: Some(supervisor),
             environment,
             caches: Caches::new(options.cache_bytes),
+            foreign: Foreign::default(),
             running: Arc::new(Semaphore::new(options.running_max.max(1))),
             waiting: AtomicUsize::new(0),
             options,
         }))
+    }
+
+    /// From now on tables of these stores can be named, too. Queries that run have the ones before.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn set_stores(&self, stores: &Stores) -> io::Result<()> {
+        self.foreign.set(stores)
     }
 
     /// Tables of a tenant, by name, with their columns.
@@ -263,6 +275,9 @@ impl Queries {
         stop: &CancellationToken,
     ) -> Result<(Vec<String>, SendableRecordBatchStream), QueryError> {
         let tables = Tables::new(self.store.clone(), tenant);
+        let seconds = self.options.timeout.as_secs();
+        let foreign = self.foreign.named(&statement, |name| tables.has(name), seconds).await?;
+        let tables = tables.with(foreign);
         let Resolved { statement, tables: used, warnings } = resolve(statement, &tables)?;
         let context = SessionContext::new_with_state(self.state());
         for (key, table) in used {
@@ -271,6 +286,8 @@ impl Queries {
                 if key == TABLES || key == COLUMNS {
                     let rows = tables.listing(&key).map_err(failed)?;
                     Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).map_err(failed)?)
+                } else if let Some(foreign) = tables.foreign(&table.table) {
+                    foreign
                 } else {
                     let snapshot = tables.snapshot(&table.table).ok_or_else(|| {
                         QueryError::Plan(format!("table `{}` is gone", table.table))

@@ -131,6 +131,7 @@ pub(super) fn generate(random: &mut Random) -> String {
         let (kind, keys) = match (flow, random.range(0, 10)) {
             (Flow::Metrics, 0..2) => ("staleness", staleness(random)),
             (Flow::Metrics, 2) => series(random),
+            (Flow::Metrics, 3) => ("rollup", rollup(random)),
             (Flow::Logs, 0..3) => ("log_pattern", log_pattern(random)),
             (Flow::Spans, 0..2) => ("span_metrics", span_metrics(random)),
             (Flow::Spans, 2..3) => ("service_graph", service_graph(random)),
@@ -144,10 +145,12 @@ pub(super) fn generate(random: &mut Random) -> String {
         let _ = write!(text, "[operators.{id}]\ntype = \"{kind}\"\ninputs = {inputs:?}\n{keys}\n");
         let flow = match kind {
             "window" => Flow::Window,
-            "span_metrics" | "service_graph" | "log_to_metric" | "forecast" => Flow::Made,
+            "span_metrics" | "service_graph" | "log_to_metric" | "forecast" | "rollup" => Flow::Made,
             _ => flow,
         };
-        if matches!(kind, "window" | "span_metrics" | "log_to_metric") && random.chance(60) {
+        if matches!(kind, "window" | "span_metrics" | "log_to_metric" | "rollup")
+            && random.chance(60)
+        {
             let flow = outputs[from].flow;
             outputs.push(Output { name: format!("{id}.late"), flow });
         }
@@ -243,6 +246,21 @@ fn forecast(random: &mut Random) -> String {
     format!(
         "step = \"{step}ms\"\nevery = \"{every}s\"\nhistory = \"40s\"\nhorizon = \"10s\"\n\
          seasons = [\"3s\"]\nmax_series = {series}\npoints = {points}\n{of}"
+    )
+}
+
+fn rollup(random: &mut Random) -> String {
+    let (every, lateness) = (random.range(1, 6) * 500, random.range(0, 4));
+    let (correct, groups) = (random.range(0, 9), random.range(1, 30));
+    let more = *random.pick(&[
+        "",
+        "keep = [\"job\", \"le\"]\n",
+        "drop = [\"instance\"]\ncounters = [\"*\"]\n",
+        "keep = []\naggregate = [\"count\", \"sketch\", \"increase\"]\ncounters = [\"a*\"]\n",
+    ]);
+    format!(
+        "every = \"{every}ms\"\nlateness = \"{lateness}s\"\ncorrect_for = \"{correct}s\"\n\
+         max_groups = {groups}\nmax_series = {groups}\n{more}"
     )
 }
 

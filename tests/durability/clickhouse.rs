@@ -8,20 +8,20 @@ use super::load::{Ledger, ROWS, SOURCES, send_logs};
 use crate::harness::{Program, Server, free_port, request, script_of, wait};
 
 /// A real engine behind an HTTP front.
-struct ClickHouse {
+pub(crate) struct ClickHouse {
     folder: PathBuf,
     port: u16,
     program: Option<Program>,
 }
 
 impl ClickHouse {
-    fn start(folder: &Path) -> Self {
+    pub(crate) fn start(folder: &Path) -> Self {
         let mut this = Self { folder: folder.join("data"), port: free_port(), program: None };
         this.restart();
         this
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let (python, script) = script_of("clickhouse.py");
         let mut command = Command::new(python);
         command.arg(script).arg(&self.folder).arg(self.port.to_string());
@@ -30,16 +30,16 @@ impl ClickHouse {
         wait("ClickHouse answers", || self.ask("SELECT 1"));
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         drop(self.program.take());
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/", self.port)
     }
 
     /// The answer in tab-separated rows; `None` if there is none.
-    fn ask(&self, sql: &str) -> Option<String> {
+    pub(crate) fn ask(&self, sql: &str) -> Option<String> {
         std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         let reply = request("POST", &self.url(), &[], sql.as_bytes().to_vec());
         (reply.status == 200).then(|| reply.text())

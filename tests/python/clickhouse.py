@@ -40,6 +40,8 @@ def run(params, body):
             head, kind = insert.groups()
             settings = f" SETTINGS {said}" if said else ""
             sql = f"{head} FROM INFILE '{file.name}'{settings} FORMAT {kind}"
+        elif said and sql.lstrip().upper().startswith("SELECT"):
+            sql = f"{sql} SETTINGS {said}"
         return engine.query(sql, form).bytes()
 
 
@@ -63,6 +65,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             answer = str(error).encode()
             code = (CODE.search(str(error)) or [None, "1001"])[1]
             status = 404 if code in ("60", "81") else 500
+            # The engine gives what it had before the error in front of its next answer.
+            with alone:
+                engine.query("SELECT 1")
         self.send_response(status)
         if code:
             self.send_header("X-ClickHouse-Exception-Code", code)

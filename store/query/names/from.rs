@@ -128,7 +128,8 @@ impl Resolver<'_> {
             return Ok(Relation::derived(Some(&label), renamed(shape.clone(), &names)));
         }
         let (key, table, shape, spellings) = self.stored(&idents)?;
-        let open = (!key.starts_with(INFORMATION_SCHEMA) && names.is_empty()).then(|| key.clone());
+        let open = !key.starts_with(INFORMATION_SCHEMA) && names.is_empty() && !shape.closed;
+        let open = open.then(|| key.clone());
         let metric = (key != table).then(|| joined(&idents[1..]));
         *name = ObjectName::from(vec![quoted(&key)]);
         self.tables.entry(key.clone()).or_insert_with(|| TableUse {

@@ -9,6 +9,7 @@ fn shape(columns: &[(&str, DataType)], keys: &[&str]) -> Arc<Shape> {
     Arc::new(Shape {
         unlisted: 0,
         open: false,
+        closed: false,
         columns: columns.iter().map(|(n, t)| ((*n).to_owned(), Some(t.clone()))).collect(),
         keys: keys.iter().map(|k| (*k).to_owned()).collect(),
     })

@@ -22,7 +22,7 @@ fn service(first: i64) -> &'static str {
 }
 
 /// Sends the logs `first..first + ROWS` as OTLP JSON.
-pub(in super::super) fn send_logs(url: &str, first: i64) -> Reply {
+pub(crate) fn send_logs(url: &str, first: i64) -> Reply {
     send_logs_at(url, first, nanoseconds())
 }
 
