@@ -1,6 +1,9 @@
 //! The table of operator types.
 
 mod anomaly;
+mod anomaly_multivariate;
+mod changepoint;
+mod cluster;
 mod codec;
 mod columns;
 mod filter;
@@ -25,6 +28,9 @@ use weir_pipeline::component::OperatorKind;
 /// Every operator type, by name.
 pub const ALL: &[OperatorKind] = &[
     anomaly::KIND,
+    anomaly_multivariate::KIND,
+    changepoint::KIND,
+    cluster::KIND,
     filter::KIND,
     forecast::KIND,
     log_pattern::KIND,
