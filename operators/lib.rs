@@ -1,6 +1,9 @@
 //! The table of operator types.
 
 mod anomaly;
+mod anomaly_multivariate;
+mod changepoint;
+mod cluster;
 mod codec;
 mod columns;
 mod enrich;
@@ -28,6 +31,9 @@ use weir_pipeline::component::OperatorKind;
 /// Every operator type, by name.
 pub const ALL: &[OperatorKind] = &[
     anomaly::KIND,
+    anomaly_multivariate::KIND,
+    changepoint::KIND,
+    cluster::KIND,
     enrich::KIND,
     filter::KIND,
     forecast::KIND,

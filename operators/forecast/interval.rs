@@ -11,7 +11,7 @@ const FADE_PART: f64 = 3.0;
 
 /// Widths of forecasts whose times overlap are of fewer than it seems: with so few that do not,
 /// they are wider by this part of one more than there are. About what Student's distribution says.
-const FEW: f64 = 0.7;
+const FEW: f64 = 0.4;
 
 /// The weight of origin `o` of `count`, older ones first.
 pub(crate) fn weight(o: usize, count: usize) -> f64 {

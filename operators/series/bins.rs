@@ -103,6 +103,11 @@ impl Bins {
         (!self.bins.is_empty()).then_some(self.newest)
     }
 
+    /// Number of the oldest one.
+    pub(crate) fn oldest(&self) -> Option<i64> {
+        Some(self.newest()? + 1 - self.bins.len() as i64)
+    }
+
     /// Bins that are closed, from the first that has points.
     pub(crate) fn closed(&self) -> usize {
         self.bins.len().saturating_sub(1)

@@ -145,7 +145,8 @@ pub(super) fn generate(random: &mut Random) -> String {
         let _ = write!(text, "[operators.{id}]\ntype = \"{kind}\"\ninputs = {inputs:?}\n{keys}\n");
         let flow = match kind {
             "window" => Flow::Window,
-            "span_metrics" | "service_graph" | "log_to_metric" | "forecast" | "rollup" => Flow::Made,
+            "span_metrics" | "service_graph" | "log_to_metric" | "rollup" => Flow::Made,
+            "forecast" | "changepoint" | "cluster" | "anomaly_multivariate" => Flow::Made,
             _ => flow,
         };
         if matches!(kind, "window" | "span_metrics" | "log_to_metric" | "rollup")
@@ -229,10 +230,35 @@ fn anomaly(random: &mut Random) -> String {
 
 /// An operator over one series after the other.
 fn series(random: &mut Random) -> (&'static str, String) {
-    match random.range(0, 2) {
+    match random.range(0, 5) {
         0 => ("anomaly", anomaly(random)),
+        1 => ("changepoint", changepoint(random)),
+        2 => ("cluster", cluster(random)),
+        3 => ("anomaly_multivariate", multivariate(random)),
         _ => ("forecast", forecast(random)),
     }
+}
+
+fn changepoint(random: &mut Random) -> String {
+    let by = if random.chance(70) { "by = [\"job\"]\n" } else { "" };
+    let (series, least) = (random.range(1, 30), random.range(4, 9));
+    format!("sensitivity = 1.0\nmin_points = {least}\nmax_series = {series}\n{by}")
+}
+
+fn cluster(random: &mut Random) -> String {
+    let by = if random.chance(50) { "by = [\"job\", \"metric.name\"]\n" } else { "" };
+    let (step, series) = (random.range(1, 4) * 250, random.range(2, 30));
+    let method = *random.pick(&["shape", "dtw"]);
+    format!(
+        "step = \"{step}ms\"\nover = \"12s\"\nevery = \"2s\"\nsimilarity = 0.3\nmin_size = 2\n\
+         method = \"{method}\"\nmax_series = {series}\n{by}"
+    )
+}
+
+fn multivariate(random: &mut Random) -> String {
+    let of = *random.pick(&["among = [\"job\"]\n", "by = [\"job\"]\n"]);
+    let series = random.range(2, 30);
+    format!("step = \"100ms\"\nhistory = \"10s\"\nmax_series = {series}\n{of}")
 }
 
 fn forecast(random: &mut Random) -> String {
