@@ -4,6 +4,8 @@ mod columns;
 mod http;
 mod inflate;
 mod json;
+mod kafka;
+mod nats;
 mod otlp;
 mod prometheus;
 mod prometheus_remote_write;
@@ -18,5 +20,11 @@ mod testing;
 use weir_pipeline::component::SourceKind;
 
 /// Every source type.
-pub const ALL: &[SourceKind] =
-    &[otlp::KIND, prometheus_remote_write::KIND, prometheus_scrape::KIND, syslog::KIND];
+pub const ALL: &[SourceKind] = &[
+    kafka::KIND,
+    nats::KIND,
+    otlp::KIND,
+    prometheus_remote_write::KIND,
+    prometheus_scrape::KIND,
+    syslog::KIND,
+];
