@@ -23,6 +23,8 @@ OTEL := opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc opentelemetry-e
 # ClickHouse in a Python process, and what fills it.
 ENGINES := chdb duckdb opentelemetry-proto pyarrow
 PART ?=
+# A broker of the Kafka protocol, which keeps its topics in SQLite.
+TANSU := 0.6.0
 
 .PHONY: help run test crash overload storm start bench dist docs tools compiler
 
@@ -103,7 +105,7 @@ compiler:
 	command -v cc >/dev/null || packages build-essential
 
 # Real senders and receivers for the end-to-end tests.
-tools:
+tools: compiler
 	@$(packages)
 	missing=()
 	export PATH="$$PATH:/usr/sbin:/sbin"
@@ -111,6 +113,7 @@ tools:
 	need curl curl
 	need logger bsdutils
 	need mariadbd mariadb-server
+	need nats-server nats-server
 	need openssl openssl
 	need prometheus prometheus
 	need prometheus-node-exporter prometheus-node-exporter
@@ -125,3 +128,9 @@ tools:
 		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check $(OTEL)
 	"$(WEIR_PYTHON)" -c 'import chdb' 2>/dev/null \
 		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check chdb
+	# As it is in debug builds: ten minutes on two cores, and never again in this build folder.
+	[ -x "$(TARGET)/tools/bin/tansu" ] || {
+		CARGO_TARGET_DIR="$(TARGET)/tools/build" CARGO_PROFILE_DEV_DEBUG=false cargo install --debug --locked \
+			--root "$(TARGET)/tools" --version "$(TANSU)" --no-default-features --features libsql tansu
+		rm -rf "$(TARGET)/tools/build"
+	}

@@ -3,10 +3,14 @@
 mod clickhouse;
 mod console;
 mod http;
+mod kafka;
 mod lines;
+mod messages;
+mod nats;
 mod store;
 
 use weir_pipeline::component::SinkKind;
 
 /// Every sink type, by name.
-pub const ALL: &[SinkKind] = &[clickhouse::KIND, console::KIND, http::KIND, store::KIND];
+pub const ALL: &[SinkKind] =
+    &[clickhouse::KIND, console::KIND, http::KIND, kafka::KIND, nats::KIND, store::KIND];

@@ -5,7 +5,9 @@ mod columns;
 mod http;
 mod inflate;
 mod json;
+mod kafka;
 mod lookups;
+mod nats;
 mod otlp;
 mod prometheus;
 mod prometheus_remote_write;
@@ -20,8 +22,14 @@ mod testing;
 use weir_pipeline::component::{LookupKind, SourceKind};
 
 /// Every source type.
-pub const ALL: &[SourceKind] =
-    &[otlp::KIND, prometheus_remote_write::KIND, prometheus_scrape::KIND, syslog::KIND];
+pub const ALL: &[SourceKind] = &[
+    kafka::KIND,
+    nats::KIND,
+    otlp::KIND,
+    prometheus_remote_write::KIND,
+    prometheus_scrape::KIND,
+    syslog::KIND,
+];
 
 /// Every type of lookup table.
 pub const LOOKUPS: &[LookupKind] = &[

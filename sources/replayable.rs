@@ -61,6 +61,7 @@ pub(crate) struct System {
 /// How records are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "RecordFormat")]
 pub(crate) enum Format {
     /// One JSON object per record.
     #[default]
@@ -103,6 +104,7 @@ impl Format {
 /// Where a source begins that has read nothing yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "RecordStart")]
 pub(crate) enum Start {
     /// With the oldest record that is there.
     #[default]

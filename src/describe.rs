@@ -35,8 +35,8 @@ pub(crate) fn run(args: &Describe) -> Result<ExitCode> {
     }
     let name = args.name.as_deref().unwrap_or_default();
     let rows = rows();
-    if let Some(row) = rows.iter().find(|r| r.name == name) {
-        out(&row.page);
+    if let Some(page) = page(&rows, name) {
+        out(&page);
         return Ok(ExitCode::SUCCESS);
     }
     let hint = match nearest(name, rows.iter().map(|r| r.name)) {
@@ -86,6 +86,19 @@ fn rows() -> Vec<Row> {
         .collect()
 }
 
+/// The page of all that has this name: a protocol that is read and written is a source and a sink.
+fn page(rows: &[Row], name: &str) -> Option<String> {
+    let mut of = rows.iter().filter(|r| r.name == name);
+    let (first, second) = (of.next()?, of.next());
+    let Some(second) = second else { return Some(first.page.clone()) };
+    let titled = |row: &Row| {
+        let title = format!("# {name}\n");
+        let class = row.class.trim_end_matches('s');
+        row.page.replacen(&title, &format!("# {name} ({class})\n"), 1)
+    };
+    Some(of.fold(titled(first) + "\n" + &titled(second), |page, row| page + "\n" + &titled(row)))
+}
+
 /// The files of `docs/reference/`: a page per type, the diagnostics, an index.
 fn pages() -> Vec<(String, String)> {
     let mut index = "# Reference\n\nWritten by `make docs`; `weir describe TYPE` prints the same \
@@ -93,13 +106,19 @@ fn pages() -> Vec<(String, String)> {
         .to_owned();
     let mut pages = Vec::new();
     let mut last = "";
-    for row in rows() {
+    let rows = rows();
+    for row in &rows {
         if row.class != last {
             last = row.class;
             let _ = write!(index, "\n## {last}\n\n| type | |\n|---|---|\n");
         }
         let _ = writeln!(index, "| [`{0}`]({0}.md) | {1} |", row.name, row.about);
-        pages.push((format!("{}.md", row.name), row.page));
+        let name = format!("{}.md", row.name);
+        if pages.iter().all(|(there, _)| *there != name)
+            && let Some(page) = page(&rows, row.name)
+        {
+            pages.push((name, page));
+        }
     }
     index += "\n[Diagnostics](diagnostics.md) lists every code that `weir check` can print.\n";
     let mut codes =

@@ -43,7 +43,9 @@ const SERVER_FILE_POLL: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Local) -> Result<ExitCode> {
-    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // What goes wrong with a client of others says the component that has it, in its own words.
+    let usual = || EnvFilter::new("info,async_nats=off,rskafka=off");
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| usual());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) use http::{Grpc, Reply, request, serve};
-pub(crate) use programs::{Program, free_port, program, python, script_of};
+pub(crate) use programs::{Program, free_port, program, python, script_of, tool};
 
 /// How long a condition may take to come true: far longer than it does on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);

@@ -1,7 +1,7 @@
 //! End-to-end tests: the real binary, real clients, no mock in between.
 //!
-//! `make test` installs what the clients need (rsyslog, Prometheus, node_exporter, the
-//! OpenTelemetry SDK for Python). A test whose client is missing fails and says so.
+//! `make test` installs what the clients need (rsyslog, Prometheus, node_exporter, NATS,
+//! the OpenTelemetry SDK for Python). A test whose client is missing fails and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::cmp_owned)]
 
 mod alerting;
@@ -15,5 +15,6 @@ mod forecast;
 mod harness;
 mod load;
 mod plan;
+mod queues;
 mod replay;
 mod stores;

@@ -12,8 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Grpc, Reply, Server};
-pub(crate) use send::send_logs;
-pub(super) use send::{nanoseconds, send_logs_at, send_samples};
+pub(crate) use send::{nanoseconds, send_logs};
+pub(super) use send::{send_logs_at, send_samples};
 use send::{send_logs_grpc, send_points, send_spans};
 
 /// Rows of one request.

@@ -16,6 +16,17 @@ pub(crate) fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("`{name}` is not installed; `make test` installs it"))
 }
 
+/// A program that `make test` builds into `tools` at the top of the build folder.
+pub(crate) fn tool(name: &str) -> PathBuf {
+    let path = build_folder().join("tools/bin").join(name);
+    assert!(path.is_file(), "there is no {}; `make test` builds it", path.display());
+    path
+}
+
+fn build_folder() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_weir")).ancestors().nth(2).unwrap()
+}
+
 /// Runs a script of `tests/python` with the OpenTelemetry SDK; fails unless it ends well.
 pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
     let (python, script) = script_of(script);
@@ -28,13 +39,8 @@ pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
 /// The Python that `make test` sets up, and a script of `tests/python` for it.
 pub(crate) fn script_of(name: &str) -> (PathBuf, PathBuf) {
     // tests/… of the build folder; `make test` makes `venv` at its top.
-    let python = std::env::var_os("WEIR_PYTHON").map_or_else(
-        || {
-            let target = Path::new(env!("CARGO_BIN_EXE_weir")).ancestors().nth(2).unwrap();
-            target.join("venv/bin/python")
-        },
-        PathBuf::from,
-    );
+    let python = std::env::var_os("WEIR_PYTHON")
+        .map_or_else(|| build_folder().join("venv/bin/python"), PathBuf::from);
     assert!(
         python.is_file(),
         "there is no {}; `make test` installs it with what tests need",
