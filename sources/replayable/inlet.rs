@@ -100,7 +100,7 @@ impl Inlet {
         self.cursor.0.keys().any(|p| &*p.topic == topic)
     }
 
-    /// Begins partitions that were not read before. Durable at once: what `newest` means is
+    /// Begins partitions, or goes on with them elsewhere. Durable at once: what `newest` means is
     /// decided only once.
     ///
     /// # Errors
@@ -114,12 +114,22 @@ impl Inlet {
         self.append(&[], after).await.map_err(|e| e.to_string())
     }
 
-    /// Goes on at `at`, as the records before it are gone without having been read.
-    pub(crate) fn gap(&mut self, partition: &Partition, at: u64, why: &str) {
-        let Some(position) = self.cursor.0.get_mut(partition) else { return };
+    /// Goes on at `at`, as the records before it are gone without having been read. Durable at
+    /// once, so that it is told only once.
+    ///
+    /// # Errors
+    /// As [`Inlet::begin`].
+    pub(crate) async fn gap(
+        &mut self,
+        partition: &Partition,
+        at: u64,
+        why: &str,
+    ) -> Result<(), String> {
+        let position = self.at(partition);
         let records = at.saturating_sub(position.next);
-        position.next = at;
+        self.begin(vec![(partition.clone(), Position { next: at, ..position })]).await?;
         self.missing(partition, records, at, why);
+        Ok(())
     }
 
     /// Tells that so many records before `at` are gone without having been read.
@@ -133,15 +143,23 @@ impl Inlet {
         self.context.intake.metrics().rejected(records, "gap", &message, now());
     }
 
-    /// Goes on at `at` in a log that has taken the place of the one that was read.
-    pub(crate) fn replaced(&mut self, partition: &Partition, at: Position, why: &str) {
-        let message = format!(
-            "{}, partition {}: {why}; it is read from offset {} on",
-            partition.topic, partition.number, at.next
-        );
-        self.cursor.0.insert(partition.clone(), at);
+    /// Goes on at `at` in a log that has taken the place of the one that was read. Durable at once.
+    ///
+    /// # Errors
+    /// As [`Inlet::begin`].
+    pub(crate) async fn replaced(
+        &mut self,
+        partition: &Partition,
+        at: Position,
+        why: &str,
+    ) -> Result<(), String> {
+        let Partition { topic, number } = partition;
+        let message =
+            format!("{topic}, partition {number}: {why}; it is read from offset {} on", at.next);
+        self.begin(vec![(partition.clone(), at)]).await?;
         tracing::error!(source = %self.context.id, "{message}");
         self.context.intake.metrics().error(1, "replaced", &message, now());
+        Ok(())
     }
 
     /// Notes that the peer answers, and how many records wait there, if that is known.
