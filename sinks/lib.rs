@@ -2,11 +2,14 @@
 
 mod clickhouse;
 mod console;
+mod fluvio;
 mod http;
 mod lines;
+mod messages;
 mod store;
 
 use weir_pipeline::component::SinkKind;
 
 /// Every sink type, by name.
-pub const ALL: &[SinkKind] = &[clickhouse::KIND, console::KIND, http::KIND, store::KIND];
+pub const ALL: &[SinkKind] =
+    &[clickhouse::KIND, console::KIND, fluvio::KIND, http::KIND, store::KIND];

@@ -1,6 +1,7 @@
 //! Sources: one module per type. This file is the table of them and nothing else.
 
 mod columns;
+mod fluvio;
 mod http;
 mod inflate;
 mod json;
@@ -18,5 +19,10 @@ mod testing;
 use weir_pipeline::component::SourceKind;
 
 /// Every source type.
-pub const ALL: &[SourceKind] =
-    &[otlp::KIND, prometheus_remote_write::KIND, prometheus_scrape::KIND, syslog::KIND];
+pub const ALL: &[SourceKind] = &[
+    fluvio::KIND,
+    otlp::KIND,
+    prometheus_remote_write::KIND,
+    prometheus_scrape::KIND,
+    syslog::KIND,
+];
