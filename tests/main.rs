@@ -14,4 +14,5 @@ mod durability;
 mod harness;
 mod load;
 mod plan;
+mod queues;
 mod replay;

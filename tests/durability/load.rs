@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Grpc, Reply, Server};
-pub(super) use send::{nanoseconds, send_logs, send_logs_at, send_samples};
+pub(crate) use send::nanoseconds;
+pub(super) use send::{send_logs, send_logs_at, send_samples};
 use send::{send_logs_grpc, send_points, send_spans};
 
 /// Rows of one request.

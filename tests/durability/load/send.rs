@@ -118,6 +118,6 @@ pub(in crate::durability) fn send_samples(url: &str, first: i64) -> Reply {
 }
 
 /// Wall time.
-pub(in super::super) fn nanoseconds() -> i64 {
+pub(crate) fn nanoseconds() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap()
 }
