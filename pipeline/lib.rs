@@ -14,6 +14,7 @@ pub mod edge;
 pub mod entity;
 pub mod expression;
 pub mod failpoint;
+pub mod fluvio_client;
 pub mod graph;
 pub mod http_client;
 pub mod intake;

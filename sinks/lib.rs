@@ -2,6 +2,7 @@
 
 mod clickhouse;
 mod console;
+mod fluvio;
 mod http;
 mod kafka;
 mod lines;
@@ -13,4 +14,4 @@ use weir_pipeline::component::SinkKind;
 
 /// Every sink type, by name.
 pub const ALL: &[SinkKind] =
-    &[clickhouse::KIND, console::KIND, http::KIND, kafka::KIND, nats::KIND, store::KIND];
+    &[clickhouse::KIND, console::KIND, fluvio::KIND, http::KIND, kafka::KIND, nats::KIND, store::KIND];

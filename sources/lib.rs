@@ -2,6 +2,7 @@
 //! them and nothing else.
 
 mod columns;
+mod fluvio;
 mod http;
 mod inflate;
 mod json;
@@ -23,6 +24,7 @@ use weir_pipeline::component::{LookupKind, SourceKind};
 
 /// Every source type.
 pub const ALL: &[SourceKind] = &[
+    fluvio::KIND,
     kafka::KIND,
     nats::KIND,
     otlp::KIND,

@@ -1,6 +1,7 @@
 //! Logs of messages, read and written: real servers, and deaths on either side. Each message is in
 //! Weir once, and each row there at least once.
 
+mod fluvio;
 mod kafka;
 mod nats;
 mod tls;
