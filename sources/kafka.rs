@@ -61,9 +61,7 @@ use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use weir_pipeline::component::{
-    Decoder, Listen, OutputPlan, SourceContext, SourceKind, SourcePlan,
-};
+use weir_pipeline::component::{Decoder, Listen, OutputPlan, Partitioned, SourceContext, SourceKind, SourcePlan};
 use weir_pipeline::config::{ByteSize, Scope, Section, Spanned, TlsClient};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::kafka_client::{KafkaAuth, KafkaConnection, KafkaCreate, is_topic};
@@ -174,6 +172,10 @@ impl SourcePlan for KafkaPlan {
 
     fn decoder(&self) -> Arc<dyn Decoder> {
         self.decoder.clone()
+    }
+
+    fn partitioned(&self) -> Option<Partitioned> {
+        Some(SYSTEM.partitioned())
     }
 
     fn run(&self, context: SourceContext) -> BoxFuture<'static, ()> {

@@ -24,7 +24,7 @@ use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use weir_pipeline::component::{OutputPlan, SourceContext, SourcePlan, SourceSettings};
+use weir_pipeline::component::{OutputPlan, Partitioned, SourceContext, SourcePlan, SourceSettings};
 use weir_pipeline::config::{ByteSize, Section, Spanned};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::edge::Edge;
@@ -36,6 +36,8 @@ pub(crate) use decode::RecordDecoder;
 pub(crate) use frames::Record;
 pub(crate) use inlet::{Fetched, Inlet};
 
+/// A partition that gives nothing for this long keeps no window open, nanoseconds of running time.
+const IDLE_NS: i64 = 60_000_000_000;
 /// First and longest pause after a reader failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// Longest record by default: what Kafka and NATS take unless told otherwise is 1 MiB.
@@ -56,6 +58,18 @@ pub(crate) struct System {
     pub(crate) offset: &'static str,
     /// Whether logs have partitions that people know.
     pub(crate) partitions: bool,
+}
+
+impl System {
+    /// [`SourcePlan::partitioned`].
+    pub(crate) fn partitioned(&self) -> Partitioned {
+        let columns: &[&str] = match self.partitions {
+            true => &["messaging.destination.name", "messaging.destination.partition.id"],
+            // One log, whatever its messages are called.
+            false => &[],
+        };
+        Partitioned { columns, idle: IDLE_NS }
+    }
 }
 
 /// How records are written.
