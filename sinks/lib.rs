@@ -13,5 +13,12 @@ mod store;
 use weir_pipeline::component::SinkKind;
 
 /// Every sink type, by name.
-pub const ALL: &[SinkKind] =
-    &[clickhouse::KIND, console::KIND, fluvio::KIND, http::KIND, kafka::KIND, nats::KIND, store::KIND];
+pub const ALL: &[SinkKind] = &[
+    clickhouse::KIND,
+    console::KIND,
+    fluvio::KIND,
+    http::KIND,
+    kafka::KIND,
+    nats::KIND,
+    store::KIND,
+];

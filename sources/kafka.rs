@@ -61,7 +61,9 @@ use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use weir_pipeline::component::{Decoder, Listen, OutputPlan, Partitioned, SourceContext, SourceKind, SourcePlan};
+use weir_pipeline::component::{
+    Decoder, Listen, OutputPlan, Partitioned, SourceContext, SourceKind, SourcePlan,
+};
 use weir_pipeline::config::{ByteSize, Scope, Section, Spanned, TlsClient};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::kafka_client::{KafkaAuth, KafkaConnection, KafkaCreate, is_topic};

@@ -24,7 +24,9 @@ use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use weir_pipeline::component::{OutputPlan, Partitioned, SourceContext, SourcePlan, SourceSettings};
+use weir_pipeline::component::{
+    OutputPlan, Partitioned, SourceContext, SourcePlan, SourceSettings,
+};
 use weir_pipeline::config::{ByteSize, Section, Spanned};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::edge::Edge;
