@@ -149,8 +149,9 @@ fn whole(mut y: Vec<f64>) -> Option<Vec<f64>> {
             continue;
         }
         let (from, to) = (y[known], y[at]);
-        for gap in known + 1..at {
-            y[gap] = from + (to - from) * (gap - known) as f64 / (at - known) as f64;
+        let steps = (at - known) as f64;
+        for (step, gap) in y[known..at].iter_mut().enumerate().skip(1) {
+            *gap = from + (to - from) * step as f64 / steps;
         }
         known = at;
     }
