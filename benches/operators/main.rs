@@ -28,11 +28,12 @@ const TIME: Duration = Duration::from_secs(1);
 type Part = (&'static str, fn() -> String);
 
 fn main() {
-    let all: [Part; 6] = [
+    let all: [Part; 7] = [
         ("window", window::page),
         ("labels", labels::page),
         ("vrl", vrl::page),
         ("anomaly", anomaly::page),
+        ("changepoint", anomaly::changepoint),
         ("log_pattern", log_pattern::page),
         ("span_metrics", span_metrics::page),
     ];
