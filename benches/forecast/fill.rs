@@ -10,7 +10,7 @@ const SECTION: &str = "history = \"7d\"\nhorizon = \"2d\"\nlimit = 1";
 const DAY: f64 = 288.0;
 
 /// Disks of each kind.
-const DISKS: u64 = 100;
+const DISKS: u64 = 30;
 
 /// SplitMix64 (Steele, Lea and Flood 2014).
 struct Random(u64);

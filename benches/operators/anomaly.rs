@@ -1,4 +1,5 @@
-//! The `anomaly` operator, with few series that stay in the cache and with many that do not.
+//! The operators `anomaly` and `changepoint`, which look at each point, with few series that stay in
+//! the cache and with many that do not.
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -12,10 +13,19 @@ use crate::{built, short, timed};
 /// Series and samples of each.
 const SIZES: [(usize, usize); 3] = [(100, 4_000), (10_000, 40), (100_000, 20)];
 
-/// The part of the page about it.
+/// The part of the page about `anomaly`.
 pub(super) fn page() -> String {
-    let mut page = String::from(
-        "## anomaly\n\nGauges, one sample of each series after the other, from the first point on. Rows \
+    points("anomaly")
+}
+
+/// The part of the page about `changepoint`.
+pub(super) fn changepoint() -> String {
+    points("changepoint")
+}
+
+fn points(kind: &str) -> String {
+    let mut page = format!(
+        "## {kind}\n\nGauges, one sample of each series after the other, from the first point on. Rows \
          per second of a core, time of a point, and the state that is saved.\n\n| series | samples of \
          each | rows | a point | state of a series |\n|---|---|---|---|---|\n",
     );
@@ -23,7 +33,7 @@ pub(super) fn page() -> String {
         let batches = batches(series, 10, rounds);
         let mut saved = 0;
         let rate = timed(series * rounds, || {
-            let mut running = built("anomaly", Signal::Metrics, "");
+            let mut running = built(kind, Signal::Metrics, "");
             for batch in &batches {
                 let mut out = Output::default();
                 running.process(0, batch.clone(), &mut out).unwrap();

@@ -37,6 +37,7 @@ fn main() {
         ("vrl", vrl::page),
         ("enrich", enrich::page),
         ("anomaly", anomaly::page),
+        ("changepoint", anomaly::changepoint),
         ("log_pattern", log_pattern::page),
         ("span_metrics", span_metrics::page),
     ];
