@@ -142,7 +142,9 @@ impl Series {
             self.points.pop_front();
         }
         self.points.push_back((time, value));
-        if !self.count.is_multiple_of(LOOK_EVERY) || self.points.len() < BEFORE + settings.min_points {
+        if !self.count.is_multiple_of(LOOK_EVERY)
+            || self.points.len() < BEFORE + settings.min_points
+        {
             return None;
         }
         self.look(settings, ranks)

@@ -277,16 +277,16 @@ fn request(
 ) -> Result<DefaultProduceRequest, String> {
     let mut topics: BTreeMap<String, DefaultTopicRequest> = BTreeMap::new();
     for ((name, number), records) in batches {
-        let mut partition = DefaultPartitionRequest::default();
-        partition.partition_index = number;
-        partition.records = RecordSet { batches: vec![encode(records, compression)?] };
+        let records = RecordSet { batches: vec![encode(records, compression)?] };
+        let partition = DefaultPartitionRequest { partition_index: number, records };
         let topic = topics.entry(name.clone()).or_default();
         topic.name = name;
         topic.partitions.push(partition);
     }
-    let mut request = DefaultProduceRequest::default();
-    request.isolation = Isolation::ReadCommitted;
-    request.timeout = COMMIT_WITHIN.min(TIMEOUT);
-    request.topics = topics.into_values().collect();
-    Ok(request)
+    Ok(DefaultProduceRequest {
+        isolation: Isolation::ReadCommitted,
+        timeout: COMMIT_WITHIN.min(TIMEOUT),
+        topics: topics.into_values().collect(),
+        ..DefaultProduceRequest::default()
+    })
 }
