@@ -120,9 +120,11 @@ impl Log {
 
     /// What stands from the batch of `offset` on, up to so many bytes, wherever they end.
     pub(super) fn read(&self, offset: i64, bytes_max: usize) -> Vec<u8> {
-        let from = self.batches.iter().filter(|b| b.end > offset);
         let mut bytes = Vec::new();
-        for batch in from.take_while(|_| bytes.len() < bytes_max) {
+        for batch in self.batches.iter().filter(|b| b.end > offset) {
+            if bytes.len() >= bytes_max {
+                break;
+            }
             bytes.extend_from_slice(&batch.bytes);
         }
         bytes.truncate(bytes_max);
