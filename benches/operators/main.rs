@@ -30,7 +30,7 @@ const TIME: Duration = Duration::from_secs(1);
 type Part = (&'static str, fn() -> String);
 
 fn main() {
-    let all: [Part; 7] = [
+    let all: [Part; 9] = [
         ("window", window::page),
         ("rollup", rollup::page),
         ("labels", labels::page),
