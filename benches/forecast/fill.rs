@@ -103,7 +103,7 @@ pub(super) fn print() {
             let values = disk(kind, full, &mut random);
             // The first step, in the mean of which it is full.
             let Some(truth) = values[KNOWN..].iter().position(|v| *v >= 1.0) else { continue };
-            if truth < 12 || truth >= AHEAD || values[..KNOWN].iter().any(|v| *v >= 1.0) {
+            if !(12..AHEAD).contains(&truth) || values[..KNOWN].iter().any(|v| *v >= 1.0) {
                 continue;
             }
             asked += 1;

@@ -45,7 +45,7 @@ struct Said {
 impl Said {
     /// Of each row; not a number where it is NULL.
     fn column(&self, name: &str) -> Vec<f64> {
-        let array = self.batch.as_ref().and_then(|b| Some((b.array(name), b.num_rows())));
+        let array = self.batch.as_ref().map(|b| (b.array(name), b.num_rows()));
         match array {
             Some((Some(array), _)) => {
                 array.as_primitive::<Float64Type>().iter().map(|v| v.unwrap_or(f64::NAN)).collect()

@@ -149,8 +149,8 @@ fn whole(mut y: Vec<f64>) -> Option<Vec<f64>> {
             continue;
         }
         let (from, to) = (y[known], y[at]);
-        for gap in known + 1..at {
-            y[gap] = from + (to - from) * (gap - known) as f64 / (at - known) as f64;
+        for (gap, value) in y[known..at].iter_mut().enumerate().skip(1) {
+            *value = from + (to - from) * gap as f64 / (at - known) as f64;
         }
         known = at;
     }
