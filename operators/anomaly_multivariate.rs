@@ -41,10 +41,10 @@
 //!
 //! Method: principal components (Pearson 1901) of the steps of the history, of values less their
 //! median, divided by their robust deviation, at most eight of these; as many components as hold 90 %
-//! of the variance. What of a step is not in their space is the misfit (the squared prediction error
-//! of Jackson and Mudholkar 1979; for networks Lakhina, Crovella and Diot 2004). Three quarters of
-//! the history give the components, the last one gives what misfit is usual: no distribution is
-//! assumed. The components are those of the library smartcore, fitted anew every 64 steps of
+//! of the variance. What of a step is not in their space, series by series against how much of it
+//! usually is not, is the misfit (the squared prediction error of Jackson and Mudholkar 1979; for
+//! networks Lakhina, Crovella and Diot 2004). Three quarters of the history give the components, the
+//! last one gives what misfit is usual: no distribution is assumed. The components are those of the library smartcore, fitted anew every 64 steps of
 //! event time; the numbers of the model are saved, not the history alone, so that a restart changes
 //! no bit.
 //!

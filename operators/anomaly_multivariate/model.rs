@@ -25,6 +25,9 @@ const RARE: f64 = 0.01;
 /// The score is one half at this many times the usual misfit.
 const BEYOND: f64 = 1.25;
 
+/// A series that always fits is this many deviations away all the same.
+const AWAY_MIN: f64 = 0.01;
+
 /// What makes the median absolute deviation of normal values their standard deviation.
 const DEVIATION: f64 = 1.482_602_218_505_602;
 
@@ -40,7 +43,9 @@ pub(super) struct Model {
     usual: Vec<Usual>,
     /// Components, each with a number of each series.
     components: Vec<Vec<f64>>,
-    /// Root of the sum of squares that is usual outside of them.
+    /// How far each series usually is outside of them, in its deviations.
+    away: Vec<f64>,
+    /// Root of the sum of squares of how many times as far they are, that is usual.
     misfit: f64,
 }
 
@@ -95,8 +100,15 @@ impl Model {
         let mut rows: Vec<Vec<f64>> = (0..steps).map(row).collect();
         let others = rows.split_off(learned);
         let components = components(&rows)?;
-        let mut model = Self { usual, components, misfit: 0.0 };
-        let mut misfits: Vec<f64> = others.iter().map(|row| length(&model.rest(row))).collect();
+        let mut model = Self { usual, components, away: vec![1.0; width], misfit: 0.0 };
+        let rests: Vec<Vec<f64>> = others.iter().map(|row| model.rest(row)).collect();
+        model.away = (0..width)
+            .map(|s| {
+                let mut away: Vec<f64> = rests.iter().map(|rest| rest[s].abs()).collect();
+                (DEVIATION * median(&mut away)).max(AWAY_MIN)
+            })
+            .collect();
+        let mut misfits: Vec<f64> = rests.iter().map(|rest| length(&model.times(rest))).collect();
         misfits.sort_unstable_by(f64::total_cmp);
         let rare = (misfits.len() as f64 * RARE).ceil() as usize;
         model.misfit = misfits.iter().rev().nth(rare.saturating_sub(1)).copied()?;
@@ -122,17 +134,21 @@ impl Model {
     pub(super) fn judge(&self, values: &[f64]) -> Fit {
         let row: Vec<f64> = self.usual.iter().zip(values).map(|(u, v)| u.scaled(*v)).collect();
         let rest = self.rest(&row);
-        let squares: f64 = rest.iter().map(|r| r * r).sum();
-        // Of series that always fit perfectly, a thousandth of a deviation is nothing.
-        let usual = BEYOND * self.misfit.max(1e-3);
-        let ratio = (squares.sqrt() / usual).powi(4);
+        let times = self.times(&rest);
+        let squares: f64 = times.iter().map(|t| t * t).sum();
+        let ratio = (squares.sqrt() / (BEYOND * self.misfit.max(1.0))).powi(4);
         let share = |r: &f64| if squares > 0.0 { r * r / squares } else { 0.0 };
         let fits = self.usual.iter().zip(row.iter().zip(&rest));
         Fit {
             score: ratio / (1.0 + ratio),
-            shares: rest.iter().map(share).collect(),
+            shares: times.iter().map(share).collect(),
             expected: fits.map(|(u, (v, r))| u.middle + u.deviation * (v - r)).collect(),
         }
+    }
+
+    /// How many times as far as usual each series is.
+    fn times(&self, rest: &[f64]) -> Vec<f64> {
+        rest.iter().zip(&self.away).map(|(r, away)| r / away).collect()
     }
 
     pub(super) fn put(&self, out: &mut Vec<u8>) {
@@ -143,6 +159,7 @@ impl Model {
             put_f64(out, usual.deviation);
         }
         self.components.iter().flatten().for_each(|c| put_f64(out, *c));
+        self.away.iter().for_each(|a| put_f64(out, *a));
         put_f64(out, self.misfit);
     }
 
@@ -157,6 +174,7 @@ impl Model {
             let each = (0..width).map(|_| get_f64(bytes));
             model.components.push(each.collect::<Option<_>>()?);
         }
+        model.away = (0..width).map(|_| get_f64(bytes)).collect::<Option<_>>()?;
         model.misfit = get_f64(bytes)?;
         Some(model)
     }

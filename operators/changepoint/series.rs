@@ -36,10 +36,13 @@ const SLOPE_POINTS: usize = 48;
 const MOVED: usize = 12;
 
 /// Deviations by which a level must change for the season to be one of the new level at once.
-const SURE: f64 = 3.0;
+const SURE: f64 = 4.5;
 
 /// The same for a change to be told of a series with a season, which is not known better than that.
 const SEASONAL: f64 = 1.5;
+
+/// Points behind the newest that may be of a new level.
+const SETTLED: usize = 32;
 
 /// Half an hour, in seconds.
 const HALF: i64 = 1_800;
@@ -95,6 +98,8 @@ pub(super) struct Change {
 pub(super) struct Series {
     pub(super) entity: Arc<Entity>,
     points: VecDeque<(i64, f64)>,
+    /// How many of the points, from the oldest on, the season was learned from.
+    learned: usize,
     count: u64,
     /// Seconds between points.
     step: f64,
@@ -102,6 +107,8 @@ pub(super) struct Series {
     slope: f64,
     /// Mean of a day, from which the season is the distance.
     level: f64,
+    /// Points that it is of.
+    taken: u64,
     season: Season,
     /// Of a counter: time and value of the last point.
     counter: bool,
@@ -137,11 +144,12 @@ impl Series {
             self.step += rate * (seen - self.step);
         }
         self.count += 1;
-        self.learn(time, value);
         if self.points.len() == WINDOW {
             self.points.pop_front();
+            self.learned = self.learned.saturating_sub(1);
         }
         self.points.push_back((time, value));
+        self.learn(self.points.len().saturating_sub(SETTLED));
         if !self.count.is_multiple_of(LOOK_EVERY)
             || self.points.len() < BEFORE + settings.min_points
         {
@@ -150,12 +158,17 @@ impl Series {
         self.look(settings, ranks)
     }
 
-    /// The mean and the season of what is expected.
-    fn learn(&mut self, time: i64, value: f64) {
+    /// Learns mean and season from the points before `until`: later ones may be of a new level, which
+    /// is not known yet.
+    fn learn(&mut self, until: usize) {
         let day = (86_400.0 / self.step.max(1e-3)).max(1.0);
-        self.level += (value - self.level) * (1.0 / self.count as f64).max(1.0 / day);
-        let seconds = time.div_euclid(SECOND);
-        self.season.learn(seconds, self.step, value - self.level, self.count as f64);
+        for (time, value) in self.points.range(self.learned.min(until)..until) {
+            self.taken += 1;
+            let n = self.taken as f64;
+            self.level += (value - self.level) * (1.0 / n).max(1.0 / day);
+            self.season.learn(time.div_euclid(SECOND), self.step, value - self.level, n);
+        }
+        self.learned = self.learned.max(until);
     }
 
     /// Points without their season and slope.
@@ -197,7 +210,7 @@ impl Series {
             let seasonal = self.season(settings, self.last.0.div_euclid(SECOND)).is_some();
             let large = turns || settings.large(&change);
             let large = large && (!seasonal || change.size.abs() >= SEASONAL);
-            self.cut(settings, at, &change);
+            self.cut(at, &change);
             return (asked && large).then_some(change);
         }
         if variance {
@@ -211,7 +224,7 @@ impl Series {
                 }
                 let split = ranks.split(&away, BEFORE, after, settings.least)?;
                 let change = self.change(Kind::Variance, &rest, split.at, split.z);
-                self.cut(settings, split.at, &change);
+                self.cut(split.at, &change);
                 return Some(change);
             }
         }
@@ -243,19 +256,17 @@ impl Series {
     }
 
     /// Goes on with what came after a change.
-    fn cut(&mut self, settings: &Settings, at: usize, change: &Change) {
+    fn cut(&mut self, at: usize, change: &Change) {
+        self.learn(at);
         self.points.drain(..at);
+        self.learned -= at;
         if change.kind == Kind::Trend {
             // A trend that ends is none.
             let values: Vec<f64> = self.points.iter().map(|(_, value)| *value).collect();
             self.slope = if rises(&values).abs() < RISES { 0.0 } else { change.after.slope };
         }
-        // A small one, or one without a known season, may be the season's own: then the mean of a day
-        // comes after by itself.
-        if change.kind == Kind::Level
-            && change.size.abs() >= SURE
-            && self.season(settings, self.last.0.div_euclid(SECOND)).is_some()
-        {
+        // A small one may be the season's own: then the mean of a day comes after by itself.
+        if change.kind == Kind::Level && change.size.abs() >= SURE {
             self.level += change.after.level - change.before.level;
         }
     }
@@ -286,10 +297,12 @@ impl known::Series for Series {
         Self {
             entity: identity.entity(),
             points: VecDeque::new(),
+            learned: 0,
             count: 0,
             step: 0.0,
             slope: 0.0,
             level: 0.0,
+            taken: 0,
             season: Season::new(),
             counter: identity.is_counter(),
             last: (i64::MIN, 0.0),
@@ -307,8 +320,10 @@ impl known::Series for Series {
             put_u64(out, *time as u64);
             put_f64(out, *value);
         }
+        put_u64(out, self.learned as u64);
         put_u64(out, self.count);
         [self.step, self.slope, self.level].iter().for_each(|n| put_f64(out, *n));
+        put_u64(out, self.taken);
         self.season.put(out);
         put_u64(out, u64::from(self.counter));
         put_u64(out, self.last.0 as u64);
@@ -324,11 +339,13 @@ impl known::Series for Series {
         }
         Some(Self {
             entity,
+            learned: usize::try_from(get_u64(bytes)?).ok().filter(|n| *n <= points.len())?,
             points,
             count: get_u64(bytes)?,
             step: get_f64(bytes)?,
             slope: get_f64(bytes)?,
             level: get_f64(bytes)?,
+            taken: get_u64(bytes)?,
             season: Season::get(bytes)?,
             counter: get_u64(bytes)? == 1,
             last: (get_u64(bytes)? as i64, get_f64(bytes)?),

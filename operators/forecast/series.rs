@@ -149,9 +149,8 @@ fn whole(mut y: Vec<f64>) -> Option<Vec<f64>> {
             continue;
         }
         let (from, to) = (y[known], y[at]);
-        let steps = (at - known) as f64;
-        for (step, gap) in y[known..at].iter_mut().enumerate().skip(1) {
-            *gap = from + (to - from) * step as f64 / steps;
+        for (gap, value) in y[known..at].iter_mut().enumerate().skip(1) {
+            *value = from + (to - from) * gap as f64 / (at - known) as f64;
         }
         known = at;
     }

