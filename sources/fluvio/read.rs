@@ -236,8 +236,11 @@ impl Reading<'_> {
         }
         match self.failing.values().next().or(self.missing.as_ref()) {
             Some(why) => inlet.fails(why),
-            None if self.behind.len() < self.active.len() => {}
-            None => inlet.answers(Some(self.behind.values().sum())),
+            // Once it is known of all of them how many wait.
+            None if !self.active.is_empty() && self.behind.len() >= self.active.len() => {
+                inlet.answers(Some(self.behind.values().sum()));
+            }
+            None => {}
         }
         Ok(())
     }

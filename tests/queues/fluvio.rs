@@ -217,16 +217,18 @@ fn bad_records_hold_up_nothing_and_topics_may_come_later() {
 /// An answer ends at a number of bytes, not of batches, and a batch may be larger than that.
 #[test]
 fn batches_that_an_answer_cuts_off_are_read_whole() {
-    const VALUE_BYTES: usize = 700_000;
+    const VALUE_BYTES: usize = 400_000;
     let cluster = Cluster::start();
     cluster.create("orders");
     let values: Vec<String> =
         (0..20).map(|n| json!({"n": n, "pad": "x".repeat(VALUE_BYTES)}).to_string()).collect();
     let values: Vec<&[u8]> = values.iter().map(String::as_bytes).collect();
     let (small, large) = values.split_at(10);
-    cluster.put("orders", to(0).batch_size(VALUE_BYTES).build().unwrap(), small);
-    let config = to(0).batch_size(5 * VALUE_BYTES).build().unwrap();
-    cluster.put("orders", config, large);
+    for (values, batch_bytes) in [(small, VALUE_BYTES), (large, 8 * VALUE_BYTES)] {
+        let mut config = to(0);
+        config.batch_size(batch_bytes).max_request_size(32 << 20);
+        cluster.put("orders", config.build().unwrap(), values);
+    }
     let server = Server::start(&[("work", &reads(&cluster, "[\"orders\"]", ""))], None);
     assert_each_once(&server, "rows", 20);
 }
