@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use weir_pipeline::component::{Decoder, SourceContext, SourceSettings};
 use weir_pipeline::intake::{Refused, now};
@@ -30,22 +29,6 @@ pub(crate) struct Fetched {
     /// The first offset that this says nothing of: past the last record, also where the log has
     /// nothing that is to be read in between.
     pub(crate) next: u64,
-}
-
-/// What an entry has of one partition: stands as a JSON list in the envelope's `outcome`, for
-/// whoever wants to know how far a partition is in its own time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Extent {
-    /// Topic or stream.
-    pub(crate) topic: Arc<str>,
-    /// Number of the partition.
-    pub(crate) partition: u32,
-    /// Offset of its first record here.
-    pub(crate) first: u64,
-    /// Offset of its last record here.
-    pub(crate) last: u64,
-    /// The largest time of its records as the log has it, UTC nanoseconds.
-    pub(crate) time: Option<i64>,
 }
 
 /// The way into the journal of one reader.
@@ -268,7 +251,6 @@ impl Inlet {
         let envelope = Envelope {
             content_type: CONTENT_TYPE.to_owned(),
             target: self.way.clone(),
-            outcome: serde_json::to_string(&extents(records)).unwrap_or_default(),
             ..Envelope::default()
         };
         let cursor = Bytes::from(after.encode(self.system.name));
@@ -287,28 +269,4 @@ fn bytes_of(record: &Record) -> usize {
     let headers: usize = record.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
     let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
     headers + length(&record.key) + length(&record.value)
-}
-
-/// What records have of each partition, in the order of the first record of each.
-fn extents(records: &[(Partition, Record)]) -> Vec<Extent> {
-    let mut extents: Vec<Extent> = Vec::new();
-    for (partition, record) in records {
-        let known = extents
-            .iter_mut()
-            .find(|e| e.partition == partition.number && e.topic == partition.topic);
-        match known {
-            Some(extent) => {
-                extent.last = record.offset;
-                extent.time = extent.time.max(record.time);
-            }
-            None => extents.push(Extent {
-                topic: partition.topic.clone(),
-                partition: partition.number,
-                first: record.offset,
-                last: record.offset,
-                time: record.time,
-            }),
-        }
-    }
-    extents
 }
