@@ -3,7 +3,8 @@
 //!
 //! A push source is complete up to the clock. A source that reads a log is complete up to what it
 //! has read of each partition: the largest event time, at most the clock's. A partition that gave
-//! nothing for `idle` is left out, and if all are, the clock counts again.
+//! nothing for `idle` is left out, and if all are, the clock counts again. After the first rows ever
+//! nothing counts as complete for a while: partitions that have not been heard of may be behind.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use crate::batch::Batch;
 use crate::component::{Partitioned, Tick};
 use crate::lookup::Canonical;
 
+/// How long after the first rows of a source all of its partitions have given some, nanoseconds of
+/// running time.
+const SETTLED: i64 = 10_000_000_000;
 /// Partitions of one source that are told apart; those beyond it count as one.
 const PARTITIONS_MAX: usize = 10_000;
 
@@ -44,6 +48,8 @@ struct SourceState {
     watermark: i64,
     /// Running time at the first tick.
     since: Option<i64>,
+    /// Running time at the first rows.
+    first: Option<i64>,
     partitions: BTreeMap<String, Seen>,
 }
 
@@ -58,8 +64,12 @@ struct Seen {
 
 impl Partitions {
     pub(super) fn new(sources: &BTreeMap<Arc<str>, Partitioned>) -> Self {
-        let fresh =
-            || SourceState { watermark: i64::MIN, since: None, partitions: BTreeMap::new() };
+        let fresh = || SourceState {
+            watermark: i64::MIN,
+            since: None,
+            first: None,
+            partitions: BTreeMap::new(),
+        };
         let source = |plan: &Partitioned| Source { plan: *plan, state: fresh() };
         let sources = sources.iter().map(|(id, plan)| (id.clone(), source(plan)));
         Self { sources: sources.collect(), elapsed: 0 }
@@ -132,7 +142,9 @@ impl SourceState {
     fn complete(&self, idle: i64, since: i64, tick: Tick) -> i64 {
         let idle = |at: i64| tick.elapsed.saturating_sub(at) >= idle;
         let awake = self.partitions.values().filter(|seen| !idle(seen.at));
+        let settled = self.first.is_none_or(|f| tick.elapsed.saturating_sub(f) >= SETTLED);
         match awake.map(|seen| seen.time).min() {
+            Some(_) if !settled => i64::MIN,
             Some(time) => time.min(tick.watermark),
             // Nothing has come yet: nobody knows from when it will be.
             None if self.partitions.is_empty() && !idle(since) => i64::MIN,
@@ -141,6 +153,7 @@ impl SourceState {
     }
 
     fn see(&mut self, name: String, time: i64, at: i64) {
+        self.first.get_or_insert(at);
         let full = self.partitions.len() >= PARTITIONS_MAX;
         let name = if full && !self.partitions.contains_key(&name) { String::new() } else { name };
         let seen = self.partitions.entry(name).or_insert(Seen { time, at });
@@ -187,9 +200,10 @@ mod tests {
         let mut of = partitions();
         assert_eq!(at(&mut of, 0, 1_000), i64::MIN);
         see(&mut of, &[(0, 100), (0, 150), (1, 120), (0, 130)]);
-        assert_eq!(at(&mut of, 1, 1_001), 120);
+        assert_eq!(at(&mut of, 9, 1_009), i64::MIN);
+        assert_eq!(at(&mut of, 10, 1_010), 120);
         see(&mut of, &[(1, 5_000)]);
-        assert_eq!(at(&mut of, 2, 1_002), 150);
+        assert_eq!(at(&mut of, 11, 1_011), 150);
         // Partition 0 says nothing for a minute; what is ahead of the clock is not believed.
         assert_eq!(at(&mut of, 61, 1_061), 1_061);
         // It comes back late, and time does not go back for it.

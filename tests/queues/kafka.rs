@@ -26,6 +26,9 @@ const REQUEST: i64 = 50;
 /// What a server of tests takes for requests of its administration, ms.
 const TIMEOUT_MS: i32 = 10_000;
 
+/// When records of tests are from, ms.
+const RECORD_MS: i64 = 1_700_000_000_123;
+
 struct Kafka {
     folder: TempDir,
     port: u16,
@@ -87,6 +90,11 @@ impl Kafka {
     /// Writes `{"n": ...}` for each number, in turn to the partitions, each request compressed in
     /// another way.
     fn produce(&self, topic: &str, numbers: std::ops::Range<i64>) {
+        self.produce_at(topic, numbers, |_| RECORD_MS);
+    }
+
+    /// The same, each at a time of its own, in milliseconds.
+    fn produce_at(&self, topic: &str, numbers: std::ops::Range<i64>, time: impl Fn(i64) -> i64) {
         // Not snappy: Tansu 0.6 takes it in a framing of Java alone.
         let ways =
             [Compression::NoCompression, Compression::Gzip, Compression::Lz4, Compression::Zstd];
@@ -95,7 +103,11 @@ impl Kafka {
         for (turn, some) in numbers.chunks(REQUEST as usize).enumerate() {
             let records = some.iter().map(|n| {
                 let body = json!({"n": n, "service": {"name": "web"}});
-                record(Some(&format!("key {n}")), body.to_string().as_bytes())
+                let timestamp = DateTime::<Utc>::from_timestamp_millis(time(*n)).unwrap();
+                Record {
+                    timestamp,
+                    ..record(Some(&format!("key {n}")), body.to_string().as_bytes())
+                }
             });
             let partition = &partitions[turn % partitions.len()];
             let produced = partition.produce(records.collect(), ways[turn % ways.len()]);
@@ -125,8 +137,50 @@ fn record(key: Option<&str>, value: &[u8]) -> Record {
         key: key.map(|k| k.as_bytes().to_vec()),
         value: Some(value.to_vec()),
         headers: [("h".to_owned(), b"v".to_vec())].into(),
-        timestamp: DateTime::<Utc>::from_timestamp_millis(1_700_000_000_123).unwrap(),
+        timestamp: DateTime::<Utc>::from_timestamp_millis(RECORD_MS).unwrap(),
     }
+}
+
+/// What lay there for long is not late by its own time, whatever the order in which partitions are
+/// read, and whoever dies meanwhile.
+#[test]
+fn windows_go_by_the_times_of_records() {
+    let kafka = Kafka::start();
+    kafka.create("orders");
+    let second = |n: i64| RECORD_MS / 10_000 * 10_000 + n * 1_000;
+    kafka.produce_at("orders", 0..BURST, second);
+    let pipeline = reads(&kafka, "[\"orders\"]", "")
+        + r#"
+[operators.count]
+type = "window"
+inputs = ["orders.logs"]
+every = "10s"
+aggregate = { rows = "count(*)" }
+
+[sinks.windows]
+type = "store"
+inputs = ["count"]
+table = "windows"
+
+[sinks.late]
+type = "store"
+inputs = ["count.late"]
+table = "late"
+"#;
+    let mut server = Server::start(&[("work", &pipeline)], None);
+    server.wait_sql("SELECT 1 FROM windows", |rows| rows.len() > 5);
+    server.kill9();
+    server.restart();
+    kafka.produce_at("orders", BURST..2 * BURST, second);
+    // What ends the last of them, in each partition.
+    let end = 2 * BURST..2 * BURST + REQUEST * i64::from(PARTITIONS);
+    kafka.produce_at("orders", end, |_| second(10 * BURST));
+    let sum = "SELECT sum(rows) AS n FROM windows";
+    server.wait_sql(sum, |rows| rows[0]["n"].as_i64() == Some(2 * BURST));
+    let windows = server.sql("SELECT rows FROM windows");
+    assert_eq!(windows.len() as i64, 2 * BURST / 10);
+    assert!(windows.iter().all(|w| w["rows"] == 10), "{windows:?}");
+    assert_eq!(server.sql("SELECT count(*) AS n FROM late")[0]["n"], 0);
 }
 
 /// A pipeline that keeps what a source reads.
