@@ -46,7 +46,8 @@
 //! source does not help to free). No more is read than the journal takes. What a stream deleted
 //! before it was read is counted as `gap`, with a sample in the status; with a `subject`, the gap may
 //! hold messages of others. A stream that was deleted and made anew is told by the time at which it
-//! was made, and read from its beginning. `weir status` shows how many messages wait. While a server
+//! was made, and read from its beginning; one that has lost its end, as a backup that was restored has, is
+//! read from there on. `weir status` shows how many messages wait. While a server
 //! cannot be reached it is tried again, with growing pauses up to 10 s.
 
 mod read;

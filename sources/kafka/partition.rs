@@ -65,6 +65,14 @@ impl Log {
             }
             Err(failed) => return failed,
         };
+        if records.is_empty() && end < next {
+            // Some brokers say no more than that of an offset that they do not have.
+            return match self.range().await {
+                Ok((first, last)) if last < next => Fetch::OutOfRange(first, last),
+                Ok((_, last)) => Fetch::Records(records, last),
+                Err(error) => Fetch::Failed(error),
+            };
+        }
         if records.is_empty() {
             let further = self.probe + 1;
             self.probe = if next + further < end { further } else { 0 };

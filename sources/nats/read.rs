@@ -93,9 +93,10 @@ async fn place(
         return inlet.replaced(log, anew, why).await;
     }
     if position.next > state.last_sequence + 1 {
-        // Restored from an older backup, for instance.
+        // Restored from a backup, for instance. What it still has was read.
         let why = format!("the stream ends at {}, before what was read", state.last_sequence);
-        return inlet.replaced(log, anew, &why).await;
+        let next = state.last_sequence + 1;
+        return inlet.replaced(log, Position { next, incarnation }, &why).await;
     }
     if position.next < first {
         return inlet.gap(log, first, "limits of the stream, or a purge, deleted them").await;

@@ -81,6 +81,12 @@ impl Kafka {
         RUNTIME.block_on(controller.create_topic(topic, PARTITIONS, 1, TIMEOUT_MS)).unwrap();
     }
 
+    fn delete(&self, topic: &str) {
+        let client = self.client();
+        let controller = client.controller_client().unwrap();
+        RUNTIME.block_on(controller.delete_topic(topic, TIMEOUT_MS)).unwrap();
+    }
+
     fn partition(&self, topic: &str, number: i32) -> PartitionClient {
         let client = self.client();
         let opened = client.partition_client(topic, number, UnknownTopicHandling::Retry);
@@ -265,14 +271,21 @@ fn a_topic_made_anew_is_told() {
     let mut server = Server::start(&[("work", &text)], None);
     assert_each_once(&server, "rows", 300);
     server.stop();
-    let client = kafka.client();
-    let controller = client.controller_client().unwrap();
-    RUNTIME.block_on(controller.delete_topic("orders", TIMEOUT_MS)).unwrap();
+    kafka.delete("orders");
     kafka.create("orders");
     kafka.produce("orders", 300..310);
     server.restart();
     assert_each_once(&server, "rows", 310);
     assert!(server.stderr().contains("made anew"), "it is told");
+    // And while it is read.
+    let told = server.stderr().matches("made anew").count();
+    kafka.delete("orders");
+    kafka.create("orders");
+    wait("it is told again", || {
+        (server.stderr().matches("made anew").count() > told).then_some(())
+    });
+    kafka.produce("orders", 310..320);
+    assert_each_once(&server, "rows", 320);
 }
 
 #[test]

@@ -210,6 +210,32 @@ fn what_is_gone_or_made_anew_is_told() {
 }
 
 #[test]
+fn a_stream_of_a_backup_is_not_read_twice() {
+    let mut nats = Nats::start();
+    nats.create("EVENTS", "events.>");
+    nats.publish("events.a", 0..10);
+    let server = Server::start(&[("work", &reads(&nats, ""))], None);
+    assert_each_once(&server, "rows", 10);
+    nats.kill();
+    let (data, backup) = (nats.folder.path().join("data"), nats.folder.path().join("backup"));
+    let copy = |from: &Path, to: &Path| {
+        let copied = Command::new("cp").arg("-a").args([from, to]).status();
+        assert!(copied.unwrap().success());
+    };
+    copy(&data, &backup);
+    nats.restart();
+    nats.publish("events.a", 10..20);
+    assert_each_once(&server, "rows", 20);
+    nats.kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&backup, &data);
+    nats.restart();
+    wait("it is told", || server.stderr().contains("ends at 10").then_some(()));
+    nats.publish("events.a", 20..30);
+    assert_each_once(&server, "rows", 30);
+}
+
+#[test]
 fn bad_messages_hold_up_nothing() {
     let nats = Nats::start();
     let text = reads(&nats, "max_record_bytes = \"1KiB\"\ncreate = { subjects = [\"events.>\"] }");
