@@ -34,7 +34,7 @@ use columns::Standing;
 use compile::{Compiled, Fit};
 
 pub use aggregate::{Accumulator, Aggregate, Call};
-pub use weir_udfs::sketch;
+pub use weir_udfs::{histogram, sketch};
 
 /// Sets of column types that are kept compiled; the least recently used goes.
 const COMPILED_MAX: usize = 16;
