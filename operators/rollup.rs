@@ -26,7 +26,10 @@
 //! | | `last`, `last_timestamp` | `last_value(last ORDER BY last_timestamp)` |
 //! | | `sketch` (if asked for) | `sketch_quantile(sketch_merge(sketch), 0.99)` |
 //! | `counter` | `increase` | `sum(increase)` |
-//! | histograms, `summary` | `histogram` | its `count` and `sum` by `sum`; buckets, see below |
+//! | histograms, `summary` | `histogram` | `histogram_quantile(histogram_merge(histogram), 0.99)` |
+//!
+//! Of explicit buckets `histogram_quantile` takes `metric.bounds` as third argument, by which they
+//! have to be grouped, too.
 //!
 //! `increase` is that of each series, from its sample before to each sample of the step, summed over
 //! the group; so none is lost between steps. After a reset (a lower value, or a `start_timestamp`
@@ -54,6 +57,10 @@
 //! `histogram`, `sketch`; default: all but `sketch`. A sketch answers quantiles within 1 %, also of
 //! many rows merged; its text form is told in the guide.
 //!
+//! A change of `every`, of labels, of columns or of `counters` begins anew: what is open is given, the
+//! rest of the step has rows of its own, and what counters rose between the last sample before and the
+//! first after is not counted.
+//!
 //! State: open steps; of each cumulative series its samples of the last `lateness` and
 //! `correct_for`, 32 bytes each. Limits: `max_groups` (default 100,000) of one step, `max_series`
 //! (default 100,000) cumulative ones, beyond which rows go to `<id>.errors`; 10,000 open steps; 10
@@ -62,7 +69,6 @@
 
 mod emit;
 mod groups;
-mod histogram;
 mod operator;
 mod series;
 mod state;

@@ -35,7 +35,7 @@ use compile::{Compiled, Fit};
 
 pub use aggregate::{Accumulator, Aggregate, Call};
 pub use columns::read as read_columns;
-pub use weir_udfs::sketch;
+pub use weir_udfs::{histogram, sketch};
 
 /// Sets of column types that are kept compiled; the least recently used goes.
 const COMPILED_MAX: usize = 16;

@@ -10,11 +10,12 @@ use arrow::datatypes::{Field, Schema};
 use weir_pipeline::batch::{Batch, Keys, Run, TENANT};
 use weir_pipeline::component::{OperatorError, Tick};
 use weir_pipeline::entity::EntitySpace;
-use weir_pipeline::signal::Signal;
+use weir_pipeline::expression::histogram;
+use weir_pipeline::signal::{Signal, histogram_fields};
 
 use super::groups::Groups;
 use super::windows::{Held, Made, Step};
-use super::{COLUMNS, Column, Shape, column_type, histogram};
+use super::{COLUMNS, Column, Shape, column_type};
 
 /// Which step, and whether it was given before.
 #[derive(Clone, Copy)]
@@ -106,7 +107,9 @@ fn column(
         }
         "histogram" => {
             let values: Vec<_> = rows.iter().map(|(_, h)| h.histogram.as_deref()).collect();
-            is(Made::Histogram).then(|| histogram::column(&values)).transpose()?
+            is(Made::Histogram)
+                .then(|| histogram::column(&values, &histogram_fields()))
+                .transpose()?
         }
         _ => {
             let texts = rows.iter().map(|(_, h)| h.sketch.as_ref().map(|s| s.to_text()));

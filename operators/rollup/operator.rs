@@ -8,11 +8,11 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampNanosecondType
 use weir_pipeline::batch::Batch;
 use weir_pipeline::component::{Operator, OperatorError, Output, Tick};
 use weir_pipeline::entity::EntitySpace;
+use weir_pipeline::expression::histogram::Reader;
 use weir_pipeline::signal::timestamp;
 
 use super::emit::{self, Given};
 use super::groups::{self, Groups, Kind, Target};
-use super::histogram::Reader;
 use super::series::{AllSeries, Change, Effect, Sample, Value};
 use super::windows::{Bounds, Made, Step, Windows};
 use super::{Column, Shape, TIMESTAMP};
@@ -153,7 +153,7 @@ impl Rollup {
             Kind::Unsure => return "the histogram has no `metric.temporality`".into(),
             Kind::Gauge | Kind::Counter { .. } => columns.number(row),
             Kind::Histogram { delta } => match histograms.map(|h| h.at(row, delta)) {
-                Some(Err(e)) => return Fate::Wrong(e),
+                Some(Err(e)) => return Fate::Wrong(OperatorError::new(e)),
                 Some(Ok(Some(histogram))) => Some(Value::Histogram(Box::new(histogram))),
                 Some(Ok(None)) | None => None,
             },

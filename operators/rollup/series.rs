@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
+use weir_pipeline::expression::histogram::Histogram;
+
 use super::groups::{NONE, Target};
-use super::histogram::Histogram;
 
 /// Samples of all series, 32 bytes each: 320 MB.
 const SAMPLES_MAX: usize = 10_000_000;

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use weir_pipeline::expression::histogram::{Buckets, Counts, Histogram};
 use weir_pipeline::expression::sketch::Sketch;
 
 use super::groups::Groups;
-use super::histogram::{Buckets, Counts, Histogram};
 use super::operator::Rollup;
 use super::series::{AllSeries, Sample, Series, Value};
 use super::windows::{Held, MADE, Step, Windows};

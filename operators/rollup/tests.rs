@@ -10,11 +10,11 @@ use proptest::prelude::*;
 use weir_pipeline::batch::{Batch, Keys, Run, TENANT};
 use weir_pipeline::component::{Operator, Output, Tick};
 use weir_pipeline::entity::{Attribute, Entity, EntityTable, Origin, Value};
+use weir_pipeline::expression::histogram::{Buckets, Counts, Histogram, column};
 use weir_pipeline::expression::sketch::Sketch;
-use weir_pipeline::signal::{Signal, histogram, timestamp};
+use weir_pipeline::signal::{Signal, histogram, histogram_fields, timestamp};
 
 use super::KIND;
-use super::histogram::{Buckets, Counts, Histogram, column};
 use crate::testing::{self, Row, batch, row, run, show, tick};
 
 const S: i64 = 1_000_000_000;
@@ -196,7 +196,8 @@ fn histograms(values: &[(i64, Histogram)], kind: &str, temporality: &str) -> Bat
     let table = Arc::new(EntityTable::default());
     let key = table.intern(entity).unwrap();
     let times = TimestampNanosecondArray::from_iter_values(values.iter().map(|(t, _)| t * S));
-    let column = column(&values.iter().map(|(_, h)| Some(h)).collect::<Vec<_>>()).unwrap();
+    let values_of: Vec<_> = values.iter().map(|(_, h)| Some(h)).collect();
+    let column = column(&values_of, &histogram_fields()).unwrap();
     let arrays: Vec<ArrayRef> = vec![Arc::new(times.with_timezone("UTC")), column];
     let field = |name: &str, t: DataType| Field::new(name, t, true);
     let fields = vec![field("timestamp", timestamp()), field("histogram", histogram())];

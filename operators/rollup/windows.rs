@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
+use weir_pipeline::expression::histogram::Histogram;
 use weir_pipeline::expression::sketch::Sketch;
 
 use super::groups::NONE;
-use super::histogram::Histogram;
 use super::series::Change;
 
 /// Steps that hold something at once, as of `window`.
@@ -77,7 +77,10 @@ impl Held {
         match change {
             Change::Number(n) => *self.increase.get_or_insert(0.0) += n,
             Change::Histogram(h) => match &mut self.histogram {
-                Some(own) => own.add(&h, 1),
+                // Those of one group have the same bounds.
+                Some(own) => {
+                    own.add(&h, 1);
+                }
                 None => self.histogram = Some(h),
             },
         }
