@@ -128,7 +128,7 @@ tools: compiler
 		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check $(OTEL)
 	"$(WEIR_PYTHON)" -c 'import chdb' 2>/dev/null \
 		|| "$(WEIR_PYTHON)" -m pip install --quiet --disable-pip-version-check chdb
-	# As it is in debug builds: ten minutes on two cores, and never again in this build folder.
+	# As it is in debug builds: 11 minutes of CPU time, and never again in this build folder.
 	[ -x "$(TARGET)/tools/bin/tansu" ] || {
 		CARGO_TARGET_DIR="$(TARGET)/tools/build" CARGO_PROFILE_DEV_DEBUG=false cargo install --debug --locked \
 			--root "$(TARGET)/tools" --version "$(TANSU)" --no-default-features --features libsql tansu
