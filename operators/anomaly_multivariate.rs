@@ -21,7 +21,7 @@
 //! | column | what it says |
 //! |---|---|
 //! | `timestamp` | end of the step |
-//! | `anomaly.score` | how badly the series fit each other, 0 to 1; 0.5 is a quarter beyond what was seen |
+//! | `anomaly.score` | how badly the series fit each other, 0 to 1; 0.5 is half beyond what was seen |
 //! | `anomaly.alert` | true if the score reaches `threshold`, and did not within the ten steps before |
 //! | `anomaly.series` | the series that fits least, as text |
 //! | `anomaly.contribution` | its share of the misfit |

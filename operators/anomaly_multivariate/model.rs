@@ -23,7 +23,7 @@ const FAR: f64 = 8.0;
 const RARE: f64 = 0.01;
 
 /// The score is one half at this many times the usual misfit.
-const BEYOND: f64 = 1.25;
+const BEYOND: f64 = 1.5;
 
 /// A series that always fits is this many deviations away all the same.
 const AWAY_MIN: f64 = 0.01;
