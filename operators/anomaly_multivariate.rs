@@ -21,7 +21,7 @@
 //! | column | what it says |
 //! |---|---|
 //! | `timestamp` | end of the step |
-//! | `anomaly.score` | how badly the series fit each other, 0 to 1; 0.5 is a quarter beyond what was seen |
+//! | `anomaly.score` | how badly the series fit each other, 0 to 1; 0.5 is half beyond what was seen |
 //! | `anomaly.alert` | true if the score reaches `threshold`, and did not within the ten steps before |
 //! | `anomaly.series` | the series that fits least, as text |
 //! | `anomaly.contribution` | its share of the misfit |
@@ -44,18 +44,20 @@
 //! of the variance. What of a step is not in their space, series by series against how much of it
 //! usually is not, is the misfit (the squared prediction error of Jackson and Mudholkar 1979; for
 //! networks Lakhina, Crovella and Diot 2004). Three quarters of the history give the components, the
-//! last one gives what misfit is usual: no distribution is assumed. The components are those of the library smartcore, fitted anew every 64 steps of
-//! event time; the numbers of the model are saved, not the history alone, so that a restart changes
-//! no bit.
+//! last one gives what misfit is usual, of all together and of the worst of them: no distribution is
+//! assumed. The components are those of the library smartcore, fitted anew every 64 steps of event
+//! time; the numbers of the model are saved, not the history alone, so that a restart changes no bit.
 //!
-//! A group is known after 64 steps and when two of its series at least have points in three
-//! quarters of them and vary. Of more than 64 series those are compared whose fingerprints come
-//! first: always the same. Gaps are as usual. Cumulative counters are compared by their increase
-//! per second. A point that comes after its step was judged counts for the model alone. A new
-//! state that stays is news until the history has it.
+//! A group is known after 64 steps, more than five of each series, and when two of its series at
+//! least have points in three quarters of them and vary. Of more than 64 series those are compared
+//! whose fingerprints come first: always the same. Gaps are as usual. Cumulative counters are
+//! compared by their increase per second. A point that comes after its step was judged counts for
+//! the model alone. A new state that stays is news until the history has it.
 //!
-//! Cost: a fit of 720 steps of 64 series takes about 20 ms, a step microseconds. State: 6 bytes for each
-//! step of each series, and their attributes.
+//! Cost: a fit of 720 steps takes 2 ms for 18 series and 40 ms for 64, a step microseconds. State: 6
+//! bytes for each step of each series, and their attributes. Series beyond `max_series` are left out,
+//! which is logged, until others have been silent for `history`; of what comes late in one piece, a
+//! backfill, the last 240 steps are judged.
 
 mod group;
 mod model;

@@ -23,7 +23,10 @@ const FAR: f64 = 8.0;
 const RARE: f64 = 0.01;
 
 /// The score is one half at this many times the usual misfit.
-const BEYOND: f64 = 1.25;
+const BEYOND: f64 = 1.5;
+
+/// Steps that components are of for each series: of fewer they follow chance.
+const ROWS_MIN: usize = 4;
 
 /// A series that always fits is this many deviations away all the same.
 const AWAY_MIN: f64 = 0.01;
@@ -45,8 +48,10 @@ pub(super) struct Model {
     components: Vec<Vec<f64>>,
     /// How far each series usually is outside of them, in its deviations.
     away: Vec<f64>,
-    /// Root of the sum of squares of how many times as far they are, that is usual.
+    /// What is usual of how many times as far they are: the root of the sum of squares of all, and
+    /// the largest. The sum sees many that fit a little less, and hides one among many.
     misfit: f64,
+    worst: f64,
 }
 
 /// How a step fits.
@@ -94,13 +99,13 @@ impl Model {
             usual.iter().zip(series).map(|(u, values)| u.scaled(values[step])).collect()
         };
         let learned = steps * QUARTERS / 4;
-        if width < 2 || learned <= width {
+        if width < 2 || learned < ROWS_MIN * width {
             return None;
         }
         let mut rows: Vec<Vec<f64>> = (0..steps).map(row).collect();
         let others = rows.split_off(learned);
         let components = components(&rows)?;
-        let mut model = Self { usual, components, away: vec![1.0; width], misfit: 0.0 };
+        let mut model = Self { usual, components, away: vec![1.0; width], misfit: 0.0, worst: 0.0 };
         let rests: Vec<Vec<f64>> = others.iter().map(|row| model.rest(row)).collect();
         model.away = (0..width)
             .map(|s| {
@@ -108,10 +113,9 @@ impl Model {
                 (DEVIATION * median(&mut away)).max(AWAY_MIN)
             })
             .collect();
-        let mut misfits: Vec<f64> = rests.iter().map(|rest| length(&model.times(rest))).collect();
-        misfits.sort_unstable_by(f64::total_cmp);
-        let rare = (misfits.len() as f64 * RARE).ceil() as usize;
-        model.misfit = misfits.iter().rev().nth(rare.saturating_sub(1)).copied()?;
+        let times: Vec<Vec<f64>> = rests.iter().map(|rest| model.times(rest)).collect();
+        model.misfit = all_but_rare(times.iter().map(|t| length(t)).collect())?;
+        model.worst = all_but_rare(times.iter().map(|t| largest(t)).collect())?;
         Some(model)
     }
 
@@ -136,7 +140,9 @@ impl Model {
         let rest = self.rest(&row);
         let times = self.times(&rest);
         let squares: f64 = times.iter().map(|t| t * t).sum();
-        let ratio = (squares.sqrt() / (BEYOND * self.misfit.max(1.0))).powi(4);
+        let of_all = squares.sqrt() / self.misfit.max(1.0);
+        let of_one = largest(&times) / self.worst.max(1.0);
+        let ratio = (of_all.max(of_one) / BEYOND).powi(4);
         let share = |r: &f64| if squares > 0.0 { r * r / squares } else { 0.0 };
         let fits = self.usual.iter().zip(row.iter().zip(&rest));
         Fit {
@@ -161,6 +167,7 @@ impl Model {
         self.components.iter().flatten().for_each(|c| put_f64(out, *c));
         self.away.iter().for_each(|a| put_f64(out, *a));
         put_f64(out, self.misfit);
+        put_f64(out, self.worst);
     }
 
     /// The inverse of [`Model::put`].
@@ -176,8 +183,20 @@ impl Model {
         }
         model.away = (0..width).map(|_| get_f64(bytes)).collect::<Option<_>>()?;
         model.misfit = get_f64(bytes)?;
+        model.worst = get_f64(bytes)?;
         Some(model)
     }
+}
+
+/// What all but [`RARE`] of the values do not exceed; `None` of none.
+fn all_but_rare(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let rare = (values.len() as f64 * RARE).ceil() as usize;
+    values.iter().rev().nth(rare.saturating_sub(1)).copied()
+}
+
+fn largest(row: &[f64]) -> f64 {
+    row.iter().fold(0.0, |most, v| v.abs().max(most))
 }
 
 fn length(row: &[f64]) -> f64 {

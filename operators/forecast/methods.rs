@@ -14,7 +14,7 @@ use crate::series::robust::{median, slope};
 const SMOOTHED_MAX: usize = 200;
 
 /// Values without which exponential smoothing says nothing that the others do not.
-const SMOOTHED_MIN: usize = 20;
+pub(crate) const SMOOTHED_MIN: usize = 20;
 
 /// A forecast further from all values seen than this many of their ranges is no forecast.
 const RANGES_MAX: f64 = 10.0;

@@ -14,9 +14,9 @@ use crate::series::points::{doubles, points};
 use crate::series::rows::{self, at_tick};
 use crate::series::{SECOND, TIMESTAMP, VALUE};
 
-/// What may be worked on at one tick, in values times what is done with each: about a third of a
-/// second. What is left waits for the next tick; one forecast is made in any case.
-pub(super) const WORK_MAX: usize = 100_000;
+/// What may be worked on at one tick, in microseconds by what forecasts usually take: the count must
+/// not depend on how long they do. What is left waits for the next tick; one is made in any case.
+const WORK_MAX: usize = 250_000;
 
 pub(super) struct ForecastOperator {
     shape: Arc<Shape>,

@@ -6,6 +6,7 @@ use weir_pipeline::entity::Entity;
 
 use super::Settings;
 use super::interval::WIDTHS_MAX;
+use super::methods::SMOOTHED_MIN;
 use super::select::{Model, VALUES_MIN};
 use crate::codec::{get_entity, get_f64, get_u8, get_u64, put_entity, put_f64, put_u64};
 use crate::series::SECOND;
@@ -19,10 +20,13 @@ const ANEW_PART: usize = 8;
 /// More of the steps than this part without points, and nothing is forecast.
 const GAPS_PART: usize = 2;
 
-/// What one forecast costs in the units of [`super::operator::WORK_MAX`], by value: a fit, or one
-/// of the choice among all methods.
-const FIT: usize = 1;
-const CHOICE: usize = 40;
+/// What it costs to choose a method, in microseconds as measured: so much and for each step, with
+/// those that take long and without, which are for few steps.
+const CHOICE: (usize, usize) = (40_000, 50);
+const CHOICE_OF_FEW: (usize, usize) = (200, 10);
+
+/// The same for a forecast by the method chosen, which may be one that takes long.
+const FIT: (usize, usize) = (2_000, 2);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Series {
@@ -76,10 +80,15 @@ impl Series {
         (number > self.made && self.bins.closed() >= VALUES_MIN).then_some(number)
     }
 
-    /// About what the forecast that is due costs.
+    /// About what the forecast that is due costs, in microseconds.
     pub(super) fn cost(&self, settings: &Settings) -> usize {
-        let each = if self.stale(settings) { CHOICE } else { FIT };
-        (self.bins.closed() + settings.horizon) * each
+        let steps = self.bins.closed();
+        let (once, each) = match self.stale(settings) {
+            true if steps < SMOOTHED_MIN => CHOICE_OF_FEW,
+            true => CHOICE,
+            false => FIT,
+        };
+        once + each * steps
     }
 
     /// Whether the method is to be chosen anew.
