@@ -62,10 +62,12 @@
 //! first after is not counted.
 //!
 //! State: open steps; of each cumulative series its samples of the last `lateness` and
-//! `correct_for`, 32 bytes each. Limits: `max_groups` (default 100,000) of one step, `max_series`
-//! (default 100,000) cumulative ones, beyond which rows go to `<id>.errors`; 10,000 open steps; 10
-//! million samples, beyond which the oldest of a series go and it is corrected for a shorter time.
-//! Rows stamped more than 10 minutes after they were received are dropped, and counted.
+//! `correct_for`, 32 bytes each, of histograms as much again for each bucket. Checkpoints are larger
+//! by it: where little is late, a shorter `correct_for` is cheaper. Limits: `max_groups` (default
+//! 100,000) of one step, `max_series` (default 100,000) cumulative ones, beyond which rows go to
+//! `<id>.errors`; 10,000 open steps; 320 MB of samples, beyond which the oldest of a series go and it
+//! is corrected for a shorter time. Rows stamped more than 10 minutes after they were received are
+//! dropped, and counted.
 
 mod emit;
 mod groups;

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use weir_pipeline::expression::histogram::Histogram;
+use weir_pipeline::expression::histogram::{Counts, Histogram};
 
 use super::groups::{NONE, Target};
 
-/// Samples of all series, 32 bytes each: 320 MB.
-const SAMPLES_MAX: usize = 10_000_000;
+/// Weight of the samples of all series, of 32 bytes each: 320 MB.
+const WEIGHT_MAX: usize = 10_000_000;
 
 /// A value of a series.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +44,19 @@ pub(super) enum Change {
 }
 
 impl Sample {
+    /// Memory that it takes, in units of 32 bytes: a bucket in a tree takes about one.
+    fn weight(&self) -> usize {
+        match &self.value {
+            Value::Number(..) => 1,
+            Value::Histogram(h) => match &h.counts {
+                Counts::Explicit(counts) => 5 + counts.len() / 4,
+                Counts::Exponential { positive, negative, .. } => {
+                    5 + positive.len() + negative.len()
+                }
+            },
+        }
+    }
+
     /// What it counts more than `before`; nothing without one, or after `idle` without samples.
     fn increase(&self, before: Option<&Self>, idle: i64) -> Option<Change> {
         let before = before.filter(|b| self.time.saturating_sub(b.time) <= idle)?;
@@ -134,6 +147,15 @@ impl Series {
         Effect::New { at, own: sample.increase(before, idle), next }
     }
 
+    /// Lets go of the oldest sample. Gives its weight.
+    fn shorten(&mut self) -> usize {
+        self.samples.pop_front().map_or(0, |s| s.weight())
+    }
+
+    fn weight(&self) -> usize {
+        self.samples.iter().map(Sample::weight).sum()
+    }
+
     fn newest(&self) -> i64 {
         self.samples.back().map_or(i64::MIN, |s| s.time)
     }
@@ -144,8 +166,8 @@ impl Series {
 pub(super) struct AllSeries {
     pub(super) all: Vec<Series>,
     numbers: HashMap<u128, u32>,
-    /// Samples of all.
-    held: usize,
+    /// Weight of the samples of all.
+    weight: usize,
     /// Horizon at which silent ones were let go.
     pub(super) swept: Option<i64>,
 }
@@ -189,7 +211,7 @@ impl AllSeries {
 
     /// Takes a series over.
     pub(super) fn add(&mut self, series: Series) {
-        self.held += series.samples.len();
+        self.weight += series.weight();
         self.numbers.insert(series.fingerprint, self.all.len() as u32);
         self.all.push(series);
     }
@@ -197,16 +219,14 @@ impl AllSeries {
     /// Puts a sample in, and lets go of those that nothing before `horizon` needs.
     pub(super) fn insert(&mut self, number: usize, at: usize, sample: Sample, horizon: i64) {
         let Some(series) = self.all.get_mut(number) else { return };
+        self.weight += sample.weight();
         series.samples.insert(at, sample);
-        self.held += 1;
         // The last before the horizon is what the first after it is compared with.
         while series.samples.get(1).is_some_and(|s| s.time < horizon) {
-            series.samples.pop_front();
-            self.held -= 1;
+            self.weight -= series.shorten();
         }
-        if self.held > SAMPLES_MAX && series.samples.len() > 1 {
-            series.samples.pop_front();
-            self.held -= 1;
+        while self.weight > WEIGHT_MAX && series.samples.len() > 1 {
+            self.weight -= series.shorten();
             series.floor = series.samples.front().map_or(i64::MIN, |s| s.time);
         }
     }
@@ -220,7 +240,7 @@ impl AllSeries {
         if self.all.len() == before {
             return;
         }
-        self.held = self.all.iter().map(|s| s.samples.len()).sum();
+        self.weight = self.all.iter().map(Series::weight).sum();
         self.numbers.clear();
         self.numbers.extend(self.all.iter().map(|s| s.fingerprint).zip(0..NONE));
     }
