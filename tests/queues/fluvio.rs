@@ -158,14 +158,15 @@ fn the_peer_speaks_to_the_client_of_fluvio() {
 fn each_record_is_there_once_whoever_dies() {
     let mut cluster = Cluster::start();
     cluster.create("orders");
-    cluster.produce("orders", 0..BURST);
     let text = reads(&cluster, "[\"orders\"]", "");
     let mut server = Server::start(&[("work", &text)], None);
-    server.wait_sql("SELECT n FROM rows LIMIT 1", |rows| !rows.is_empty());
-    cluster.produce("orders", BURST..2 * BURST);
-    server.kill9();
-    cluster.produce("orders", 2 * BURST..3 * BURST);
-    server.restart();
+    for turn in 0..3 {
+        cluster.produce("orders", turn * BURST..(turn + 1) * BURST);
+        let some = format!("SELECT n FROM rows WHERE n >= {} LIMIT 1", turn * BURST);
+        server.wait_sql(&some, |rows| !rows.is_empty());
+        server.kill9();
+        server.restart();
+    }
     assert_each_once(&server, "rows", 3 * BURST);
 
     cluster.peer.kill();
@@ -256,19 +257,43 @@ fn what_is_gone_is_told() {
     assert_each_once(&server, "rows", 330);
     let read = wait_source(&server, "orders", |s| !s["rejected"]["gap"].is_null());
     assert_eq!(read["rejected"], json!({"gap": 150}), "{read}");
+}
 
-    server.stop();
-    cluster.peer.kill();
-    cluster.peer.delete("orders");
-    cluster.peer.restart();
+#[test]
+fn a_topic_made_anew_is_told() {
+    let cluster = Cluster::start();
     cluster.create("orders");
-    cluster.produce("orders", 330..340);
+    cluster.produce("orders", 0..300);
+    let text = reads(&cluster, "[\"orders\"]", "");
+    let mut server = Server::start(&[("work", &text)], None);
+    assert_each_once(&server, "rows", 300);
+    // While it is read, and while nobody reads it.
+    cluster.delete("orders");
+    cluster.create("orders");
+    cluster.produce("orders", 300..450);
+    assert_each_once(&server, "rows", 450);
+    server.stop();
+    cluster.delete("orders");
+    cluster.create("orders");
+    cluster.produce("orders", 450..460);
     server.restart();
-    assert_each_once(&server, "rows", 340);
+    assert_each_once(&server, "rows", 460);
     assert!(server.stderr().contains("made anew"), "it is told");
 }
 
 impl Cluster {
+    fn delete(&self, topic: &str) {
+        let client = self.client();
+        RUNTIME.block_on(async {
+            client.admin().await.delete::<TopicSpec>(topic.to_owned()).await.unwrap();
+        });
+        wait("the topic is gone", || {
+            let client = self.client();
+            let topics = RUNTIME.block_on(async { client.admin().await.all::<TopicSpec>().await });
+            topics.unwrap().iter().all(|t| t.name != topic).then_some(())
+        });
+    }
+
     /// As [`what_is_gone_is_told`] writes it.
     fn forget_all_but_the_last(&self, number: u32) {
         let batches = self.peer.batches("orders", number);

@@ -91,12 +91,6 @@ impl Running {
         assert!(self.program.is_none(), "the peer runs");
         Disk::open(&self.folder).log(topic, number).unwrap().batches()
     }
-
-    /// Takes a topic away. Not while it runs.
-    pub(super) fn delete(&self, topic: &str) {
-        assert!(self.program.is_none(), "the peer runs");
-        Disk::open(&self.folder).delete(topic);
-    }
 }
 
 /// Is the peer, for ever, if this process was started to be one.

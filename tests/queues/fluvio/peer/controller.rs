@@ -8,9 +8,9 @@ use fluvio::dataplane::link::versions::ApiVersionKey;
 use fluvio::dataplane::{Decoder, Encoder};
 use fluvio::metadata::AdminSpec;
 use fluvio::metadata::objects::{
-    CreateRequest, ListRequest, ListResponse, Metadata, MetadataUpdate, ObjectApiCreateRequest,
-    ObjectApiListRequest, ObjectApiListResponse, ObjectApiWatchRequest, ObjectApiWatchResponse,
-    WatchRequest, WatchResponse,
+    CreateRequest, DeleteRequest, ListRequest, ListResponse, Metadata, MetadataUpdate,
+    ObjectApiCreateRequest, ObjectApiDeleteRequest, ObjectApiListRequest, ObjectApiListResponse,
+    ObjectApiWatchRequest, ObjectApiWatchResponse, WatchRequest, WatchResponse,
 };
 use fluvio::metadata::partition::{PartitionResolution, PartitionSpec, PartitionStatus};
 use fluvio::metadata::spu::SpuSpec;
@@ -26,6 +26,7 @@ const SPU: i32 = 5001;
 pub(super) fn versions() -> Vec<ApiVersionKey> {
     vec![
         understood::<ObjectApiCreateRequest>(),
+        understood::<ObjectApiDeleteRequest>(),
         understood::<ObjectApiListRequest>(),
         understood::<ObjectApiWatchRequest>(),
     ]
@@ -35,6 +36,13 @@ pub(super) fn answer(peer: &Arc<Peer>, incoming: &Incoming<'_>, answers: &Answer
     if incoming.is::<ObjectApiCreateRequest>() {
         let status = create(peer, &incoming.read::<ObjectApiCreateRequest>());
         incoming.answer::<ObjectApiCreateRequest>(answers, status);
+    } else if incoming.is::<ObjectApiDeleteRequest>() {
+        let request: ObjectApiDeleteRequest = incoming.read();
+        let topic: DeleteRequest<TopicSpec> = request.downcast().unwrap().unwrap();
+        let topic = topic.key();
+        peer.disk.lock().delete(&topic);
+        peer.changed.send_replace(());
+        incoming.answer::<ObjectApiDeleteRequest>(answers, Status::new_ok(topic));
     } else if incoming.is::<ObjectApiListRequest>() {
         let request: ObjectApiListRequest = incoming.read();
         let version = incoming.header.api_version();
