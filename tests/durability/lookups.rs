@@ -87,7 +87,7 @@ fn a_table_changes_under_load_and_deaths() {
     }
     check(&server, &logs, 6);
     // What the tests of a pipeline or a plan say of it without a server.
-    let (code, said) = server.weir(&["check", "--strict"]);
+    let (code, said) = server.weir(&["check"]);
     assert_eq!(code, Some(0), "{said}");
     // A file that cannot be read leaves the rows in use, also after a restart, and says so.
     std::fs::write(&table, "name\n\"").unwrap();
