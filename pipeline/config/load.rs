@@ -236,7 +236,8 @@ impl Loader<'_> {
                 .states
                 .iter()
                 .filter(|(_, state)| **state == FileState::Kept)
-                .filter_map(|(p, _)| Some((p.clone(), Version::of_bundle(p, self.good.get(p)?)?)))
+                // What its tables hold now may be what is wrong.
+                .filter_map(|(p, _)| Some((p.clone(), Version::as_it_was(p, self.good.get(p)?)?)))
                 .collect();
             let live = self.states.iter().filter(|(_, state)| **state == FileState::Live);
             let versions: BTreeMap<&str, &Version> = live
