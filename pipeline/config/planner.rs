@@ -1,6 +1,8 @@
 //! From the parts of a file to what was proved: sources, and the graph of a pipeline in
 //! topological order.
 
+mod lookups;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,20 +11,20 @@ use arrow::datatypes::DataType;
 use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};
 
+use self::lookups::FileLookups;
 use super::bundle::Bundle;
 use super::cases;
 use super::check::{Checked, one_of};
 use super::file::{ERRORS_ID, Group, Part, PipelineFile, ROUTER_ID};
-use super::section::{Input, Lookups, Scope, Section};
+use super::section::{Input, Scope, Section};
 use super::tree;
 use crate::backlog::Backlog;
 use crate::component::{Components, Kind, OperatorKind, OutputPlan};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::edge::{ERROR_COLUMNS, ERRORS, Edge};
-use crate::lookup::{Lookup, Place, Tables};
+use crate::lookup::Tables;
 use crate::plan::{
-    InputPlan, LookupDefinition, NodePlan, OnError, PipelinePlan, SourceDefinition, Work,
-    sources_read,
+    InputPlan, NodePlan, OnError, PipelinePlan, SourceDefinition, Work, sources_read,
 };
 use crate::signal::Signal;
 
@@ -32,8 +34,6 @@ const WITHIN_A_VALUE: [&str; 14] = [
     "W307", "W308",
 ];
 
-/// Key of a lookup with rows for where its peer cannot be asked.
-const SAMPLE: &str = "sample";
 /// The output of late rows; nobody has to read it.
 const LATE: &str = "late";
 
@@ -71,13 +71,6 @@ pub(crate) struct Planned {
     pub(crate) reads: BTreeSet<String>,
     /// Inputs that name a source that nobody defines, and where.
     pub(crate) unknown: Vec<(String, Span)>,
-}
-
-/// The lookup tables of a file.
-#[derive(Default)]
-struct FileLookups {
-    definitions: BTreeMap<String, Arc<LookupDefinition>>,
-    tables: Lookups,
 }
 
 struct Proved<P: ?Sized> {
@@ -195,96 +188,6 @@ impl<'a> Planner<'a> {
         self.bundle.merge(&bundle);
         let plan = self.wrong.ok(result)?;
         faulty.is_empty().then(|| Proved { plan, config: section.table.to_json(), bundle })
-    }
-
-    /// Plans the lookup tables of the file, and finds a version of each.
-    pub(crate) fn lookups(&mut self) -> Vec<Arc<LookupDefinition>> {
-        let file = self.file;
-        let mut tables = BTreeMap::new();
-        for part in file.parts.iter().filter(|p| p.group == Group::Lookup) {
-            let id = &part.section.id;
-            let Some(kind) = self.kind(self.components.lookups, part) else { continue };
-            let Some(proved) = self.prove(kind, &part.section, Vec::new(), false) else { continue };
-            let mut config = proved.config;
-            // Rows to go by elsewhere are no matter of what it holds.
-            config.remove(SAMPLE);
-            let place = match proved.plan.place() {
-                Place::File(path) => path.display().to_string(),
-                Place::Peer(_) => String::new(),
-            };
-            let decides = [
-                ("type", kind.name.into()),
-                ("config", Json::Object(config)),
-                ("place", place.into()),
-            ];
-            let definition = Arc::new(LookupDefinition {
-                id: id.clone(),
-                kind: kind.name,
-                plan: proved.plan.into(),
-                key: hex(&Sha256::digest(canonical(&decides))),
-                header: part.section.header.clone(),
-            });
-            match self.version(&definition) {
-                Ok(table) => {
-                    tables.insert(id.clone(), table);
-                }
-                Err(why) => {
-                    let message = format!("{}: {why}", part.section.owner);
-                    self.error("W047", message, &part.section.header);
-                    tables.insert(id.clone(), Arc::new(Lookup::unknown()));
-                }
-            }
-            self.lookups.definitions.insert(id.clone(), definition);
-        }
-        self.lookups.tables = Arc::new(tables);
-        self.lookups.definitions.values().cloned().collect()
-    }
-
-    /// The version to plan with: the one that is named, else the newest, else the sample.
-    fn version(&self, definition: &LookupDefinition) -> Result<Arc<Lookup>, String> {
-        if let Some(version) = self.versions.as_ref().and_then(|v| v.get(&definition.key)) {
-            return self.tables.version(version);
-        }
-        match self.tables.newest(definition)? {
-            Some(table) => Ok(table),
-            None => Ok(sample(definition)?.unwrap_or_else(|| Arc::new(Lookup::unknown()))),
-        }
-    }
-
-    /// The nodes of `plan` as its tests run them: with the samples of lookup tables. `None` if
-    /// there are none.
-    fn test_nodes(
-        &mut self,
-        plan: &PipelinePlan,
-        sources: &BTreeMap<String, SourceInfo>,
-    ) -> Option<Vec<NodePlan>> {
-        if plan.tests.is_empty() {
-            return None;
-        }
-        let mut tables = BTreeMap::clone(&self.lookups.tables);
-        for (id, definition) in &self.lookups.definitions {
-            if let Ok(Some(sample)) = sample(definition) {
-                tables.insert(id.clone(), sample);
-            }
-        }
-        let changed = tables
-            .iter()
-            .zip(&*self.lookups.tables)
-            .any(|((_, a), (_, b))| a.version() != b.version());
-        if !changed {
-            return None;
-        }
-        let mut planner = Self::new(
-            self.components,
-            self.given.clone(),
-            (self.tables, self.versions.clone()),
-            self.file,
-        );
-        planner.lookups =
-            FileLookups { definitions: self.lookups.definitions.clone(), tables: Arc::new(tables) };
-        let planned = planner.pipeline_of(sources).pipeline;
-        self.wrong.0.extend(planner.wrong.0.into_iter().filter(|_| planned.is_none()));
-        planned.map(|p| p.nodes)
     }
 
     /// Plans the sources of the file.
@@ -883,13 +786,6 @@ fn resolved(part: &Part, kind: &str, config: Map<String, Json>, bundle: &Bundle)
         decides.push(("lookups", named(&bundle.lookups)));
     }
     canonical(&decides)
-}
-
-/// The rows of a table for where its peer cannot be asked.
-fn sample(definition: &LookupDefinition) -> Result<Option<Arc<Lookup>>, String> {
-    let Some(content) = definition.plan.sample() else { return Ok(None) };
-    let kept = format!("{content:?}");
-    Lookup::new(&content, kept.as_bytes()).map(|lookup| Some(Arc::new(lookup)))
 }
 
 fn named(files: &BTreeMap<String, String>) -> Json {
