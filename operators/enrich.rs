@@ -200,7 +200,18 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
         let kind = table
             .schema()
             .and_then(|s| s.field_with_name(column).ok().map(|f| f.data_type().clone()));
+        let canonical = edge.signal.canonical_type(name);
+        if let (Some(wanted), Some(kind)) = (&canonical, &kind)
+            && wanted != kind
+        {
+            let message = format!("column `{name}` is {wanted}, the table has {kind} for it");
+            let label = format!("`take` can call `{column}` something else");
+            wrong.push(Diagnostic::error("W015", message).at(&section.header).label(label));
+        }
         edge.columns.insert(name.clone(), kind.filter(|k| *k != DataType::Null));
+    }
+    if wrong.has_errors() {
+        return Err(wrong);
     }
     let lookup = config.lookup.value;
     let on_missing = config.on_missing;
@@ -232,7 +243,7 @@ fn taken(
         return Ok(names.map(|n| (n.clone(), n.clone())).collect());
     };
     let mut wrong = Diagnostics::default();
-    if let Some(schema) = table.schema() {
+    if let Some(schema) = table.schema().filter(|s| !s.fields().is_empty()) {
         for column in take.values() {
             if schema.column_with_name(&column.value).is_none() {
                 let message = format!("the table has no column `{}`", column.value);

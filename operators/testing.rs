@@ -13,6 +13,7 @@ use weir_pipeline::config::{Input, Scope, Section};
 use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::edge::Edge;
 use weir_pipeline::entity::{Attribute, Entity, EntityTable, Origin, Value, build_column};
+use weir_pipeline::lookup::Lookup;
 use weir_pipeline::signal::Signal;
 
 #[derive(Clone, Debug)]
@@ -181,7 +182,11 @@ fn every_documented_example_plans() {
             let own = format!("type = \"{}\"\n", kind.name);
             let own = sections.iter().position(|s| s.starts_with(&own)).unwrap_or_default();
             let fragment = &sections[own];
-            let planned = plan(kind, fragment);
+            let tables =
+                block.lines().filter_map(|l| l.strip_prefix("[lookups.")?.strip_suffix(']'));
+            let tables = tables.map(|id| (id.to_owned(), Arc::new(Lookup::unknown())));
+            let scope = scope(Signal::Logs).with_lookups(Arc::new(tables.collect()));
+            let planned = (kind.plan)(&Section::parse_for_tests("op", fragment), &scope);
             assert!(planned.is_ok(), "{}: {}", kind.name, planned.unwrap_err());
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod tables;
 mod tests;
 mod text;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -89,12 +90,8 @@ impl Content {
     /// # Errors
     /// If the columns cannot be made.
     pub fn of_objects(rows: &[serde_json::Map<String, Json>]) -> Result<Self, String> {
-        let mut names: Vec<&str> = Vec::new();
-        for name in rows.iter().flat_map(|r| r.keys()) {
-            if !names.contains(&name.as_str()) {
-                names.push(name);
-            }
-        }
+        let names: BTreeSet<&str> =
+            rows.iter().flat_map(|r| r.keys().map(String::as_str)).collect();
         let column = |name: &str| {
             let values: Vec<Option<Value>> =
                 rows.iter().map(|r| r.get(name).and_then(Value::of_json)).collect();
@@ -220,6 +217,10 @@ impl Lookup {
     /// If the database is damaged there.
     pub fn record(&self, address: IpAddr) -> Result<Option<Json>, String> {
         let Rows::MaxMind(reader) = &self.rows else { return Ok(None) };
+        let address = address.to_canonical();
+        if address.is_ipv6() && reader.metadata().ip_version == 4 {
+            return Ok(None);
+        }
         let found = reader.lookup(address).map_err(|e| e.to_string())?;
         found.decode::<Json>().map_err(|e| e.to_string())
     }

@@ -51,6 +51,10 @@ pub struct Found<'a> {
 
 impl Index {
     pub(super) fn new(table: &RecordBatch, keys: &IndexKeys) -> Result<Self, String> {
+        if table.num_columns() == 0 {
+            // JSON without rows says nothing of columns.
+            return Ok(Self::default());
+        }
         let column = |name: &String| -> Result<&ArrayRef, String> {
             table.column_by_name(name).ok_or_else(|| {
                 let schema = table.schema_ref();

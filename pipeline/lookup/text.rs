@@ -94,15 +94,23 @@ pub(super) fn times(column: &ArrayRef) -> Result<Vec<Option<i64>>, String> {
     }
 }
 
-/// A time as people write it: RFC 3339, or a date, which is its first moment in UTC.
+/// A time as people write it: RFC 3339, or a date, which is its first moment in UTC. What lies beyond
+/// nanoseconds of 64 bits (`9999-12-31`, `infinity`) is their end.
 pub fn instant(text: &str) -> Option<i64> {
+    match text {
+        "infinity" => return Some(i64::MAX),
+        "-infinity" => return Some(i64::MIN),
+        _ => {}
+    }
     let time = text.parse::<jiff::Timestamp>().ok().or_else(|| {
         let date = text.parse::<jiff::civil::DateTime>().ok().or_else(|| {
             text.parse::<jiff::civil::Date>()
                 .ok()
                 .map(|d| d.to_datetime(jiff::civil::Time::midnight()))
         })?;
-        Some(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+        let end = if date.year() > 0 { jiff::Timestamp::MAX } else { jiff::Timestamp::MIN };
+        Some(date.to_zoned(jiff::tz::TimeZone::UTC).map_or(end, |zoned| zoned.timestamp()))
     })?;
-    i64::try_from(time.as_nanosecond()).ok()
+    let end = if time.as_nanosecond() > 0 { i64::MAX } else { i64::MIN };
+    Some(i64::try_from(time.as_nanosecond()).unwrap_or(end))
 }

@@ -133,12 +133,9 @@ impl Runtime {
         }
         // Before reading: what is edited meanwhile differs from this and is read again.
         let content = self.content(known);
-        let mut loaded = self.load(&known.good, BTreeMap::new());
-        let lookups = std::mem::take(&mut loaded.plan.lookups);
-        let (changed, refused) = self.refresh_first(&lookups).await;
-        if changed || !refused.is_empty() {
-            loaded = self.load(&known.good, refused);
-        }
+        let lookups = self.planned(&known.good).plan.lookups;
+        let (_, refused) = self.refresh_first(&lookups).await;
+        let loaded = self.load(&known.good, refused);
         self.options.tables.forget_others(&lookups);
         *self.definitions.lock() = lookups;
         known.plans = loaded.plan.pipelines.clone();
@@ -168,6 +165,15 @@ impl Runtime {
         }
         outcome.time = now();
         outcome
+    }
+
+    /// Reads and plans all files: which lookup tables there are shows, before one of them was read.
+    fn planned(&self, good: &config::LastGood) -> Loaded {
+        let o = &self.options;
+        let outside = (&o.environment, &o.tables);
+        tokio::task::block_in_place(|| {
+            config::load(&o.pipelines, &o.components, outside, good, &Refused::new())
+        })
     }
 
     /// Reads and plans all files; those whose own tests fail count as broken. Requests that came

@@ -22,6 +22,8 @@
 //! leaves the rows in use that were there before, and `weir status` says why. Write a new version
 //! under another name and rename it: then it is whole whenever it is read.
 //!
+//! `sample` are rows that `[[tests]]` go by, so that they hold whatever the file says.
+//!
 //! Limits: 1 GiB, 20 million rows. The rows of the versions in use lie in memory.
 
 use std::collections::BTreeMap;
@@ -45,8 +47,8 @@ use weir_pipeline::config::{Scope, Section, Spanned};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::lookup::{BYTES_MAX, Content, LookupPlan, Place};
 
-use super::Type;
 use super::plain::{batch, narrowed, plain, text, typed};
+use super::{Sample, Type, sampled};
 
 /// The row of the table.
 pub(crate) const KIND: LookupKind = LookupKind {
@@ -69,6 +71,8 @@ struct Config {
     /// CSV: types of columns that are not to be found out.
     #[serde(default)]
     types: BTreeMap<String, Type>,
+    /// Rows that `[[tests]]` go by, whatever the file holds.
+    sample: Option<Sample>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -86,6 +90,7 @@ struct FilePlan {
     format: Format,
     delimiter: u8,
     types: BTreeMap<String, Type>,
+    sample: Option<Content>,
 }
 
 fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn LookupPlan>, Diagnostics> {
@@ -118,7 +123,8 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn LookupPlan>, Diagnos
             }
         },
     };
-    Ok(Box::new(FilePlan { path, format, delimiter, types: config.types }))
+    let sample = sampled(section, config.sample)?;
+    Ok(Box::new(FilePlan { path, format, delimiter, types: config.types, sample }))
 }
 
 impl LookupPlan for FilePlan {
@@ -132,7 +138,7 @@ impl LookupPlan for FilePlan {
     }
 
     fn sample(&self) -> Option<Content> {
-        None
+        self.sample.clone()
     }
 }
 

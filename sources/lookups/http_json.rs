@@ -14,10 +14,13 @@
 //! object per line. Nested objects are dotted columns. It is asked for every `refresh`; rows that
 //! are the same as before, in any order, change nothing. Other rows go live at one mark, as an edit
 //! of the pipeline file does. While it cannot be had the rows from before stay in use, after a
-//! restart too, and `weir status` says why; a pipeline whose table was never read waits for it.
+//! restart too, and `weir status` says why; a pipeline whose table was never read
+//! starts once it has been, with the rows that come from then on.
 //!
-//! `sample` are the rows that `weir check`, `weir test` and `[[tests]]` go by. Limits: 1 GiB,
-//! 20 million rows.
+//! Rows are put in the order of their values: of several with the same keys the greatest is found.
+//!
+//! `sample` are the rows that `weir check`, `weir test` and `[[tests]]` go by. Limits: 128 MiB,
+//! 20 million rows. Secrets belong into `auth`, which is never shown; of the URL host and path are.
 
 use arrow::array::RecordBatch;
 use futures::StreamExt;
@@ -29,7 +32,7 @@ use weir_pipeline::component::{LookupKind, Services};
 use weir_pipeline::config::{ClientAuth, Duration, Scope, Section, Spanned, TlsClient};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::http_client::{client, credentials, describe};
-use weir_pipeline::lookup::{BYTES_MAX, Content, LookupPlan, Place};
+use weir_pipeline::lookup::{Content, LookupPlan, Place};
 
 use super::file::flat;
 use super::plain::in_order;
@@ -43,6 +46,9 @@ pub(crate) const KIND: LookupKind = LookupKind {
     schema: || schemars::schema_for!(Config),
     plan,
 };
+
+/// Longest answer: parsed JSON takes about fifteen times its length for a moment.
+const BODY_BYTES_MAX: usize = 128 << 20;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -115,7 +121,7 @@ impl LookupPlan for HttpPlan {
         Box::pin(async move {
             let body = within(plan.asking.timeout, plan.body()).await?;
             let rows = tokio::task::block_in_place(|| rows(&body, &plan.pointer));
-            let rows = rows.map_err(|why| format!("what `{}` answers: {why}", plan.url))?;
+            let rows = rows.map_err(|why| format!("what `{}` answers: {why}", plan.shown()))?;
             Ok(Content::Rows(rows))
         })
     }
@@ -126,21 +132,28 @@ impl LookupPlan for HttpPlan {
 }
 
 impl HttpPlan {
+    /// The URL without what may be a secret.
+    fn shown(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        let port = self.url.port().map(|p| format!(":{p}")).unwrap_or_default();
+        format!("{}://{host}{port}{}", self.url.scheme(), self.url.path())
+    }
+
     async fn body(&self) -> Result<Vec<u8>, String> {
         let client = client(self.tls.as_ref())?;
         let request = client
             .get(self.url.clone())
             .header(http::header::ACCEPT, "application/json")
             .headers(credentials(&self.auth)?);
-        let answer = request.send().await.map_err(|e| describe(&e))?;
+        let answer = request.send().await.map_err(|e| describe(&e.without_url()))?;
         if !answer.status().is_success() {
-            return Err(format!("`{}` answers {}", self.url, answer.status()));
+            return Err(format!("`{}` answers {}", self.shown(), answer.status()));
         }
         let (mut body, mut parts) = (Vec::new(), answer.bytes_stream());
         while let Some(part) = parts.next().await {
-            body.extend_from_slice(&part.map_err(|e| describe(&e))?);
-            if body.len() > BYTES_MAX {
-                return Err(format!("the answer is larger than {} MiB", BYTES_MAX >> 20));
+            body.extend_from_slice(&part.map_err(|e| describe(&e.without_url()))?);
+            if body.len() > BODY_BYTES_MAX {
+                return Err(format!("the answer is larger than {} MiB", BODY_BYTES_MAX >> 20));
             }
         }
         Ok(body)

@@ -12,11 +12,13 @@
 //! It is asked every `refresh`, on a connection of its own, in a transaction that can only read; rows
 //! that are the same as before, in any order, change nothing. Other rows go live at one mark, as an
 //! edit of the pipeline file does. While the database cannot be asked the rows from before stay in
-//! use, after a restart too, and `weir status` says why; a pipeline whose table was never read waits
-//! for it.
+//! use, after a restart too, and `weir status` says why; a pipeline whose table was never
+//! read starts once it has been, with the rows that come from then on.
 //!
 //! Integers, floating point and `decimal`, and times (taken as UTC) have their types; everything else
 //! is its text. `tls` turns TLS on.
+//!
+//! Rows are put in the order of their values: of several with the same keys the greatest is found.
 //!
 //! `sample` are the rows that `weir check`, `weir test` and `[[tests]]` go by. Limits: 1 GiB,
 //! 20 million rows.

@@ -12,11 +12,14 @@
 //! It is asked every `refresh`, on a connection of its own that can only read; rows that are the same
 //! as before, in any order, change nothing. Other rows go live at one mark, as an edit of the
 //! pipeline file does. While the database cannot be asked the rows from before stay in use, after a
-//! restart too, and `weir status` says why; a pipeline whose table was never read waits for it.
+//! restart too, and `weir status` says why; a pipeline whose table was never read
+//! starts once it has been, with the rows that come from then on.
 //!
 //! Integers, floating point and `numeric`, booleans and times (UTC) have their types; everything else
 //! is its text. TLS as `sslmode` in `url` says (`disable`, `prefer`, `require`; the default is
 //! `prefer`), the server checked against `tls.ca` or the system's authorities.
+//!
+//! Rows are put in the order of their values: of several with the same keys the greatest is found.
 //!
 //! `sample` are the rows that `weir check`, `weir test` and `[[tests]]` go by. Limits: 1 GiB,
 //! 20 million rows.
@@ -114,7 +117,8 @@ impl PostgresPlan {
         let mut config: tokio_postgres::Config =
             url.parse().map_err(|_| "`url` is not one that PostgreSQL understands".to_owned())?;
         let own = config.get_options().unwrap_or_default();
-        config.options(format!("{own} {SETTINGS}"));
+        let limit = self.asking.timeout.as_millis();
+        config.options(format!("{own} {SETTINGS} -c statement_timeout={limit}"));
         config.application_name("weir");
         let tls = client_config(&self.tls.clone().unwrap_or_default());
         let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls.map_err(|e| e.to_string())?);

@@ -16,6 +16,8 @@
 //! depend on when the query ran but on the mark, and is the same in every replay. While the query
 //! fails the rows from before stay in use, after a restart too, and `weir status` says why.
 //!
+//! Rows are put in the order of their values: of several with the same keys the greatest is found.
+//!
 //! `sample` are the rows that `weir check`, `weir test` and `[[tests]]` go by. The limits of queries
 //! hold, and 20 million rows.
 
