@@ -125,8 +125,7 @@ impl Tables {
         Ok(Self(Arc::new(Inner { folder: Some(folder), nothing: false, state })))
     }
 
-    /// The newest version of a table that was read; without a server, what its file holds now, or
-    /// its sample.
+    /// The newest version of a table that was read; without a server, what its file holds now.
     ///
     /// # Errors
     /// If its file cannot be read.

@@ -1,15 +1,14 @@
 //! Keeps lookup tables fresh: a table that has another version is a reload, and so goes live at a
 //! mark.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 
+use super::reload::Refused;
 use super::{Asked, Runtime};
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::Diagnostic;
 use crate::intake::now;
 use crate::lookup::{LookupStatus, Place};
 use crate::plan::LookupDefinition;
@@ -90,19 +89,16 @@ impl Runtime {
         (definition, changed)
     }
 
-    /// Before a reload: reads files that changed, and what nobody has read yet. Whether there is
-    /// another version, and the files that cannot run for want of a table.
-    pub(super) async fn refresh_first(
-        &self,
-        definitions: &[Arc<LookupDefinition>],
-    ) -> (bool, BTreeMap<PathBuf, Diagnostics>) {
+    /// Before a reload: reads files that changed, and what nobody has read yet. Gives the pipeline
+    /// files that cannot run for want of a table.
+    pub(super) async fn refresh_first(&self, definitions: &[Arc<LookupDefinition>]) -> Refused {
         let known = |d: &LookupDefinition| matches!(self.options.tables.newest(d), Ok(Some(_)));
         let is_file = |d: &LookupDefinition| matches!(d.plan.place(), Place::File(_));
         let wanted = definitions.iter().filter(|d| is_file(d) || !known(d));
         let wanted: Vec<Arc<LookupDefinition>> = wanted.cloned().collect();
         let refreshed = tokio::time::timeout(FIRST, self.refresh(&wanted)).await;
-        let (changed, failed) = refreshed.unwrap_or((true, Vec::new()));
-        let mut refused: BTreeMap<PathBuf, Diagnostics> = BTreeMap::new();
+        let failed = refreshed.map_or_else(|_| Vec::new(), |(_, failed)| failed);
+        let mut refused = Refused::new();
         for definition in &wanted {
             let why = failed.iter().find(|(d, _)| d.key == definition.key).map(|(_, why)| why);
             let why = match why {
@@ -116,7 +112,7 @@ impl Runtime {
                 .hint("it is tried again every ten seconds");
             refused.entry(definition.header.file.path.clone()).or_default().push(wrong);
         }
-        (changed, refused)
+        refused
     }
 
     /// What is known of each lookup table.

@@ -134,7 +134,7 @@ impl Runtime {
         // Before reading: what is edited meanwhile differs from this and is read again.
         let content = self.content(known);
         let lookups = self.planned(&known.good).plan.lookups;
-        let (_, refused) = self.refresh_first(&lookups).await;
+        let refused = self.refresh_first(&lookups).await;
         let loaded = self.load(&known.good, refused);
         self.options.tables.forget_others(&lookups);
         *self.definitions.lock() = lookups;
