@@ -1,11 +1,14 @@
 //! Finds the rows of a table: by equal keys, by the longest network, by time.
 
+mod spans;
+
 use std::fmt::Debug;
 use std::net::IpAddr;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use hashbrown::HashMap;
 
+use self::spans::Spans;
 use super::network::{Network, Networks};
 use super::text::{Canonical, set_key, times};
 use crate::diagnostic::nearest;
@@ -34,10 +37,10 @@ pub struct Index {
     /// Where the rows of each cell (a group, or a network of it) begin in `rows`, and where the
     /// last ends.
     starts: Vec<u32>,
-    /// Rows, cell by cell; in a cell by `since`, then as in the table.
+    /// Rows, cell by cell; in a cell as in the table.
     rows: Vec<u32>,
-    since: Option<Vec<i64>>,
-    until: Option<Vec<i64>>,
+    /// Which row of a cell holds when, if that matters.
+    spans: Option<Spans>,
     /// Rows that no key finds, because another row has the same.
     doubled: usize,
 }
@@ -92,13 +95,17 @@ impl Index {
             };
             cells.push(cell);
         }
-        for (name, target) in [(&keys.since, &mut index.since), (&keys.until, &mut index.until)] {
-            let Some(name) = name else { continue };
+        let times = |name: &Option<String>, open: i64| -> Result<Option<Vec<i64>>, String> {
+            let Some(name) = name else { return Ok(None) };
             let found = times(column(name)?).map_err(|why| in_column(name, why))?;
-            let open = if Some(name) == keys.since.as_ref() { i64::MIN } else { i64::MAX };
-            *target = Some(found.into_iter().map(|t| t.unwrap_or(open)).collect());
-        }
+            Ok(Some(found.into_iter().map(|t| t.unwrap_or(open)).collect()))
+        };
+        let (since, until) = (times(&keys.since, i64::MIN)?, times(&keys.until, i64::MAX)?);
         index.lay_out(&cells);
+        match since {
+            Some(since) => index.spans = Some(index.spans(&since, until.as_deref())),
+            None => index.doubled = index.cells().map(|rows| rows.len().saturating_sub(1)).sum(),
+        }
         Ok(index)
     }
 
@@ -115,15 +122,12 @@ impl Index {
         Ok(Some(networks.add(group, network)))
     }
 
-    /// Sorts rows by cell and time.
+    /// Sorts rows by cell.
     fn lay_out(&mut self, cells: &[Option<u32>]) {
         let count = self.networks.as_ref().map_or(self.groups.len(), Networks::len);
         let mut starts = vec![0_u32; count + 1];
         for cell in cells.iter().flatten() {
             starts[*cell as usize + 1] += 1;
-        }
-        if self.since.is_none() {
-            self.doubled = starts.iter().map(|n| n.saturating_sub(1) as usize).sum();
         }
         for cell in 0..count {
             starts[cell + 1] += starts[cell];
@@ -136,13 +140,19 @@ impl Index {
             self.rows[*at as usize] = row;
             *at += 1;
         }
-        if let Some(since) = &self.since {
-            for pair in starts.windows(2) {
-                let rows = &mut self.rows[pair[0] as usize..pair[1] as usize];
-                rows.sort_by_key(|row| since[*row as usize]);
-            }
-        }
         self.starts = starts;
+    }
+
+    fn spans(&self, since: &[i64], until: Option<&[i64]>) -> Spans {
+        let mut spans = Spans::default();
+        for rows in self.cells() {
+            spans.add(rows, since, until);
+        }
+        spans
+    }
+
+    fn cells(&self) -> impl Iterator<Item = &[u32]> {
+        self.starts.windows(2).map(|pair| &self.rows[pair[0] as usize..pair[1] as usize])
     }
 
     /// Rows that are hidden by another with the same key: the last one is found.
@@ -188,14 +198,12 @@ impl Index {
         self.rows.get(at(cell as usize)..at(cell as usize + 1)).unwrap_or(&[])
     }
 
-    /// Of the rows of a cell the last that holds at `time`.
+    /// Of the rows of a cell the last one; by time, the last to begin of those that hold at `time`.
     fn pick(&self, cell: u32, time: Option<i64>) -> Option<u32> {
-        let rows = self.cell(cell);
-        let Some(since) = &self.since else { return rows.last().copied() };
-        let time = time?;
-        let begun = rows.partition_point(|row| since[*row as usize] <= time);
-        let holds = |row: &&u32| self.until.as_ref().is_none_or(|u| time < u[**row as usize]);
-        rows[..begun].iter().rev().find(holds).copied()
+        match &self.spans {
+            None => self.cell(cell).last().copied(),
+            Some(spans) => spans.at(cell, time?),
+        }
     }
 }
 
