@@ -4,6 +4,7 @@
 //! A file (see `checkpoint/format.rs`) is written aside, fsynced and renamed into place; the two
 //! newest are kept. Plans stand beside, by content hash.
 
+mod files;
 mod format;
 #[cfg(test)]
 mod tests;
@@ -17,11 +18,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::format::{FORMAT, Unreadable, decode, encode};
+pub use self::files::write_atomically;
+pub(crate) use self::files::{age, read_or_anew, sweep_unfinished, touch};
+use self::format::{FORMAT, Unreadable, decode, encode, plan_of};
 use crate::component::Staged;
 use crate::config::Bundle;
 use crate::graph::States;
-use crate::lookup::tables::{age, touch};
 
 /// Checkpoints kept per pipeline: if the newest is damaged, the one before still starts.
 const KEPT: usize = 2;
@@ -31,8 +33,6 @@ const ASIDE: &str = "aside-";
 const PLAN_FORMAT: u32 = 1;
 /// In front of the CRC32C (hex) of a plan, on the last line of its file.
 const PLAN_CRC: &str = "\ncrc32c ";
-/// What [`write_atomically`] writes before it renames.
-const UNFINISHED: &str = "tmp";
 
 /// A damaged file, and what is wrong with it.
 type Damaged = (PathBuf, String);
@@ -376,20 +376,31 @@ impl Checkpoints {
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
-    /// The texts of all plans that are kept.
-    pub fn kept_plans(&self) -> Vec<Bundle> {
-        let entries = fs::read_dir(&self.plans).into_iter().flatten().flatten();
-        let texts = entries.filter_map(|e| read_plan(&fs::read(e.path()).ok()?));
-        texts.map(|kept| kept.bundle).collect()
+    /// The plans that checkpoints name, those that are kept in case that the newest is damaged too.
+    ///
+    /// # Errors
+    /// If a folder or file cannot be read.
+    pub fn plans_named(&self) -> io::Result<BTreeSet<String>> {
+        let mut plans = BTreeSet::new();
+        for dir in self.folders()? {
+            for (_, path) in self.files(&dir)? {
+                match plan_of(&path) {
+                    // A newer one took its place meanwhile.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    plan => plans.extend(plan?),
+                }
+            }
+        }
+        Ok(plans)
     }
 
-    /// Removes the plans that no hash of `keep` names and that have not come into use for `unused`.
-    pub fn retain_plans(&self, keep: &[String], unused: Duration) {
+    /// Removes the plans that `keep` does not name and that have not come into use for `unused`.
+    pub fn retain_plans(&self, keep: &BTreeSet<String>, unused: Duration) {
         for entry in fs::read_dir(&self.plans).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let old = age(&entry.path()).is_none_or(|age| age >= unused);
             let hash = name.strip_suffix(".json").filter(|_| old);
-            if hash.is_some_and(|hash| !keep.iter().any(|k| k == hash)) {
+            if hash.is_some_and(|hash| !keep.contains(hash)) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -454,59 +465,4 @@ fn read_plan(text: &[u8]) -> Option<KeptPlan> {
 
 fn position_of(path: &Path) -> Option<u64> {
     path.file_stem()?.to_str()?.split('-').nth(1)?.parse().ok()
-}
-
-/// What the JSON file at `path` holds. One that is not there holds nothing; a damaged one is named
-/// and begun anew: what is kept like this Weir can do without.
-///
-/// # Errors
-/// If the file cannot be read.
-pub(crate) fn read_or_anew<T: Default + serde::de::DeserializeOwned>(path: &Path) -> io::Result<T> {
-    let bytes = match fs::read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
-        read => read?,
-    };
-    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::error!(path = %path.display(), %error, "damaged; begun anew");
-        T::default()
-    }))
-}
-
-/// Writes aside, fsyncs, renames, fsyncs the folder.
-///
-/// # Errors
-/// If the disk refuses; then nothing stands under `path` that did not before.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let aside = path.with_extension(UNFINISHED);
-    let write = || {
-        let mut file = fs::File::create(&aside)?;
-        crate::fault!("file.write")?;
-        file.write_all(bytes)?;
-        crate::fault!("file.sync")?;
-        file.sync_all()?;
-        crate::failpoint!("file.written");
-        fs::rename(&aside, path)?;
-        crate::failpoint!("file.renamed");
-        Ok(())
-    };
-    if let Err(e) = write() {
-        // On a full disk each try would leave another.
-        let _ = fs::remove_file(&aside);
-        return Err(e);
-    }
-    if let Some(dir) = path.parent() {
-        fs::File::open(dir)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// Deletes what a crash left of [`write_atomically`].
-fn sweep_unfinished(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == UNFINISHED) {
-            fs::remove_file(path)?;
-        }
-    }
-    Ok(())
 }

@@ -27,7 +27,8 @@ pub use environment::Environment;
 pub(crate) use file::ERRORS_ID;
 pub use file::pipeline_files;
 pub use load::{
-    FileState, FileStatus, LastGood, Loaded, bundle_of, load, plan_from_bundle, source_from_bundle,
+    FileState, FileStatus, LastGood, Loaded, Present, bundle_of, load, plan_from_bundle,
+    source_from_bundle,
 };
 pub(crate) use load::{moved, name_of, plan_beside};
 pub use reference::{pipeline_schema, reference, reference_page};

@@ -62,6 +62,8 @@ impl Value {
             serde_json::Value::Bool(v) => Self::Bool(*v),
             serde_json::Value::Number(n) => match n.as_i64() {
                 Some(i) => Self::Int(i),
+                // No double has all of its digits.
+                None if n.is_u64() => Self::Text(n.to_string().into()),
                 None => Self::Double(n.as_f64()?),
             },
             serde_json::Value::String(s) => Self::Text(s.as_str().into()),

@@ -6,7 +6,8 @@
 
 mod index;
 mod network;
-pub(crate) mod tables;
+mod order;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -30,6 +31,8 @@ use crate::component::Services;
 use crate::entity::{Value, build_column};
 
 pub use self::index::{Found, Index, IndexKeys};
+pub use self::order::in_order;
+pub(crate) use self::tables::Versions;
 pub use self::tables::{LookupStatus, Tables};
 pub use self::text::{Canonical, instant};
 
@@ -42,6 +45,10 @@ pub const BYTES_MAX: usize = 1 << 30;
 pub trait LookupPlan: Debug + Send + Sync {
     /// Where the rows are.
     fn place(&self) -> Place;
+
+    /// Whether the same rows in another order are another version: of those with the same keys the
+    /// last is found.
+    fn order_counts(&self) -> bool;
 
     /// Reads them. May block, and is called where that does no harm, if [`LookupPlan::place`] is a
     /// file; else it waits for a peer, within the time limit that the section says.

@@ -81,6 +81,17 @@ pub struct PipelinePlan {
     pub tests: Vec<TestPlan>,
     /// The nodes that tests run, if lookup tables have rows of their own for that.
     pub test_nodes: Option<Vec<NodePlan>>,
+    /// Lookup tables that it looks into and whose rows nobody knows, by id.
+    pub guessed: BTreeMap<String, Guess>,
+}
+
+/// What stands for the rows of a lookup table that were never read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guess {
+    /// Those of its `sample`.
+    Sample,
+    /// Nothing: it may have any columns, and no row is found.
+    Nothing,
 }
 
 impl PipelinePlan {
@@ -123,6 +134,7 @@ impl PipelinePlan {
             partitioned: self.partitioned.clone(),
             tests: Vec::new(),
             test_nodes: None,
+            guessed: self.guessed.clone(),
         })
     }
 }

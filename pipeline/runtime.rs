@@ -22,6 +22,7 @@ mod sources;
 mod supervise;
 mod swap;
 mod ticker;
+mod waiting;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -40,9 +41,10 @@ use self::decoders::Decoders;
 pub use self::gaps::Gap;
 use self::gaps::Gaps;
 use self::holds::Holds;
+use self::lookups::Readings;
 pub use self::pipeline::Progress;
 use self::pipeline::{Asked, Change, Running};
-pub use self::plan::{Change as PlannedChange, PipelineChange, Planned};
+pub use self::plan::{Change as PlannedChange, LookupChange, PipelineChange, Planned};
 use self::poison::Poison;
 pub use self::reload::{FileOutcome, Outcome};
 pub use self::replay::{ReplayError, Replaying};
@@ -50,6 +52,7 @@ use self::sources::Sources;
 pub use self::sources::{SourceChange, SourceStatus};
 use self::supervise::Down;
 use self::ticker::Ticker;
+use self::waiting::Waiting;
 use crate::admission::{Gate, Held};
 use crate::checkpoint::{Checkpoints, Consumer};
 use crate::component::{Components, Services};
@@ -135,6 +138,9 @@ pub struct Runtime {
     stop: CancellationToken,
     /// Lookup tables of all files, those that are left out for want of them too.
     definitions: Mutex<Vec<Arc<LookupDefinition>>>,
+    readings: Arc<Readings>,
+    /// Pipelines that wait for a lookup table.
+    waiting: Waiting,
 }
 
 struct RuntimeOptions {
@@ -241,7 +247,10 @@ impl Runtime {
             gaps: Gaps::open(&data, crate::intake::now())?,
             ended: Notify::new(),
         });
+        let waiting = Waiting::open(&data, &shared)?;
         let runtime = Arc::new(Self {
+            readings: Readings::new(tables.clone(), shared.clone()),
+            waiting,
             sources: Sources::new(journal.clone(), gate, telemetry, decoders),
             ticker: Ticker::new(journal),
             options: RuntimeOptions { data, pipelines, components, environment, tables, memory },
@@ -266,7 +275,8 @@ impl Runtime {
         if watch {
             tokio::spawn(watch::run(runtime.clone()));
         }
-        tokio::spawn(lookups::run(runtime.clone()));
+        tokio::spawn(lookups::read(runtime.clone()));
+        tokio::spawn(lookups::apply(runtime.clone()));
         tokio::spawn(supervise::run(runtime.clone()));
         tokio::spawn(pressure::run(runtime.clone()));
         Ok(runtime)

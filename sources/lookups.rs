@@ -1,11 +1,14 @@
 //! Where lookup tables are read from: one module per type, and what they share.
 
 mod answer;
+mod database;
 pub(crate) mod file;
 pub(crate) mod http_json;
 pub(crate) mod mysql;
+mod numbers;
 mod plain;
 pub(crate) mod postgres;
+mod query;
 pub(crate) mod sql;
 #[cfg(test)]
 mod tests;

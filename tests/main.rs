@@ -14,6 +14,7 @@ mod durability;
 mod forecast;
 mod harness;
 mod load;
+mod lookups;
 mod plan;
 mod queues;
 mod replay;

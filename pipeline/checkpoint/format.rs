@@ -2,7 +2,9 @@
 //! (JSON), the blobs that the header lists in order, and the CRC32C (u32 LE) of all that.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +91,25 @@ pub(super) fn encode(c: &Checkpoint) -> io::Result<Vec<u8>> {
     }
     out.extend(crc32c::crc32c(&out).to_le_bytes());
     Ok(out)
+}
+
+/// The plan that the file names, without reading what it holds; `None` if it is damaged or of another
+/// version.
+pub(super) fn plan_of(path: &Path) -> io::Result<Option<String>> {
+    let mut file = fs::File::open(path)?;
+    let mut start = [0; 16];
+    match file.read_exact(&mut start) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let word = |at: usize| start[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
+    if start[..8] != *MAGIC || word(8) != FORMAT {
+        return Ok(None);
+    }
+    let mut header = Vec::new();
+    file.take(word(12).into()).read_to_end(&mut header)?;
+    let header: Option<Header> = serde_json::from_slice(&header).ok();
+    Ok(header.map(|header| header.plan))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -21,8 +21,11 @@ use super::tree::{self, Value};
 use crate::component::Components;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceText, Span};
 use crate::edge::ERRORS;
-use crate::lookup::Tables;
+use crate::lookup::{Tables, Versions};
 use crate::plan::{PipelinePlan, Plan, SourceDefinition};
+
+/// The code of a file that cannot be read.
+const UNREADABLE: &str = "W002";
 
 mod edited;
 
@@ -43,6 +46,107 @@ pub struct Loaded {
     pub files: Vec<FileStatus>,
     /// To be kept for the next time.
     pub good: LastGood,
+    /// The files that each file was found to name, of those that could be read.
+    named: BTreeMap<String, Arc<BTreeMap<String, String>>>,
+}
+
+/// The pipeline files of a folder as they were read, to be planned as often as need be.
+#[derive(Clone, Debug, Default)]
+pub struct Present {
+    files: BTreeMap<String, Result<Version, Diagnostics>>,
+    /// Why nothing is known of what should run.
+    unreadable: Option<Diagnostic>,
+}
+
+impl Present {
+    /// Reads the pipeline files of `folder`.
+    pub fn read(folder: &Path, environment: &Environment) -> Self {
+        match file::list(folder) {
+            Ok(paths) => {
+                let read = |path: PathBuf| {
+                    let key = path.display().to_string();
+                    (key.clone(), read_version(path, &key, environment))
+                };
+                Self { files: paths.into_iter().map(read).collect(), unreadable: None }
+            }
+            Err(e) => {
+                let why = e.to_string().to_lowercase();
+                let message = format!("folder `{}` cannot be read: {why}", folder.display());
+                let hint = "`--pipelines DIR` names another folder";
+                let unreadable = Diagnostic::error("W002", message).hint(hint);
+                Self { files: BTreeMap::new(), unreadable: Some(unreadable) }
+            }
+        }
+    }
+
+    /// From now on the files that they name are those that `loaded` found, whatever the disk has. One
+    /// that could not be read is looked for again.
+    pub fn hold(&mut self, loaded: &Loaded) {
+        for (path, version) in &mut self.files {
+            let Ok(version) = version else { continue };
+            if version.given.is_none() {
+                version.given = loaded.named.get(path).cloned();
+            }
+        }
+    }
+
+    /// Plans them.
+    ///
+    /// `good` is what the last load handed out. `refused` are files whose present text must not run
+    /// although it can be planned (their own tests fail), and why.
+    pub fn plan(
+        &self,
+        components: &Components,
+        tables: &Tables,
+        good: &LastGood,
+        refused: &BTreeMap<PathBuf, Diagnostics>,
+    ) -> Loaded {
+        let present = &self.files;
+        let mut loader = Loader {
+            good,
+            states: BTreeMap::new(),
+            frozen: BTreeSet::new(),
+            said: Diagnostics::default(),
+            named: BTreeMap::new(),
+        };
+        if let Some(unreadable) = &self.unreadable {
+            loader.said.push(unreadable.clone());
+            // What ran goes on.
+            for path in good.keys() {
+                loader.states.insert(path.clone(), FileState::Kept);
+            }
+        }
+        for (path, version) in present {
+            loader.states.insert(path.clone(), FileState::Live);
+            let bad = version.as_ref().err().cloned();
+            if let Some(bad) = bad.or_else(|| refused.get(Path::new(path)).cloned()) {
+                loader.said.0.extend(bad.0);
+                loader.fall_back(path);
+            }
+        }
+        let attempt = loader.settle(present, components, tables);
+        let hash = |path: &String| match present.get(path) {
+            Some(Ok(version)) => hex(&Sha256::digest(&version.text.text)),
+            _ => String::new(),
+        };
+        let files = loader.states.iter().map(|(path, state)| FileStatus {
+            path: path.into(),
+            state: *state,
+            hash: hash(path),
+        });
+        let files = files.collect();
+        let mut kept = LastGood::new();
+        for (path, state) in &loader.states {
+            let bundle = match state {
+                FileState::Live => attempt.bundles.get(path),
+                FileState::Kept | FileState::LeftOut => good.get(path),
+            };
+            kept.extend(bundle.map(|b| (path.clone(), b.clone())));
+        }
+        let mut diagnostics = loader.said;
+        sort(&mut diagnostics);
+        Loaded { plan: attempt.plan, diagnostics, files, good: kept, named: loader.named }
+    }
 }
 
 /// What became of a file.
@@ -68,14 +172,14 @@ pub enum FileState {
 }
 
 /// A version of a file, ready to be planned.
+#[derive(Clone, Debug)]
 struct Version {
     text: Arc<SourceText>,
     /// What its pipeline is called whatever it says itself.
     name: Option<String>,
     environment: Environment,
     given: Option<Arc<BTreeMap<String, String>>>,
-    /// Versions of lookup tables by key, if they are not to be the newest.
-    lookups: Option<Arc<BTreeMap<String, String>>>,
+    lookups: Versions,
 }
 
 impl Version {
@@ -86,13 +190,19 @@ impl Version {
             name: None,
             environment: Environment::Fixed(bundle.environment.clone()),
             given: Some(Arc::new(bundle.files.clone())),
-            lookups: None,
+            lookups: Versions::Newest,
         })
     }
 
     /// With the very lookup tables that it had.
     fn as_it_was(path: &str, bundle: &Bundle) -> Option<Self> {
-        let lookups = Some(Arc::new(bundle.lookups.clone()));
+        let lookups = Versions::These(Arc::new(bundle.lookups.clone()));
+        Some(Self { lookups, ..Self::of_bundle(path, bundle)? })
+    }
+
+    /// With the newest lookup tables; of those that are not known those that it had.
+    fn as_it_is(path: &str, bundle: &Bundle) -> Option<Self> {
+        let lookups = Versions::NewestOr(Arc::new(bundle.lookups.clone()));
         Some(Self { lookups, ..Self::of_bundle(path, bundle)? })
     }
 }
@@ -129,10 +239,7 @@ impl Doubled {
     }
 }
 
-/// Plans the pipeline files of `folder`.
-///
-/// `good` is what the last load handed out. `refused` are files whose present text must not run
-/// although it can be planned (their own tests fail), and why.
+/// Reads and plans the pipeline files of `folder`, see [`Present::plan`].
 pub fn load(
     folder: &Path,
     components: &Components,
@@ -140,56 +247,7 @@ pub fn load(
     good: &LastGood,
     refused: &BTreeMap<PathBuf, Diagnostics>,
 ) -> Loaded {
-    let mut loader = Loader { good, states: BTreeMap::new(), said: Diagnostics::default() };
-    let mut present: BTreeMap<String, Result<Version, Diagnostics>> = BTreeMap::new();
-    match file::list(folder) {
-        Ok(paths) => {
-            for path in paths {
-                let key = path.display().to_string();
-                present.insert(key.clone(), read_version(path, &key, environment));
-            }
-        }
-        Err(e) => {
-            let why = e.to_string().to_lowercase();
-            let message = format!("folder `{}` cannot be read: {why}", folder.display());
-            let hint = "`--pipelines DIR` names another folder";
-            loader.said.push(Diagnostic::error("W002", message).hint(hint));
-            // Nothing is known about what should run: what ran goes on.
-            for path in good.keys() {
-                loader.states.insert(path.clone(), FileState::Kept);
-            }
-        }
-    }
-    for (path, version) in &present {
-        loader.states.insert(path.clone(), FileState::Live);
-        let bad = version.as_ref().err().cloned();
-        if let Some(bad) = bad.or_else(|| refused.get(Path::new(path)).cloned()) {
-            loader.said.0.extend(bad.0);
-            loader.fall_back(path);
-        }
-    }
-    let attempt = loader.settle(&present, components, tables);
-    let hash = |path: &String| match present.get(path) {
-        Some(Ok(version)) => hex(&Sha256::digest(&version.text.text)),
-        _ => String::new(),
-    };
-    let files = loader.states.iter().map(|(path, state)| FileStatus {
-        path: path.into(),
-        state: *state,
-        hash: hash(path),
-    });
-    let files = files.collect();
-    let mut kept = LastGood::new();
-    for (path, state) in &loader.states {
-        let bundle = match state {
-            FileState::Live => attempt.bundles.get(path),
-            FileState::Kept | FileState::LeftOut => good.get(path),
-        };
-        kept.extend(bundle.map(|b| (path.clone(), b.clone())));
-    }
-    let mut diagnostics = loader.said;
-    sort(&mut diagnostics);
-    Loaded { plan: attempt.plan, diagnostics, files, good: kept }
+    Present::read(folder, environment).plan(components, tables, good, refused)
 }
 
 fn read_version(
@@ -204,17 +262,29 @@ fn read_version(
         return Err(emptied(key).into());
     }
     let text = Arc::new(SourceText { path, text });
-    Ok(Version { text, name: None, environment: environment.clone(), given: None, lookups: None })
+    Ok(Version {
+        text,
+        name: None,
+        environment: environment.clone(),
+        given: None,
+        lookups: Versions::Newest,
+    })
 }
 
 struct Loader<'a> {
     good: &'a LastGood,
     states: BTreeMap<String, FileState>,
+    /// Last good versions that do not go together with what their lookup tables hold now.
+    frozen: BTreeSet<String>,
     said: Diagnostics,
+    named: BTreeMap<String, Arc<BTreeMap<String, String>>>,
 }
 
 impl Loader<'_> {
     fn fall_back(&mut self, path: &str) {
+        if self.states.get(path) == Some(&FileState::Kept) && self.frozen.insert(path.to_owned()) {
+            return;
+        }
         let next = match self.states.get(path) {
             Some(FileState::Live) | None if self.good.contains_key(path) => FileState::Kept,
             _ => FileState::LeftOut,
@@ -236,8 +306,13 @@ impl Loader<'_> {
                 .states
                 .iter()
                 .filter(|(_, state)| **state == FileState::Kept)
-                // What its tables hold now may be what is wrong.
-                .filter_map(|(p, _)| Some((p.clone(), Version::as_it_was(p, self.good.get(p)?)?)))
+                .filter_map(|(p, _)| {
+                    let version = match self.frozen.contains(p) {
+                        true => Version::as_it_was(p, self.good.get(p)?),
+                        false => Version::as_it_is(p, self.good.get(p)?),
+                    };
+                    Some((p.clone(), version?))
+                })
                 .collect();
             let live = self.states.iter().filter(|(_, state)| **state == FileState::Live);
             let versions: BTreeMap<&str, &Version> = live
@@ -245,7 +320,11 @@ impl Loader<'_> {
                 .chain(kept.iter().map(|(p, v)| (p.as_str(), v)))
                 .collect();
             let mut attempt = attempt(&versions, components, tables);
+            let named = self.named(&attempt);
             let (failing, removed) = self.failing(&mut attempt, &versions);
+            for (path, files) in named {
+                self.named.entry(path).or_insert(files);
+            }
             self.said.0.extend(removed);
             self.report(&attempt, first, &failing);
             if failing.is_empty() {
@@ -256,6 +335,15 @@ impl Loader<'_> {
             }
             first = false;
         }
+    }
+
+    /// What files name in their present versions, if all of it could be read.
+    fn named(&self, attempt: &Attempt) -> BTreeMap<String, Arc<BTreeMap<String, String>>> {
+        let whole = attempt.bundles.iter().filter(|(path, _)| {
+            let mut wrong = attempt.wrong.get(*path).into_iter().flat_map(|w| &w.0);
+            self.states.get(*path) == Some(&FileState::Live) && !wrong.any(|d| d.code == UNREADABLE)
+        });
+        whole.map(|(path, bundle)| (path.clone(), Arc::new(bundle.files.clone()))).collect()
     }
 
     /// Files that cannot run in this version, given the others.
@@ -323,6 +411,11 @@ impl Loader<'_> {
             let Some(cause) = errors.clone().find(|d| d.severity == Severity::Error) else {
                 continue;
             };
+            let kept = self.states.get(path) == Some(&FileState::Kept);
+            if kept && !self.frozen.contains(path) {
+                // It runs with the tables that it had.
+                continue;
+            }
             let (code, message) = match self.states.get(path) {
                 Some(FileState::Live) => {
                     ("W041", format!("`{path}` needs what is wrong in another file"))

@@ -22,7 +22,7 @@ use crate::backlog::Backlog;
 use crate::component::{Components, Kind, OperatorKind, OutputPlan};
 use crate::diagnostic::{Diagnostic, Diagnostics, SourceText, Span, nearest};
 use crate::edge::{ERROR_COLUMNS, ERRORS, Edge};
-use crate::lookup::Tables;
+use crate::lookup::{Tables, Versions};
 use crate::plan::{
     InputPlan, NodePlan, OnError, PipelinePlan, SourceDefinition, Work, sources_read,
 };
@@ -45,8 +45,7 @@ pub(crate) struct Planner<'a> {
     pub(crate) file: &'a PipelineFile,
     /// Where lookup tables come from.
     tables: &'a Tables,
-    /// Their versions by key, where they do not have to be the newest.
-    versions: Option<Arc<BTreeMap<String, String>>>,
+    versions: Versions,
     /// The lookups of the file, see [`Planner::lookups`].
     lookups: FileLookups,
     pub(crate) wrong: Diagnostics,
@@ -83,7 +82,7 @@ impl<'a> Planner<'a> {
     pub(crate) fn new(
         components: &'a Components,
         given: Option<Arc<BTreeMap<String, String>>>,
-        (tables, versions): (&'a Tables, Option<Arc<BTreeMap<String, String>>>),
+        (tables, versions): (&'a Tables, Versions),
         file: &'a PipelineFile,
     ) -> Self {
         let text = &file.text;
@@ -230,6 +229,7 @@ impl<'a> Planner<'a> {
         let mut planned = self.pipeline_of(sources);
         if let Some(plan) = &mut planned.pipeline {
             plan.test_nodes = self.test_nodes(plan, sources);
+            plan.guessed = self.guessed(plan);
         }
         planned
     }
@@ -635,6 +635,7 @@ impl<'a> Planner<'a> {
             partitioned,
             tests,
             test_nodes: None,
+            guessed: BTreeMap::new(),
         }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! `lookups/<version>.arrow` (`.mmdb`) never changes; `lookups/current.json` says which version of
 //! each table is the newest. A version goes when neither that nor a plan that may be run again
-//! names it.
+//! names it: after a while, or at once if those that nobody needs take much space.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -17,8 +18,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::order::same_rows;
 use super::{BYTES_MAX, Content, Lookup, Place};
-use crate::checkpoint::write_atomically;
+use crate::checkpoint::{age, sweep_unfinished, touch, write_atomically};
 use crate::component::Services;
 use crate::plan::LookupDefinition;
 
@@ -31,13 +33,66 @@ const MAXMIND: &str = "mmdb";
 #[derive(Clone, Default)]
 pub struct Tables(Arc<Inner>);
 
+/// With which versions of its tables a file is planned; those that are named are by
+/// [`LookupDefinition::key`].
+#[derive(Clone, Debug)]
+pub(crate) enum Versions {
+    /// The newest.
+    Newest,
+    /// The newest, or these where none is known.
+    NewestOr(Arc<BTreeMap<String, String>>),
+    /// These, and the newest of those that are not among them.
+    These(Arc<BTreeMap<String, String>>),
+}
+
+impl Versions {
+    /// The version of a table that it is planned with; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn of(
+        &self,
+        definition: &LookupDefinition,
+        tables: &Tables,
+    ) -> Result<Option<Arc<Lookup>>, String> {
+        let named = match self {
+            Self::Newest => None,
+            Self::NewestOr(named) | Self::These(named) => named.get(&definition.key),
+        };
+        let newest = match (self, named) {
+            (Self::These(_), Some(_)) => None,
+            _ => tables.newest(definition)?,
+        };
+        match (newest, named) {
+            (Some(newest), _) => Ok(Some(newest)),
+            (None, Some(version)) => tables.version(version).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Inner {
-    /// `None` where nothing is kept: files are read when they are looked into, peers never.
-    folder: Option<PathBuf>,
-    /// Nobody knows any rows.
-    nothing: bool,
+    keeping: Keeping,
     state: Mutex<State>,
+    /// Tables with the same rows share a file: one is written at a time.
+    writing: Mutex<()>,
+    /// Bytes of versions written since the last tidying.
+    written: AtomicU64,
+}
+
+/// Where versions are.
+#[derive(Default)]
+enum Keeping {
+    /// Nobody knows any rows.
+    Nothing,
+    /// In memory: files are read when they are looked into, peers never.
+    #[default]
+    Memory,
+    /// In this folder.
+    Folder(PathBuf),
+    /// With others, but for what was read to look ahead.
+    Beside(Tables),
 }
 
 #[derive(Default)]
@@ -46,6 +101,13 @@ struct State {
     current: BTreeMap<String, Current>,
     /// Versions in use.
     loaded: BTreeMap<Arc<str>, Weak<Lookup>>,
+}
+
+impl State {
+    fn in_use(&self, version: &str) -> bool {
+        let loaded = self.loaded.get(version).is_some_and(|lookup| lookup.strong_count() > 0);
+        loaded || self.current.values().any(|c| c.noted.version == version)
+    }
 }
 
 /// The newest version of a table.
@@ -106,7 +168,11 @@ pub struct LookupStatus {
 impl Tables {
     /// No tables: for who plans what is not run.
     pub fn nothing() -> Self {
-        Self(Arc::new(Inner { nothing: true, ..Inner::default() }))
+        Self::kept(Keeping::Nothing, State::default())
+    }
+
+    fn kept(keeping: Keeping, state: State) -> Self {
+        Self(Arc::new(Inner { keeping, state: Mutex::new(state), ..Inner::default() }))
     }
 
     /// The tables kept in the data folder.
@@ -116,13 +182,14 @@ impl Tables {
     pub fn open(data: &Path) -> io::Result<Self> {
         let folder = data.join(FOLDER);
         std::fs::create_dir_all(&folder)?;
+        sweep_unfinished(&folder)?;
         let kept = std::fs::read(folder.join(CURRENT)).ok();
         let kept: BTreeMap<String, Noted> =
             kept.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         let current =
             kept.into_iter().map(|(key, noted)| (key, Current { noted, ..Current::default() }));
-        let state = Mutex::new(State { current: current.collect(), ..State::default() });
-        Ok(Self(Arc::new(Inner { folder: Some(folder), nothing: false, state })))
+        let state = State { current: current.collect(), ..State::default() };
+        Ok(Self::kept(Keeping::Folder(folder), state))
     }
 
     /// The newest version of a table that was read; without a server, what its file holds now.
@@ -133,24 +200,20 @@ impl Tables {
         &self,
         definition: &LookupDefinition,
     ) -> Result<Option<Arc<Lookup>>, String> {
-        if self.0.nothing {
-            return Ok(Some(Arc::new(Lookup::unknown())));
-        }
         let noted = match self.0.state.lock().current.get(&definition.key) {
             Some(Current { lookup: Some(lookup), .. }) => return Ok(Some(lookup.clone())),
             Some(current) => Some(current.noted.version.clone()),
             None => None,
         };
-        if self.0.folder.is_none() {
-            return match definition.plan.place() {
-                Place::File(_) => {
-                    let read = definition.plan.read(&Services::default());
-                    let content = futures::executor::block_on(read)?;
-                    self.set(definition, &content, 0).map(|_| ())?;
-                    self.newest(definition)
-                }
-                Place::Peer(_) => Ok(None),
-            };
+        match (&self.0.keeping, definition.plan.place()) {
+            (Keeping::Nothing, _) => return Ok(Some(Arc::new(Lookup::unknown()))),
+            (Keeping::Memory, Place::File(_)) => {
+                self.set(definition, &read_file(definition)?, 0)?;
+                return self.newest(definition);
+            }
+            (Keeping::Memory, Place::Peer(_)) => return Ok(None),
+            (Keeping::Beside(others), _) => return others.newest(definition),
+            (Keeping::Folder(_), _) => {}
         }
         // One that is damaged is read anew.
         let lookup = noted.filter(|v| !v.is_empty()).and_then(|v| self.version(&v).ok());
@@ -166,13 +229,15 @@ impl Tables {
     /// # Errors
     /// If it is not kept, or damaged.
     pub(crate) fn version(&self, version: &str) -> Result<Arc<Lookup>, String> {
-        if self.0.nothing {
-            return Ok(Arc::new(Lookup::unknown()));
-        }
         if let Some(known) = self.0.state.lock().loaded.get(version).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let folder = self.0.folder.as_ref().ok_or("no version is kept")?;
+        let folder = match &self.0.keeping {
+            Keeping::Nothing => return Ok(Arc::new(Lookup::unknown())),
+            Keeping::Memory => return Err("no version is kept".to_owned()),
+            Keeping::Beside(others) => return others.version(version),
+            Keeping::Folder(folder) => folder,
+        };
         let mut last = String::new();
         for ending in [ROWS, MAXMIND] {
             let path = folder.join(version).with_extension(ending);
@@ -240,7 +305,10 @@ impl Tables {
             Place::File(path) => Stat::of(&path),
             Place::Peer(_) => None,
         };
-        let read = definition.plan.read(services).await;
+        let read = match definition.plan.place() {
+            Place::File(_) => tokio::task::block_in_place(|| read_file(definition)),
+            Place::Peer(_) => definition.plan.read(services).await,
+        };
         let changed = read.and_then(|content| {
             tokio::task::block_in_place(|| self.set(definition, &content, now))
         });
@@ -267,25 +335,34 @@ impl Tables {
         }
         let lookup = Lookup::new(content, &kept)?;
         let version = lookup.version().clone();
-        let same = |c: &Current| c.lookup.is_some() && c.noted.version == *version;
-        if self.0.state.lock().current.get(&definition.key).is_some_and(same) {
+        let present =
+            self.0.state.lock().current.get(&definition.key).and_then(|c| c.lookup.clone());
+        let same = |present: &Lookup| {
+            let rows = || Some(same_rows(present.table()?, lookup.table()?));
+            present.version() == lookup.version()
+                || !definition.plan.order_counts() && rows().unwrap_or_default()
+        };
+        if present.is_some_and(|present| same(&present)) {
             return Ok(false);
         }
         let write = |path: &Path, bytes: &[u8]| {
             write_atomically(path, bytes).map_err(|e| format!("`{}`: {e}", path.display()))
         };
-        if let Some(folder) = &self.0.folder {
+        // From here on it is in use, so that nobody removes it.
+        let lookup = self.share(lookup);
+        if let Keeping::Folder(folder) = &self.0.keeping {
             let path = folder.join(&*version).with_extension(ending);
+            let _one = self.0.writing.lock();
             if !touch(&path) {
                 write(&path, &kept)?;
+                self.0.written.fetch_add(kept.len() as u64, Relaxed);
             }
         }
-        let lookup = self.share(lookup);
         let mut state = self.0.state.lock();
         let current = state.current.entry(definition.key.clone()).or_default();
         current.lookup = Some(lookup);
         current.noted = Noted { version: version.to_string(), since: now };
-        if let Some(folder) = &self.0.folder {
+        if let Keeping::Folder(folder) = &self.0.keeping {
             let noted: BTreeMap<&String, &Noted> =
                 state.current.iter().map(|(key, c)| (key, &c.noted)).collect();
             let text = serde_json::to_vec_pretty(&noted).map_err(|e| e.to_string())?;
@@ -296,9 +373,19 @@ impl Tables {
 
     /// Why a table that nobody has is not there.
     pub(crate) fn error(&self, definition: &LookupDefinition) -> String {
+        self.failure(definition).unwrap_or_else(|| "it is still being read".to_owned())
+    }
+
+    /// Why a table could not be read when it was tried last.
+    pub(crate) fn failure(&self, definition: &LookupDefinition) -> Option<String> {
         let state = self.0.state.lock();
-        let error = state.current.get(&definition.key).and_then(|c| c.error.clone());
-        error.unwrap_or_else(|| "it is still being read".to_owned())
+        let own = state.current.get(&definition.key).and_then(|c| c.error.clone());
+        match &self.0.keeping {
+            // It was tried again now.
+            Keeping::Beside(_) if state.current.contains_key(&definition.key) => own,
+            Keeping::Beside(others) => others.failure(definition),
+            _ => own,
+        }
     }
 
     /// Forgets tables that no section defines any more.
@@ -307,23 +394,69 @@ impl Tables {
         state.current.retain(|key, _| definitions.iter().any(|d| d.key == *key));
     }
 
-    /// Removes versions that neither tables nor `named` need and that have not come into use for
-    /// `unused`.
-    pub(crate) fn tidy(&self, named: &BTreeSet<String>, unused: Duration) {
-        let Some(folder) = &self.0.folder else { return };
-        let mut needed = named.clone();
-        let newest = self.0.state.lock();
-        needed.extend(newest.current.values().map(|c| c.noted.version.clone()));
-        drop(newest);
+    /// Bytes of versions written since the last [`Tables::tidy`].
+    pub(crate) fn written(&self) -> u64 {
+        self.0.written.load(Relaxed)
+    }
+
+    /// Versions that a plan in memory has, or that are the newest of a table.
+    pub(crate) fn in_use(&self) -> BTreeSet<String> {
+        let state = self.0.state.lock();
+        let newest = state.current.values().map(|c| &c.noted.version);
+        let all = state.loaded.keys().map(ToString::to_string).chain(newest.cloned());
+        all.filter(|version| state.in_use(version)).collect()
+    }
+
+    /// Removes versions that are not `needed` and that have not come into use for `unused`, and the
+    /// oldest of those that are not needed until they take `bytes` at most.
+    pub(crate) fn tidy(&self, needed: &BTreeSet<String>, unused: Duration, bytes: u64) {
+        let Keeping::Folder(folder) = &self.0.keeping else { return };
+        self.0.written.store(0, Relaxed);
+        let in_use = self.in_use();
+        let needed = |version: &str| needed.contains(version) || in_use.contains(version);
+        let mut spare = Vec::new();
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let kept = path.extension().is_some_and(|e| e == ROWS || e == MAXMIND);
             let version = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-            let old = age(&path).is_some_and(|age| age >= unused);
-            if kept && old && version.is_some_and(|v| !needed.contains(&v)) {
+            if kept && version.is_some_and(|v| !needed(&v)) {
+                let bytes = entry.metadata().map_or(0, |m| m.len());
+                spare.push((age(&path).unwrap_or_default(), bytes, path));
+            }
+        }
+        // The youngest first.
+        spare.sort();
+        let mut sum = 0;
+        for (age, size, path) in spare {
+            sum += size;
+            if age < unused && sum <= bytes {
+                continue;
+            }
+            // One that has come into use since `needed` was found out; who makes it one waits.
+            let state = self.0.state.lock();
+            let version = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+            if version.is_some_and(|v| !state.in_use(&v)) {
                 let _ = std::fs::remove_file(path);
             }
         }
+    }
+
+    /// These tables, with files that changed as they are now: for who looks ahead. Nothing of it is
+    /// kept. Why a file cannot be read stands in the status.
+    pub(crate) fn ahead(&self, definitions: &[Arc<LookupDefinition>]) -> Self {
+        let ahead = Self::kept(Keeping::Beside(self.clone()), State::default());
+        for definition in definitions {
+            let is_file = matches!(definition.plan.place(), Place::File(_));
+            if !is_file || !self.is_due(definition, i64::MAX, 0) {
+                continue;
+            }
+            let set = read_file(definition).and_then(|content| ahead.set(definition, &content, 0));
+            if let Err(why) = set {
+                let mut state = ahead.0.state.lock();
+                state.current.entry(definition.key.clone()).or_default().error = Some(why);
+            }
+        }
+        ahead
     }
 
     /// What is known of each table.
@@ -347,16 +480,9 @@ impl Tables {
     }
 }
 
-/// Says that a file comes into use again. `false` if there is none.
-pub(crate) fn touch(path: &Path) -> bool {
-    let Ok(file) = std::fs::File::options().append(true).open(path) else { return false };
-    let _ = file.set_modified(SystemTime::now());
-    true
-}
-
-/// Since when a file has not come into use.
-pub(crate) fn age(path: &Path) -> Option<Duration> {
-    std::fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
+/// What a file holds.
+fn read_file(definition: &LookupDefinition) -> Result<Content, String> {
+    futures::executor::block_on(definition.plan.read(&Services::default()))
 }
 
 fn damaged(path: &Path, why: &str) -> String {

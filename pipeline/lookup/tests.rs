@@ -197,13 +197,91 @@ fn a_kept_version_is_the_same_table() {
     assert!(after.newest(&definition).unwrap().is_none());
 }
 
+/// Rows with a key and a number.
+fn numbered(rows: &[(&str, i64)]) -> Content {
+    let rows = rows.iter().map(|(k, n)| json!({"k": k, "n": n})).collect();
+    Content::Rows(table(Json::Array(rows)).table().unwrap().clone())
+}
+
+#[test]
+fn an_order_that_nobody_gave_makes_no_version() {
+    let (ab, ba) = (numbered(&[("a", 1), ("b", 2)]), numbered(&[("b", 2), ("a", 1)]));
+    let twice = numbered(&[("a", 1), ("b", 2), ("b", 2)]);
+    for counts in [false, true] {
+        let definition = definition_of(counts);
+        let tables = Tables::default();
+        assert!(tables.set(&definition, &ab, 1).unwrap());
+        assert!(!tables.set(&definition, &ab, 2).unwrap());
+        assert_eq!(tables.set(&definition, &ba, 3).unwrap(), counts);
+        assert!(tables.set(&definition, &twice, 4).unwrap());
+        // The rows are as they were given.
+        let newest = tables.newest(&definition).unwrap().unwrap();
+        assert_eq!(newest.table(), table_of(&twice));
+    }
+}
+
+fn table_of(content: &Content) -> Option<&RecordBatch> {
+    match content {
+        Content::Rows(rows) => Some(rows),
+        Content::MaxMind(_) => None,
+    }
+}
+
+#[test]
+fn versions_that_nobody_needs_take_no_more_than_they_may() {
+    let data = tempfile::tempdir().unwrap();
+    let tables = Tables::open(data.path()).unwrap();
+    let definition = tests_definition();
+    let path = |version: &str| data.path().join(format!("lookups/{version}.arrow"));
+    let put = |n: i64| {
+        assert!(tables.set(&definition, &numbered(&[("a", n)]), n).unwrap());
+        let lookup = tables.newest(&definition).unwrap().unwrap();
+        let version = lookup.version().to_string();
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(100 - n.unsigned_abs());
+        let file = std::fs::File::options().append(true).open(path(&version)).unwrap();
+        file.set_modified(long_ago).unwrap();
+        (version, lookup)
+    };
+    // In the order of their age: named by a checkpoint, in a plan, two of no use, the newest.
+    let (named, _) = put(1);
+    let (planned, held) = put(2);
+    let (older, _) = put(3);
+    let (younger, _) = put(4);
+    let (newest, _) = put(5);
+    let there = |all: &[&String]| all.iter().map(|v| path(v).exists()).collect::<Vec<_>>();
+    let all = [&named, &planned, &older, &younger, &newest];
+    assert!(tables.written() > 0);
+    let needed = [named.clone()].into();
+    let size = std::fs::metadata(path(&older)).unwrap().len();
+    let long = Duration::from_secs(1000);
+    tables.tidy(&needed, long, 2 * size);
+    assert_eq!((there(&all), tables.written()), (vec![true; 5], 0));
+    tables.tidy(&needed, long, size);
+    assert_eq!(there(&all), [true, true, false, true, true]);
+    tables.tidy(&needed, Duration::ZERO, size);
+    assert_eq!(there(&all), [true, true, false, false, true]);
+    drop(held);
+    tables.tidy(&BTreeSet::new(), Duration::ZERO, 0);
+    assert_eq!(there(&all), [false, false, false, false, true]);
+    // What came back is written again.
+    assert!(tables.set(&definition, &numbered(&[("a", 3)]), 9).unwrap());
+    assert!(path(&older).exists());
+}
+
 fn tests_definition() -> crate::plan::LookupDefinition {
+    definition_of(false)
+}
+
+fn definition_of(order_counts: bool) -> crate::plan::LookupDefinition {
     use crate::diagnostic::{SourceText, Span};
     #[derive(Debug)]
-    struct Nowhere;
+    struct Nowhere(bool);
     impl LookupPlan for Nowhere {
         fn place(&self) -> Place {
             Place::Peer(Duration::from_secs(60))
+        }
+        fn order_counts(&self) -> bool {
+            self.0
         }
         fn read(&self, _: &Services) -> BoxFuture<'static, Result<Content, String>> {
             Box::pin(async { Err("nobody is there".to_owned()) })
@@ -216,7 +294,7 @@ fn tests_definition() -> crate::plan::LookupDefinition {
     crate::plan::LookupDefinition {
         id: "hosts".into(),
         kind: "nowhere",
-        plan: Arc::new(Nowhere),
+        plan: Arc::new(Nowhere(order_counts)),
         key: "key".into(),
         header: Span { file, range: 0..0 },
     }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::pipeline::{Begin, start};
-use super::recovery::Saved;
+use super::recovery::{Saved, gap};
 use super::supervise::Down;
 use super::{Outcome, Running, Runtime};
 use crate::checkpoint::Consumer;
+use crate::intake::now;
 use crate::plan::{From, PipelinePlan};
 
 impl Runtime {
@@ -46,13 +47,19 @@ impl Runtime {
                     From::Now | From::Oldest => 0,
                 };
                 // One that did not start has held its place since.
-                let held = self.shared.holds.position(&who);
+                let held = self.shared.holds.position(&who).filter(|_| plan.from == From::Now);
                 let after = self.shared.holds.take(&who, || match plan.from {
                     From::Now => held.or(at).unwrap_or_else(|| journal.head()),
                     From::Oldest => oldest(),
                     From::Time(_) => before,
                 });
-                return self.fresh(who, plan, after).await;
+                let missing = held.and_then(|held| gap(held, after));
+                if let (Some(held), true) = (held, missing.is_some()) {
+                    self.shared.gaps.add(&who, held, after, now());
+                }
+                let (running, how, mut notes) = self.fresh(who, plan, after).await?;
+                notes.extend(missing);
+                return Ok((running, how, notes));
             }
             // All that the journal has: what is committed already is not committed again.
             Saved::Lost => {

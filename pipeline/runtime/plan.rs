@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+mod tables;
+
+pub use self::tables::LookupChange;
 use super::decide::{self, DetachedFate, Fate, NodeChange, Present, SourceFate};
 use super::pipeline::{Asked, Ended, left_behind, unclaimed};
 use super::recovery::{REMOVED_KEPT, Saved, gap};
@@ -33,6 +36,8 @@ pub struct Planned {
     pub sources: Vec<SourceChange>,
     /// What becomes of each pipeline.
     pub pipelines: Vec<PipelineChange>,
+    /// What becomes of each lookup table.
+    pub lookups: Vec<LookupChange>,
 }
 
 /// What becomes of a pipeline.
@@ -84,7 +89,8 @@ impl Runtime {
     /// What [`Runtime::reload`] would do now. Waits for one that is under way.
     pub async fn plan(&self) -> Planned {
         let known = self.reloading.lock().await;
-        let loaded = self.load(&known.good, BTreeMap::new());
+        let (loaded, tables, definitions) = self.look_ahead(&known.good);
+        let lookups = self.plan_lookups(definitions, &loaded, &tables);
         let sources = self.sources.plan(&loaded.plan.sources);
         let settings = sources.iter().filter(|s| s.change == SourceFate::Settings);
         let settings: BTreeSet<&str> = settings.map(|s| s.id.as_str()).collect();
@@ -97,6 +103,7 @@ impl Runtime {
             diagnostics: loaded.diagnostics.0.iter().map(ToString::to_string).collect(),
             sources,
             pipelines,
+            lookups,
         }
     }
 

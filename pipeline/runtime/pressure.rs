@@ -58,6 +58,7 @@ impl Runtime {
                 Some(running) => Some(running.plan.lock().clone()),
                 None => self.down.lock().get(&who).and_then(|d| d.plan.clone()),
             };
+            let plan = plan.or_else(|| self.waiting.plan(&who));
             let Some(plan) = plan else { continue };
             let progress = running.as_ref().map(|r| r.progress.lock().clone());
             let read = progress.as_ref().map_or(position, |p| p.position.max(position));

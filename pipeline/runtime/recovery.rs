@@ -56,7 +56,7 @@ impl Runtime {
         for what in damage {
             tracing::error!("{what}; going on from the one before");
         }
-        let plans: Vec<String> = checkpoints.iter().map(|c| c.plan.clone()).collect();
+        let plans = self.shared.checkpoints.plans_named()?;
         self.shared.checkpoints.retain_plans(&plans, Duration::ZERO);
         // A crash came between the first checkpoint under a new name and the end of the old one.
         let void = |c: &Checkpoint| {

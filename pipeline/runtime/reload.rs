@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Runtime;
+use super::lookups::{Definitions, Versions, changed_files, versions};
 use crate::checkpoint::write_atomically;
-use crate::config::{self, FileState, FileStatus, Loaded};
+use crate::config::{self, FileState, FileStatus, Loaded, Present};
 use crate::diagnostic::Diagnostics;
 use crate::intake::now;
+use crate::lookup::Tables;
 use crate::plan::{PipelinePlan, SourceDefinition};
 use crate::testing;
 
@@ -17,6 +19,15 @@ use crate::testing;
 const LAST_GOOD: &str = "last_good.json";
 /// Files of the pipelines folder that are watched at most, those in folders below included.
 const FILES_MAX: usize = 10_000;
+
+/// What a reload goes by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The files as they are now.
+    Files,
+    /// What the last reload read, with the newest lookup tables.
+    Held,
+}
 
 /// Files whose present text must not run, and why.
 pub(super) type Refused = BTreeMap<PathBuf, Diagnostics>;
@@ -28,11 +39,15 @@ pub(super) struct Known {
     pub(super) good: config::LastGood,
     /// Whether `good` was read from the data folder.
     read: bool,
+    /// The files as the last reload read them.
+    present: Present,
     /// What was read, by path; `None` where there was no file.
     content: BTreeMap<PathBuf, Option<Vec<u8>>>,
     /// What shall run.
     pub(super) plans: BTreeMap<Arc<str>, Arc<PipelinePlan>>,
     pub(super) sources: BTreeMap<Arc<str>, Arc<SourceDefinition>>,
+    /// The newest versions of lookup tables when it was planned.
+    versions: Versions,
     /// The journal took no mark: it is all to be done again.
     pub(super) unfinished: bool,
 }
@@ -80,23 +95,38 @@ impl Runtime {
     /// a pipeline that is far behind its mark swaps later, which the outcome says.
     pub async fn reload(&self) -> Outcome {
         let mut known = self.reloading.lock().await;
-        self.reload_known(&mut known).await
+        self.reload_by(&mut known, By::Files).await
     }
 
     /// [`Runtime::reload`], if any file changed since the last one.
     pub(super) async fn reload_if_changed(&self) {
         let mut known = self.reloading.lock().await;
         if self.content(&known) != known.content {
-            self.reload_known(&mut known).await;
+            self.reload_by(&mut known, By::Files).await;
         }
     }
 
-    pub(super) async fn reload_known(&self, known: &mut Known) -> Outcome {
+    /// Brings new rows of lookup tables to what is live. Edits of the files wait for their own reload.
+    pub(super) async fn reload_tables(&self) {
+        let mut known = self.reloading.lock().await;
+        if versions(&self.options.tables, &self.definitions.lock()) != known.versions {
+            self.reload_again(&mut known).await;
+        }
+    }
+
+    /// What the last reload did not get done.
+    pub(super) async fn reload_again(&self, known: &mut Known) -> Outcome {
+        // There is one only behind the first reload.
+        let by = if known.read { By::Held } else { By::Files };
+        self.reload_by(known, by).await
+    }
+
+    async fn reload_by(&self, known: &mut Known, by: By) -> Outcome {
         let before = self.outcome();
         if self.stop.is_cancelled() {
             return before;
         }
-        let outcome = self.reload_locked(known).await;
+        let outcome = self.reload_locked(known, by).await;
         // The same mistakes are not said again and again.
         if outcome.diagnostics != before.diagnostics {
             for text in &outcome.diagnostics {
@@ -120,7 +150,7 @@ impl Runtime {
         outcome
     }
 
-    async fn reload_locked(&self, known: &mut Known) -> Outcome {
+    async fn reload_locked(&self, known: &mut Known, by: By) -> Outcome {
         let mut outcome =
             Outcome { number: self.outcome.borrow().number + 1, ok: true, ..Outcome::default() };
         let good_path = self.options.data.join(LAST_GOOD);
@@ -131,16 +161,14 @@ impl Runtime {
                 .unwrap_or_default();
             known.read = true;
         }
-        // Before reading: what is edited meanwhile differs from this and is read again.
-        let content = self.content(known);
-        let lookups = self.planned(&known.good).plan.lookups;
-        let refused = self.refresh_first(&lookups).await;
-        let loaded = self.load(&known.good, refused);
-        self.options.tables.forget_others(&lookups);
-        *self.definitions.lock() = lookups;
+        let loaded = match by {
+            By::Files => self.load_files(known).await,
+            By::Held => {
+                known.versions = versions(&self.options.tables, &self.definitions.lock());
+                self.load_held(known)
+            }
+        };
         known.plans = loaded.plan.pipelines.clone();
-        known.content = self.content(known);
-        known.content.extend(content);
         outcome.diagnostics = loaded.diagnostics.0.iter().map(ToString::to_string).collect();
         outcome.files = loaded.files.iter().map(FileOutcome::of).collect();
         outcome.ok = outcome.files.iter().all(|f| f.state == "live");
@@ -167,28 +195,103 @@ impl Runtime {
         outcome
     }
 
-    /// Reads and plans all files: which lookup tables there are shows, before one of them was read.
-    fn planned(&self, good: &config::LastGood) -> Loaded {
-        let o = &self.options;
-        let outside = (&o.environment, &o.tables);
+    /// Reads and plans all files, with lookup tables that are read before that if need be.
+    async fn load_files(&self, known: &mut Known) -> Loaded {
+        // Before reading: what is edited meanwhile differs from this and is read again.
+        let content = self.content(known);
+        let tables = &self.options.tables;
+        let before = versions(tables, &self.definitions.lock());
+        let read = || {
+            let mut present = self.read();
+            let loaded = self.plan_held(&present, &known.good, tables, &Refused::new());
+            present.hold(&loaded);
+            (present, loaded)
+        };
+        let (present, mut loaded) = tokio::task::block_in_place(read);
+        let lookups = loaded.plan.lookups.clone();
+        let changed = changed_files(&known.content, &content);
+        self.read_first(&lookups, changed).await;
+        // Those that are read while it is planned are for the next one.
+        known.versions = versions(tables, &lookups);
+        let planned_with = |(key, version)| before.get(key).unwrap_or(&None) == version;
+        let other = !known.versions.iter().all(planned_with);
+        let (wanting, planned) = (self.wanting(&lookups, tables), loaded.plan.pipelines.clone());
+        loaded = tokio::task::block_in_place(|| {
+            if other || !wanting.is_empty() {
+                loaded = self.plan_held(&present, &known.good, tables, &wanting);
+            }
+            self.tested(&present, &known.good, tables, wanting.clone(), loaded)
+        });
+        self.wait_for_tables(&wanting, &planned, &loaded);
+        self.define(lookups, &loaded);
+        known.present = present;
+        known.plans = loaded.plan.pipelines.clone();
+        known.content = self.content(known);
+        known.content.extend(content);
+        loaded
+    }
+
+    /// Plans again what the last reload read.
+    fn load_held(&self, known: &Known) -> Loaded {
+        let tables = &self.options.tables;
+        let load = || {
+            let first = self.plan_held(&known.present, &known.good, tables, &Refused::new());
+            let (lookups, planned) = (first.plan.lookups.clone(), first.plan.pipelines.clone());
+            let wanting = self.wanting(&lookups, tables);
+            let loaded = match wanting.is_empty() {
+                true => first,
+                false => self.plan_held(&known.present, &known.good, tables, &wanting),
+            };
+            let loaded = self.tested(&known.present, &known.good, tables, wanting.clone(), loaded);
+            self.wait_for_tables(&wanting, &planned, &loaded);
+            self.define(lookups, &loaded);
+            loaded
+        };
+        tokio::task::block_in_place(load)
+    }
+
+    /// What a reload would load, with its lookup tables: files of tables as they are now, and what
+    /// was read from peers. Requests that came to this thread go on on another one meanwhile.
+    pub(super) fn look_ahead(&self, good: &config::LastGood) -> (Loaded, Tables, Definitions) {
         tokio::task::block_in_place(|| {
-            config::load(&o.pipelines, &o.components, outside, good, &Refused::new())
+            let mut present = self.read();
+            let tables = &self.options.tables;
+            let first = self.plan_held(&present, good, tables, &Refused::new());
+            present.hold(&first);
+            let lookups = first.plan.lookups.clone();
+            let ahead = tables.ahead(&lookups);
+            let wanting = self.wanting(&lookups, &ahead);
+            let loaded = match lookups.is_empty() {
+                true => first,
+                false => self.plan_held(&present, good, &ahead, &wanting),
+            };
+            (self.tested(&present, good, &ahead, wanting, loaded), ahead, lookups)
         })
     }
 
-    /// Reads and plans all files; those whose own tests fail count as broken. Requests that came
-    /// to this thread go on on another one meanwhile.
-    pub(super) fn load(&self, good: &config::LastGood, refused: Refused) -> Loaded {
-        tokio::task::block_in_place(|| self.load_here(good, refused))
+    fn read(&self) -> Present {
+        Present::read(&self.options.pipelines, &self.options.environment)
     }
 
-    fn load_here(&self, good: &config::LastGood, mut refused: Refused) -> Loaded {
-        let o = &self.options;
-        let read = |refused: &Refused| {
-            let outside = (&o.environment, &o.tables);
-            config::load(&o.pipelines, &o.components, outside, good, refused)
-        };
-        let mut loaded = read(&refused);
+    fn plan_held(
+        &self,
+        present: &Present,
+        good: &config::LastGood,
+        tables: &Tables,
+        refused: &Refused,
+    ) -> Loaded {
+        present.plan(&self.options.components, tables, good, refused)
+    }
+
+    /// What is loaded if files whose own tests fail count as broken.
+    fn tested(
+        &self,
+        present: &Present,
+        good: &config::LastGood,
+        tables: &Tables,
+        mut refused: Refused,
+        loaded: Loaded,
+    ) -> Loaded {
         let before = refused.len();
         for pipeline in loaded.plan.pipelines.values() {
             let failures = testing::run(pipeline);
@@ -196,10 +299,10 @@ impl Runtime {
                 refused.insert(pipeline.path.clone(), failures);
             }
         }
-        if refused.len() > before {
-            loaded = read(&refused);
+        match refused.len() > before {
+            true => self.plan_held(present, good, tables, &refused),
+            false => loaded,
         }
-        loaded
     }
 
     /// All that a reload would read: the files in and below the folder, and those that plans name

@@ -19,7 +19,7 @@ use super::reload::Known;
 use super::{Running, Runtime};
 use crate::checkpoint::Consumer;
 use crate::config::{self, Bundle, Environment};
-use crate::plan::{PipelinePlan, SourceDefinition};
+use crate::plan::{Guess, PipelinePlan, SourceDefinition};
 use crate::replay::{
     EditedFile, PipelineReport, Progress, Report, Request, SAMPLES, SAMPLES_MAX, Twin, TwinOptions,
 };
@@ -207,7 +207,7 @@ impl Runtime {
         {
             plan = there;
         }
-        let mut notes = Vec::new();
+        let mut notes = guessed(&plan).map_err(ReplayError::Invalid)?;
         let change = match &live {
             None => "new",
             Some(live) if plan.content == live.content => "unchanged",
@@ -238,7 +238,7 @@ impl Runtime {
 
     /// The files as they stand now, beside what runs.
     fn folder(&self, only: Option<&str>, known: &Before) -> Result<Wanted, ReplayError> {
-        let loaded = self.load(&known.good, BTreeMap::new());
+        let (loaded, ..) = self.look_ahead(&known.good);
         let mut pairs = self.pairs(&loaded.plan.pipelines);
         let named = |pair: &Pair, name: &str| {
             pair.live.iter().chain(&pair.edited).any(|plan| *plan.name == *name)
@@ -333,6 +333,24 @@ fn source_notes(live: &Sources, edited: &Sources) -> Vec<String> {
         )
     };
     others.map(|(id, _)| note(id)).collect()
+}
+
+/// What to know of the lookup tables of an edited plan that this server does not have.
+///
+/// # Errors
+/// If nothing stands for one: all that it finds would seem to be missing.
+fn guessed(plan: &PipelinePlan) -> Result<Vec<String>, String> {
+    let said = plan.guessed.iter().map(|(id, guess)| match guess {
+        Guess::Sample => Ok(format!(
+            "lookup `{id}` was never read by this server: the rows of its `sample` stand for it"
+        )),
+        Guess::Nothing => Err(format!(
+            "lookup `{id}` was never read by this server, and nothing would be found in it: give it \
+             a `sample` of rows to go by, or let the server read it first under the same settings \
+             (in a pipeline file of its own)"
+        )),
+    });
+    said.collect()
 }
 
 fn names(live: &BTreeMap<Arc<str>, Arc<PipelinePlan>>) -> String {

@@ -51,7 +51,7 @@ impl Runtime {
         self.clear().await;
         self.set_backlogs(known);
         if known.unfinished {
-            self.reload_known(known).await;
+            self.reload_again(known).await;
             return;
         }
         let wanted = known.plans.values().filter(|p| !self.must_wait(p, &known.plans)).cloned();
@@ -77,7 +77,7 @@ impl Runtime {
             wanted.is_none_or(|w| w.hash != r.plan.lock().hash) && r.is_as_asked()
         };
         if self.running.lock().iter().any(changed) {
-            self.reload_known(known).await;
+            self.reload_again(known).await;
         }
     }
 

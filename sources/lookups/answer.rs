@@ -5,19 +5,28 @@ use arrow::datatypes::Field;
 use weir_pipeline::lookup::BYTES_MAX;
 
 use super::Type;
+use super::numbers::numbers;
 use super::plain::{batch, typed};
+
+/// What a column of an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Of(Type),
+    /// A number that may have more digits than an integer or a double.
+    Number,
+}
 
 /// Rows as text, column by column.
 pub(super) struct Columns {
     names: Vec<String>,
-    kinds: Vec<Type>,
+    kinds: Vec<Kind>,
     texts: Vec<StringBuilder>,
     bytes: usize,
     rows: usize,
 }
 
 impl Columns {
-    pub(super) fn new(names: Vec<String>, kinds: Vec<Type>) -> Result<Self, String> {
+    pub(super) fn new(names: Vec<String>, kinds: Vec<Kind>) -> Result<Self, String> {
         if let Some(i) = (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
             return Err(format!("the query gives two columns `{}`", names[i]));
         }
@@ -45,8 +54,12 @@ impl Columns {
         let columns = self.names.into_iter().zip(self.kinds).zip(self.texts);
         let columns = columns.map(|((name, kind), mut text)| {
             let text: StringArray = text.finish();
-            let text = if kind == Type::Time { iso(&text) } else { text };
-            let column = typed(&text, kind).map_err(|why| format!("column `{name}`: {why}"))?;
+            let column = match kind {
+                Kind::Number => numbers(&text),
+                Kind::Of(Type::Time) => typed(&iso(&text), Type::Time),
+                Kind::Of(kind) => typed(&text, kind),
+            };
+            let column = column.map_err(|why| format!("column `{name}`: {why}"))?;
             Ok((Field::new(name, column.data_type().clone(), true), column))
         });
         batch(columns.collect::<Result<Vec<_>, String>>()?, rows)

@@ -15,7 +15,9 @@
 //!
 //! `format` says so where the ending does not. In CSV a column is int, double or bool if all its
 //! values are written as such, so that nothing is lost by reading them (`007` stays text); `types`
-//! says what else a column is. An empty field is NULL.
+//! says what else a column is. An empty field is NULL. In NDJSON and Parquet a number that neither an
+//! integer of 64 bits nor a double holds with all of its digits is text, and so is its column; as a key
+//! it finds the same.
 //!
 //! The file is read again when it changed. The new rows go live as an edit of the pipeline file does,
 //! at one mark: no row sees half of the old and half of the new table. A file that cannot be read
@@ -47,6 +49,7 @@ use weir_pipeline::config::{Scope, Section, Spanned};
 use weir_pipeline::diagnostic::{Diagnostic, Diagnostics};
 use weir_pipeline::lookup::{BYTES_MAX, Content, LookupPlan, Place};
 
+use super::numbers::exact_json;
 use super::plain::{batch, narrowed, plain, text, typed};
 use super::{Sample, Type, sampled};
 
@@ -132,6 +135,10 @@ impl LookupPlan for FilePlan {
         Place::File(self.path.clone())
     }
 
+    fn order_counts(&self) -> bool {
+        true
+    }
+
     fn read(&self, _: &Services) -> BoxFuture<'static, Result<Content, String>> {
         let plan = self.clone();
         Box::pin(async move { plan.content() })
@@ -190,6 +197,10 @@ impl FilePlan {
 fn read(path: &Path) -> Result<Bytes, String> {
     let shown = path.display();
     let wrong = |e: std::io::Error| format!("`{shown}`: {}", e.to_string().to_lowercase());
+    // To open a pipe would wait for who writes to it.
+    if !std::fs::metadata(path).map_err(wrong)?.is_file() {
+        return Err(format!("`{shown}` is no file"));
+    }
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(wrong)?;
     file.take(BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(wrong)?;
@@ -208,8 +219,8 @@ fn ndjson(bytes: &[u8]) -> Result<RecordBatch, String> {
         if text.trim_ascii().is_empty() {
             continue;
         }
-        let row: Map<String, Value> =
-            serde_json::from_slice(text).map_err(|e| format!("line {}: {e}", line + 1))?;
+        let row: Map<String, Value> = serde_json::from_slice(&exact_json(text))
+            .map_err(|e| format!("line {}: {e}", line + 1))?;
         rows.push(flat(row));
     }
     match Content::of_objects(&rows)? {

@@ -14,10 +14,15 @@
 //! object per line. Nested objects are dotted columns. It is asked for every `refresh`; rows that
 //! are the same as before, in any order, change nothing. Other rows go live at one mark, as an edit
 //! of the pipeline file does. While it cannot be had the rows from before stay in use, after a
-//! restart too, and `weir status` says why; a pipeline whose table was never read
-//! starts once it has been, with the rows that come from then on.
+//! restart too, and `weir status` says why; a pipeline whose table was never read waits for it, and
+//! then begins where its file came.
 //!
-//! Rows are put in the order of their values: of several with the same keys the greatest is found.
+//! Of several rows with the same keys the last one is found, in the order in which they were given
+//! when these rows came first: a service that gives the same rows in another order each time makes no
+//! version of it.
+//!
+//! A number that neither an integer of 64 bits nor a double holds with all of its digits is text, and
+//! so is its column; as a key it finds the same.
 //!
 //! `sample` are the rows that `weir check`, `weir test` and `[[tests]]` go by. Limits: 128 MiB,
 //! 20 million rows. Secrets belong into `auth`, which is never shown; of the URL host and path are.
@@ -35,7 +40,7 @@ use weir_pipeline::http_client::{client, credentials, describe};
 use weir_pipeline::lookup::{Content, LookupPlan, Place};
 
 use super::file::flat;
-use super::plain::in_order;
+use super::numbers::exact_json;
 use super::{Asking, Sample, asking, sampled, within};
 
 /// The row of the table.
@@ -116,6 +121,10 @@ impl LookupPlan for HttpPlan {
         Place::Peer(self.asking.refresh)
     }
 
+    fn order_counts(&self) -> bool {
+        false
+    }
+
     fn read(&self, _: &Services) -> BoxFuture<'static, Result<Content, String>> {
         let plan = self.clone();
         Box::pin(async move {
@@ -162,7 +171,8 @@ impl HttpPlan {
 
 /// The rows of an answer.
 pub(super) fn rows(body: &[u8], pointer: &str) -> Result<RecordBatch, String> {
-    let parsed = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
+    let body = exact_json(body);
+    let parsed = serde_json::Deserializer::from_slice(&body).into_iter::<Value>();
     let parsed: Vec<Value> = parsed.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
     let objects = match <[Value; 1]>::try_from(parsed) {
         Ok([whole]) => match whole.pointer(pointer) {
@@ -183,7 +193,7 @@ pub(super) fn rows(body: &[u8], pointer: &str) -> Result<RecordBatch, String> {
     let rows: Vec<Map<String, Value>> =
         objects.into_iter().enumerate().map(row).collect::<Result<_, _>>()?;
     match Content::of_objects(&rows)? {
-        Content::Rows(rows) => in_order(rows),
+        Content::Rows(rows) => Ok(rows),
         Content::MaxMind(_) => Err("it has no rows".to_owned()),
     }
 }

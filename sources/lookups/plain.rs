@@ -6,22 +6,25 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch,
     RecordBatchOptions, StringArray, TimestampNanosecondArray,
 };
-use arrow::compute::{cast, lexsort_to_indices, take_record_batch};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::error::ArrowError;
-use arrow::row::{RowConverter, SortField};
 use weir_pipeline::lookup::instant;
 
 use super::Type;
+use super::numbers::numbers;
 
-/// The same rows with columns of bool, int, double, text and UTC nanoseconds; what is nested
-/// becomes JSON text.
+/// The same rows with columns of bool, int, double, text and UTC nanoseconds; numbers that these
+/// may not hold are what holds them exactly, and what is nested becomes JSON text.
 pub(super) fn plain(rows: &RecordBatch) -> Result<RecordBatch, String> {
     let schema = rows.schema();
     let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
-        let kind = plain_type(column.data_type());
-        let column = match kind {
-            Some(kind) => cast(column, &kind)?,
+        let column = match plain_type(column.data_type()) {
+            Some(Kind::Of(kind)) => cast(column, &kind)?,
+            Some(Kind::Number) => {
+                let texts = cast(column, &DataType::Utf8)?;
+                numbers(text(&texts)).map_err(ArrowError::CastError)?
+            }
             None => json(field.name(), column)?,
         };
         Ok((Field::new(field.name(), column.data_type().clone(), true), column))
@@ -30,8 +33,14 @@ pub(super) fn plain(rows: &RecordBatch) -> Result<RecordBatch, String> {
     batch(columns.map_err(|e| e.to_string())?, rows.num_rows())
 }
 
-fn plain_type(kind: &DataType) -> Option<DataType> {
-    Some(match kind {
+/// What a column becomes.
+enum Kind {
+    Of(DataType),
+    Number,
+}
+
+fn plain_type(kind: &DataType) -> Option<Kind> {
+    Some(Kind::Of(match kind {
         DataType::Boolean => DataType::Boolean,
         DataType::Int8
         | DataType::Int16
@@ -41,14 +50,18 @@ fn plain_type(kind: &DataType) -> Option<DataType> {
         | DataType::UInt16
         | DataType::UInt32 => DataType::Int64,
         DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float64,
-        DataType::Decimal128(..) | DataType::Decimal256(..) => DataType::Float64,
+        DataType::UInt64
+        | DataType::Decimal32(..)
+        | DataType::Decimal64(..)
+        | DataType::Decimal128(..)
+        | DataType::Decimal256(..) => return Some(Kind::Number),
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => {
             DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()))
         }
         DataType::Dictionary(_, values) => return plain_type(values),
         kind if kind.is_nested() => return None,
         _ => DataType::Utf8,
-    })
+    }))
 }
 
 /// Each value of a nested column as JSON text.
@@ -74,23 +87,6 @@ pub(super) fn batch(columns: Vec<(Field, ArrayRef)>, rows: usize) -> Result<Reco
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
         .map_err(|e| e.to_string())
-}
-
-/// The rows in an order of their own: a database gives them in any, and the same rows are the same
-/// version.
-pub(super) fn in_order(rows: RecordBatch) -> Result<RecordBatch, String> {
-    if rows.num_columns() == 0 || rows.num_rows() < 2 {
-        return Ok(rows);
-    }
-    let sort = || {
-        let fields = rows.schema_ref().fields().iter();
-        let fields = fields.map(|f| SortField::new(f.data_type().clone())).collect();
-        let keys = RowConverter::new(fields)?.convert_columns(rows.columns())?;
-        let keys: ArrayRef = Arc::new(keys.try_into_binary()?);
-        let column = arrow::compute::SortColumn { values: keys, options: None };
-        take_record_batch(&rows, &lexsort_to_indices(&[column], None)?)
-    };
-    sort().map_err(|e: ArrowError| e.to_string())
 }
 
 /// A column of text as the narrowest type that all its values are written in as it would write

@@ -11,12 +11,15 @@
 //! sample = [{ "service.name" = "cart", version = "1.4.0" }]
 //! ```
 //!
-//! It is asked every `refresh`; rows that are the same as before, in any order, change nothing.
-//! Other rows go live at one mark, as an edit of the pipeline file does: what is looked up does not
-//! depend on when the query ran but on the mark, and is the same in every replay. While the query
-//! fails the rows from before stay in use, after a restart too, and `weir status` says why.
+//! It is asked every `refresh`; the same rows as before change nothing. Other rows go live at one
+//! mark, as an edit of the pipeline file does: what is looked up does not depend on when the query ran
+//! but on the mark, and is the same in every replay. While the query fails the rows from before stay in
+//! use, after a restart too, and `weir status` says why; a pipeline whose table was never read waits
+//! for it, and then begins where its file came. Decimals are as those of the lookup `postgres`.
 //!
-//! Rows are put in the order of their values: of several with the same keys the greatest is found.
+//! Of several rows with the same keys the last one is found, in the order of the query's `ORDER BY`:
+//! name enough columns there, since the same rows in another order are another version. Without
+//! `ORDER BY` the rows are put in the order of their values, and the greatest is found.
 //!
 //! `sample` are the rows that `weir check`, `weir test` and `[[tests]]` go by. The limits of queries
 //! hold, and 20 million rows.
@@ -31,7 +34,8 @@ use weir_pipeline::config::{Duration, Scope, Section, Spanned};
 use weir_pipeline::diagnostic::Diagnostics;
 use weir_pipeline::lookup::{Content, LookupPlan, OwnTables, Place};
 
-use super::plain::{in_order, plain};
+use super::plain::plain;
+use super::query::arranged;
 use super::{Asking, Sample, asking, sampled, within};
 
 /// The row of the table.
@@ -80,13 +84,19 @@ impl LookupPlan for SqlPlan {
         Place::Peer(self.asking.refresh)
     }
 
+    fn order_counts(&self) -> bool {
+        true
+    }
+
     fn read(&self, services: &Services) -> BoxFuture<'static, Result<Content, String>> {
         let tables: Option<Arc<OwnTables>> = services.get();
         let (query, timeout) = (self.query.clone(), self.asking.timeout);
+        let asked = query.clone();
         Box::pin(async move {
             let tables = tables.ok_or("there is no store to ask")?;
             let rows = within(timeout, tables.0.ask(query)).await?;
-            tokio::task::block_in_place(|| in_order(plain(&rows)?)).map(Content::Rows)
+            let rows = tokio::task::block_in_place(|| plain(&rows))?;
+            arranged(rows, &asked).map(Content::Rows)
         })
     }
 

@@ -144,9 +144,47 @@ fn an_answer_is_an_array_somewhere_or_lines() {
     assert_eq!(count("{\"data\":{\"items\":[{\"a\":1}]}}", "/data/items"), Ok(1));
     assert_eq!(count("{\"a\":1}", "/b").unwrap_err(), "nothing is at `/b`");
     assert_eq!(count("[1]", "").unwrap_err(), "row 1 is no object");
-    // The same rows in another order are the same table.
-    let order = |body: &str| http_json::rows(body.as_bytes(), "").unwrap();
-    assert_eq!(order("[{\"a\":2},{\"a\":1}]"), order("[{\"a\":1},{\"a\":2}]"));
+    // The rows stay in the order in which they are given.
+    let rows = http_json::rows(b"[{\"a\":2},{\"a\":1}]", "").unwrap();
+    assert_eq!(rows.column(0).as_ref(), &arrow::array::Int64Array::from(vec![2, 1]));
+}
+
+#[test]
+fn no_digit_is_lost() {
+    check(
+        "a.ndjson",
+        b"{\"id\":9007199254740993,\"big\":18446744073709551615,\"share\":0.1}\n\
+          {\"id\":-1,\"big\":7,\"share\":0.12345678901234567890}\n",
+        "",
+        "big Utf8, id Int64, share Utf8
++----------------------+------------------+-----------------------+
+| big                  | id               | share                 |
++----------------------+------------------+-----------------------+
+| 18446744073709551615 | 9007199254740993 | 0.1                   |
+| 7                    | -1               | 0.1234567890123456789 |
++----------------------+------------------+-----------------------+",
+    );
+    use arrow::array::{ArrayRef, Decimal128Array, UInt64Array};
+    let decimals = |values: Vec<i128>, scale| -> ArrayRef {
+        Arc::new(Decimal128Array::from(values).with_precision_and_scale(38, scale).unwrap())
+    };
+    let rows = RecordBatch::try_from_iter([
+        ("price", decimals(vec![150, 1999], 2)),
+        ("id", decimals(vec![9_007_199_254_740_993, 5], 0)),
+        ("wide", decimals(vec![12_345_678_901_234_567_890_123, 10], 1)),
+        ("count", Arc::new(UInt64Array::from(vec![3, 4])) as ArrayRef),
+    ])
+    .unwrap();
+    assert_eq!(
+        shown(&plain::plain(&rows).unwrap()).trim(),
+        "price Float64, id Int64, wide Utf8, count Int64
++-------+------------------+--------------------------+-------+
+| price | id               | wide                     | count |
++-------+------------------+--------------------------+-------+
+| 1.5   | 9007199254740993 | 1234567890123456789012.3 | 3     |
+| 19.99 | 5                | 1                        | 4     |
++-------+------------------+--------------------------+-------+"
+    );
 }
 
 #[test]

@@ -24,9 +24,11 @@ pub(super) fn render(planned: &Value) -> String {
     }
     let sources = list(&planned["sources"]);
     let pipelines = list(&planned["pipelines"]);
+    let lookups = list(&planned["lookups"]);
     let heads = sources.iter().map(|s| head_of("source", &s["id"]));
+    let heads = heads.chain(pipelines.iter().map(|p| head_of("pipeline", &p["name"])));
     let heads: Vec<String> =
-        heads.chain(pipelines.iter().map(|p| head_of("pipeline", &p["name"]))).collect();
+        heads.chain(lookups.iter().map(|l| head_of("lookup", &l["id"]))).collect();
     let width = width(&heads);
     for (source, head) in sources.iter().zip(&heads) {
         let (sign, what) = source_line(source);
@@ -39,6 +41,16 @@ pub(super) fn render(planned: &Value) -> String {
             line(&mut out, BELOW, text(note));
         }
         nodes(&mut out, list(&pipeline["nodes"]));
+    }
+    for (lookup, head) in lookups.iter().zip(&heads[sources.len() + pipelines.len()..]) {
+        let (sign, what) = lookup_line(lookup);
+        line(&mut out, 0, &format!("{sign} {head:width$}  {what}"));
+        if let Some(why) = lookup["why"].as_str() {
+            let known = lookup["rows"].is_u64();
+            let rows = if known { ", the rows before stay" } else { "" };
+            let said = if known { "cannot be read" } else { "has no rows" };
+            line(&mut out, BELOW, &format!("{said}{rows}: {why}"));
+        }
     }
     line(&mut out, 0, &sum(planned));
     out
@@ -71,6 +83,20 @@ fn source_line(source: &Value) -> (char, String) {
         }
     }
     (sign, what)
+}
+
+fn lookup_line(lookup: &Value) -> (char, String) {
+    let (file, kind) = (text(&lookup["file"]), text(&lookup["kind"]));
+    let rows = |key: &str| lookup[key].as_u64().unwrap_or_default();
+    match text(&lookup["change"]) {
+        "unchanged" => ('=', "unchanged".to_owned()),
+        "changed" => {
+            ('~', format!("other rows: {} instead of {} ({file})", rows("rows"), rows("was")))
+        }
+        "new" => ('+', format!("{kind} table with {} rows ({file})", rows("rows"))),
+        "pending" => ('+', format!("{kind} table, pending ({file})")),
+        _ => ('-', format!("removed ({file})")),
+    }
 }
 
 fn pipeline_line(pipeline: &Value) -> (char, String) {
@@ -160,9 +186,9 @@ fn sum(planned: &Value) -> String {
     let of = |key: &str, among: &[&str]| {
         list(&planned[key]).iter().filter(|p| among.contains(&text(&p["change"]))).count()
     };
-    let all = |among: &[&str]| of("sources", among) + of("pipelines", among);
+    let all = |among: &[&str]| of("sources", among) + of("pipelines", among) + of("lookups", among);
     let change = all(&["changed", "renamed", "settings", "restarted"]);
-    let (start, remove) = (all(&["new", "back"]), all(&["removed"]));
+    let (start, remove) = (all(&["new", "back", "pending"]), all(&["removed"]));
     let same = all(&["unchanged", "kept"]);
     let files = list(&planned["files"]);
     let live = files.iter().filter(|f| f["state"] == "live").count();
@@ -196,6 +222,14 @@ mod tests {
                 { "name": "b", "change": "changed", "file": "b.toml", "notes": ["take care"],
                   "nodes": [node("clean", "vrl", "kept", "none"), dropped, renamed] },
             ],
+            "lookups": [
+                { "id": "hosts", "file": "b.toml", "kind": "file", "change": "changed", "was": 2,
+                  "rows": 3 },
+                { "id": "teams", "file": "b.toml", "kind": "http_json", "change": "pending",
+                  "why": "no answer within 30s" },
+                { "id": "zones", "file": "b.toml", "kind": "file", "change": "unchanged", "was": 2,
+                  "rows": 2, "why": "`z.csv` is empty" },
+            ],
         });
         let expected = "\
 error[W014]: no such field
@@ -203,16 +237,21 @@ error[W014]: no such field
 warning[W027]: nobody\\u{1b} reads
 
 a.toml: has a mistake, its last good version runs
-~ source   otlp  new settings behind its open sockets, opens 127.0.0.1:1/tcp
-= pipeline logs  unchanged
-~ pipeline b     changes (b.toml)
+~ source   otlp   new settings behind its open sockets, opens 127.0.0.1:1/tcp
+= pipeline logs   unchanged
+~ pipeline b      changes (b.toml)
     take care
     = clean  vrl operator     unchanged
     ~ slow   window operator  STATE DROPPED, what it holds is lost: the shape of its state changes
         from  every 10
         to    every 30
     + late   window operator  new, takes over the state of `old`
-plan: 2 to change, 0 to start, 0 to remove, 1 unchanged; 1 of 2 files would be live
+~ lookup   hosts  other rows: 3 instead of 2 (b.toml)
++ lookup   teams  http_json table, pending (b.toml)
+    has no rows: no answer within 30s
+= lookup   zones  unchanged
+    cannot be read, the rows before stay: `z.csv` is empty
+plan: 3 to change, 1 to start, 0 to remove, 2 unchanged; 1 of 2 files would be live
 ";
         assert_eq!(render(&planned), expected);
     }

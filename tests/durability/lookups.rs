@@ -201,14 +201,17 @@ const DATABASES: &str = r#"
 [lookups.postgres]
 type = "postgres"
 url = "env:POSTGRES_URL"
-query = """SELECT * FROM (VALUES ('cart', 1::int8, 1.5::numeric, true, '2026-01-31 12:00+00'::timestamptz),
-    ('shop', NULL, NULL, false, NULL)) t(name, n, d, b, t)"""
+query = """SELECT * FROM (VALUES
+    ('cart', 1::int8, 1.5::numeric, true, '2026-01-31 12:00+00'::timestamptz, 12345678901234567890::numeric),
+    ('shop', NULL, NULL, false, NULL, 9007199254740993)) t(name, n, d, b, t, id)"""
 refresh = "1s"
 
 [lookups.mysql]
 type = "mysql"
 url = "env:MYSQL_URL"
-query = "SELECT 'cart' AS name, 42 AS n, CAST(0.5 AS DECIMAL(3,1)) AS d"
+query = """SELECT * FROM (
+    SELECT 'cart' AS name, 42 AS n, CAST(0.5 AS DECIMAL(3,1)) AS d, CAST(18446744073709551615 AS UNSIGNED) AS id
+    UNION ALL SELECT 'cart', 43, 0.5, 1) t ORDER BY n DESC"""
 refresh = "1s"
 
 [lookups.service]
@@ -228,14 +231,14 @@ type = "enrich"
 inputs = ["otlp.logs"]
 lookup = "postgres"
 on = { "service.name" = "name" }
-take = { "pg.n" = "n", "pg.d" = "d", "pg.b" = "b", "pg.t" = "t" }
+take = { "pg.n" = "n", "pg.d" = "d", "pg.b" = "b", "pg.t" = "t", "pg.id" = "id" }
 
 [operators.b]
 type = "enrich"
 inputs = ["a"]
 lookup = "mysql"
 on = { "service.name" = "name" }
-take = { "my.n" = "n", "my.d" = "d" }
+take = { "my.n" = "n", "my.d" = "d", "my.id" = "id" }
 
 [operators.c]
 type = "enrich"
@@ -305,7 +308,10 @@ fn databases_and_services_are_asked() {
         ("pg.n", Value::from(1)),
         ("pg.d", 1.5.into()),
         ("pg.b", true.into()),
+        ("pg.id", "12345678901234567890".into()),
+        // The last one that the query gives.
         ("my.n", 42.into()),
+        ("my.id", "18446744073709551615".into()),
         ("my.d", 0.5.into()),
         ("web.team", "team 1".into()),
     ];

@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{LastGood, Version, attempt, read_version, sort};
+use super::{LastGood, UNREADABLE, Version, attempt, read_version, sort};
 use crate::component::Components;
 use crate::config::{Bundle, Environment, file};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceText};
 use crate::lookup::Tables;
 use crate::plan::{PipelinePlan, SourceDefinition};
-
-/// The code of a file that cannot be read.
-const UNREADABLE: &str = "W002";
 
 /// Reads a pipeline file and the files that it names, for one who plans it elsewhere. What else is
 /// wrong with it is found there, where the other files are.

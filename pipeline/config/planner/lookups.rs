@@ -10,7 +10,7 @@ use super::{Planner, SourceInfo, canonical, hex};
 use crate::config::file::Group;
 use crate::config::section::Lookups;
 use crate::lookup::{Lookup, Place};
-use crate::plan::{LookupDefinition, NodePlan, PipelinePlan};
+use crate::plan::{Guess, LookupDefinition, NodePlan, PipelinePlan};
 
 /// Key of a lookup with rows for where its peer cannot be asked.
 const SAMPLE: &str = "sample";
@@ -20,6 +20,7 @@ const SAMPLE: &str = "sample";
 pub(super) struct FileLookups {
     pub(super) definitions: BTreeMap<String, Arc<LookupDefinition>>,
     pub(super) tables: Lookups,
+    guesses: BTreeMap<String, Guess>,
 }
 
 impl Planner<'_> {
@@ -51,8 +52,9 @@ impl Planner<'_> {
                 header: part.section.header.clone(),
             });
             match self.version(&definition) {
-                Ok(table) => {
+                Ok((table, guess)) => {
                     tables.insert(id.clone(), table);
+                    self.lookups.guesses.extend(guess.map(|guess| (id.clone(), guess)));
                 }
                 Err(why) => {
                     let message = format!("{}: {why}", part.section.owner);
@@ -66,15 +68,28 @@ impl Planner<'_> {
         self.lookups.definitions.values().cloned().collect()
     }
 
-    /// The version to plan with: the one that is named, else the newest, else the sample.
-    fn version(&self, definition: &LookupDefinition) -> Result<Arc<Lookup>, String> {
-        if let Some(version) = self.versions.as_ref().and_then(|v| v.get(&definition.key)) {
-            return self.tables.version(version);
+    /// The version to plan with, else the sample; and whether it stands for rows that nobody knows.
+    fn version(
+        &self,
+        definition: &LookupDefinition,
+    ) -> Result<(Arc<Lookup>, Option<Guess>), String> {
+        if let Some(table) = self.versions.of(definition, self.tables)? {
+            return Ok((table, None));
         }
-        match self.tables.newest(definition)? {
-            Some(table) => Ok(table),
-            None => Ok(sample(definition)?.unwrap_or_else(|| Arc::new(Lookup::unknown()))),
-        }
+        Ok(match sample(definition)? {
+            Some(sample) => (sample, Some(Guess::Sample)),
+            None => (Arc::new(Lookup::unknown()), Some(Guess::Nothing)),
+        })
+    }
+
+    /// The tables that `plan` looks into without knowing their rows.
+    pub(super) fn guessed(&self, plan: &PipelinePlan) -> BTreeMap<String, Guess> {
+        let known = |id: &String| {
+            let definition = self.lookups.definitions.get(id);
+            definition.is_none_or(|d| !plan.bundle.lookups.contains_key(&d.key))
+        };
+        let guesses = self.lookups.guesses.iter().filter(|(id, _)| !known(id));
+        guesses.map(|(id, guess)| (id.clone(), *guess)).collect()
     }
 
     /// The nodes of `plan` as its tests run them: with the samples of lookup tables. `None` if
@@ -106,8 +121,11 @@ impl Planner<'_> {
             (self.tables, self.versions.clone()),
             self.file,
         );
-        planner.lookups =
-            FileLookups { definitions: self.lookups.definitions.clone(), tables: Arc::new(tables) };
+        planner.lookups = FileLookups {
+            definitions: self.lookups.definitions.clone(),
+            tables: Arc::new(tables),
+            guesses: BTreeMap::new(),
+        };
         let planned = planner.pipeline_of(sources).pipeline;
         self.wrong.0.extend(planner.wrong.0.into_iter().filter(|_| planned.is_none()));
         planned.map(|p| p.nodes)

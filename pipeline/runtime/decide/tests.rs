@@ -81,6 +81,7 @@ fn plan(name: &str, text: &[&'static str]) -> Arc<PipelinePlan> {
         partitioned: BTreeMap::new(),
         tests: Vec::new(),
         test_nodes: None,
+        guessed: BTreeMap::new(),
     })
 }
 
