@@ -201,6 +201,42 @@ fn a_peer_that_hangs_holds_up_nobody_and_its_pipeline_misses_nothing() {
     );
 }
 
+/// While a file has a mistake its last good version runs on, with new rows as they suit it.
+#[test]
+fn a_last_good_version_has_the_newest_rows_that_suit_it() {
+    let text = pipeline(FILE, "rows");
+    let mut server = Server::prepare(&[("sources", SOURCES), ("work", &*text)], None, &[]);
+    let table = server.path().join("services.csv");
+    put(&table, 1);
+    server.restart();
+    let mut n = 0;
+    let mut until = |server: &Server, version: i64| {
+        wait("the version is in use", || {
+            n += 1;
+            send(server, n);
+            newest(server, "rows").filter(|row| row["version"] == version)
+        });
+    };
+    until(&server, 1);
+    server.write("work", &text.replace("take = ", "takes = "));
+    wait("the file is kept", || {
+        let files = server.status()["reload"]["files"].clone();
+        files.as_array()?.iter().any(|f| f["state"] == "kept").then_some(())
+    });
+    put(&table, 2);
+    until(&server, 2);
+    // Without the column that is taken: those from before stay, not those with which it was good.
+    let reloads = server.status()["reload"]["number"].as_u64();
+    fs::write(&table, "name,other\ncart,3\n").unwrap();
+    wait("it was tried", || (server.status()["reload"]["number"].as_u64() > reloads).then_some(()));
+    until(&server, 2);
+    server.kill9();
+    server.restart();
+    until(&server, 2);
+    put(&table, 4);
+    until(&server, 4);
+}
+
 #[test]
 fn a_plan_shows_tables() {
     let files = [("sources", SOURCES), ("work", &*pipeline(FILE, "rows"))];

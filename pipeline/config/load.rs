@@ -137,11 +137,17 @@ impl Present {
         let files = files.collect();
         let mut kept = LastGood::new();
         for (path, state) in &loader.states {
-            let bundle = match state {
-                FileState::Live => attempt.bundles.get(path),
-                FileState::Kept | FileState::LeftOut => good.get(path),
+            let mut bundle = match state {
+                FileState::Live => attempt.bundles.get(path).cloned(),
+                FileState::Kept | FileState::LeftOut => good.get(path).cloned(),
             };
-            kept.extend(bundle.map(|b| (path.clone(), b.clone())));
+            // The tables with which it runs now are the last that suited it.
+            if let (FileState::Kept, Some(bundle), Some(runs)) =
+                (state, &mut bundle, attempt.bundles.get(path))
+            {
+                bundle.lookups.clone_from(&runs.lookups);
+            }
+            kept.extend(bundle.map(|b| (path.clone(), b)));
         }
         let mut diagnostics = loader.said;
         sort(&mut diagnostics);

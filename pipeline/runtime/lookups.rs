@@ -192,9 +192,10 @@ impl Runtime {
     async fn tidy(&self) {
         // No plan comes into being meanwhile. What is in use first: a checkpoint that is saved later
         // names a plan that is in memory now.
-        let _known = self.reloading.lock().await;
+        let known = self.reloading.lock().await;
         tokio::task::block_in_place(|| {
             let mut needed = self.options.tables.in_use();
+            needed.extend(known.good.values().flat_map(|b| b.lookups.values().cloned()));
             let checkpoints = &self.shared.checkpoints;
             let Ok(mut plans) = checkpoints.plans_named() else { return };
             for running in self.running.lock().values() {
