@@ -37,6 +37,8 @@ const TIDY: Duration = Duration::from_secs(600);
 const UNUSED: Duration = Duration::from_secs(3600);
 /// ... but for what is more than this, bytes: the largest table that there may be, once.
 const SPARE_MAX: u64 = crate::lookup::BYTES_MAX as u64;
+/// Bytes of new versions behind which it is looked for those that can go at once.
+const WRITTEN: u64 = SPARE_MAX / 4;
 
 /// Lookup tables of files.
 pub(super) type Definitions = Vec<Arc<LookupDefinition>>;
@@ -117,7 +119,7 @@ pub(super) async fn read(runtime: Arc<Runtime>) {
         runtime.readings.begin(&definitions);
         let written = runtime.options.tables.written();
         let reloads = runtime.outcome.borrow().number;
-        if written > SPARE_MAX || reloads > number && tidied.elapsed() >= TIDY {
+        if written > WRITTEN || reloads > number && tidied.elapsed() >= TIDY {
             runtime.tidy().await;
             (tidied, number) = (tokio::time::Instant::now(), reloads);
         }
