@@ -4,23 +4,25 @@
 //! each table is the newest. A version goes when neither that nor a plan that may be run again
 //! names it: after a while, or at once if those that nobody needs take much space.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod kept;
+mod planned;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use arrow::compute::concat_batches;
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use self::kept::{damaged, read_rows, write_rows};
+pub(crate) use self::planned::Versions;
 use super::order::same_rows;
 use super::{BYTES_MAX, Content, Lookup, Place};
-use crate::checkpoint::{age, sweep_unfinished, touch, write_atomically};
+use crate::checkpoint::{sweep_unfinished, touch, write_atomically};
 use crate::component::Services;
 use crate::plan::LookupDefinition;
 
@@ -32,44 +34,6 @@ const MAXMIND: &str = "mmdb";
 /// All tables of a server, or of a command that has none. Clones share them.
 #[derive(Clone, Default)]
 pub struct Tables(Arc<Inner>);
-
-/// With which versions of its tables a file is planned; those that are named are by
-/// [`LookupDefinition::key`].
-#[derive(Clone, Debug)]
-pub(crate) enum Versions {
-    /// The newest.
-    Newest,
-    /// The newest, or these where none is known.
-    NewestOr(Arc<BTreeMap<String, String>>),
-    /// These, and the newest of those that are not among them.
-    These(Arc<BTreeMap<String, String>>),
-}
-
-impl Versions {
-    /// The version of a table that it is planned with; `None` if there is none.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub(crate) fn of(
-        &self,
-        definition: &LookupDefinition,
-        tables: &Tables,
-    ) -> Result<Option<Arc<Lookup>>, String> {
-        let named = match self {
-            Self::Newest => None,
-            Self::NewestOr(named) | Self::These(named) => named.get(&definition.key),
-        };
-        let newest = match (self, named) {
-            (Self::These(_), Some(_)) => None,
-            _ => tables.newest(definition)?,
-        };
-        match (newest, named) {
-            (Some(newest), _) => Ok(Some(newest)),
-            (None, Some(version)) => tables.version(version).map(Some),
-            (None, None) => Ok(None),
-        }
-    }
-}
 
 #[derive(Default)]
 struct Inner {
@@ -394,53 +358,6 @@ impl Tables {
         state.current.retain(|key, _| definitions.iter().any(|d| d.key == *key));
     }
 
-    /// Bytes of versions written since the last [`Tables::tidy`].
-    pub(crate) fn written(&self) -> u64 {
-        self.0.written.load(Relaxed)
-    }
-
-    /// Versions that a plan in memory has, or that are the newest of a table.
-    pub(crate) fn in_use(&self) -> BTreeSet<String> {
-        let state = self.0.state.lock();
-        let newest = state.current.values().map(|c| &c.noted.version);
-        let all = state.loaded.keys().map(ToString::to_string).chain(newest.cloned());
-        all.filter(|version| state.in_use(version)).collect()
-    }
-
-    /// Removes versions that are not `needed` and that have not come into use for `unused`, and the
-    /// oldest of those that are not needed until they take `bytes` at most.
-    pub(crate) fn tidy(&self, needed: &BTreeSet<String>, unused: Duration, bytes: u64) {
-        let Keeping::Folder(folder) = &self.0.keeping else { return };
-        self.0.written.store(0, Relaxed);
-        let in_use = self.in_use();
-        let needed = |version: &str| needed.contains(version) || in_use.contains(version);
-        let mut spare = Vec::new();
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let kept = path.extension().is_some_and(|e| e == ROWS || e == MAXMIND);
-            let version = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-            if kept && version.is_some_and(|v| !needed(&v)) {
-                let bytes = entry.metadata().map_or(0, |m| m.len());
-                spare.push((age(&path).unwrap_or_default(), bytes, path));
-            }
-        }
-        // The youngest first.
-        spare.sort();
-        let mut sum = 0;
-        for (age, size, path) in spare {
-            sum += size;
-            if age < unused && sum <= bytes {
-                continue;
-            }
-            // One that has come into use since `needed` was found out; who makes it one waits.
-            let state = self.0.state.lock();
-            let version = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-            if version.is_some_and(|v| !state.in_use(&v)) {
-                let _ = std::fs::remove_file(path);
-            }
-        }
-    }
-
     /// These tables, with files that changed as they are now: for who looks ahead. Nothing of it is
     /// kept. Why a file cannot be read stands in the status.
     pub(crate) fn ahead(&self, definitions: &[Arc<LookupDefinition>]) -> Self {
@@ -483,30 +400,4 @@ impl Tables {
 /// What a file holds.
 fn read_file(definition: &LookupDefinition) -> Result<Content, String> {
     futures::executor::block_on(definition.plan.read(&Services::default()))
-}
-
-fn damaged(path: &Path, why: &str) -> String {
-    format!("`{}` is damaged: {why}", path.display())
-}
-
-/// Rows as they are kept: an Arrow IPC stream.
-fn write_rows(rows: &arrow::array::RecordBatch) -> Result<Bytes, String> {
-    let write = || {
-        let mut kept = Vec::new();
-        let mut writer = StreamWriter::try_new(&mut kept, rows.schema_ref())?;
-        writer.write(rows)?;
-        writer.finish()?;
-        Ok::<_, arrow::error::ArrowError>(Bytes::from(kept))
-    };
-    write().map_err(|e| e.to_string())
-}
-
-fn read_rows(kept: &Bytes) -> Result<arrow::array::RecordBatch, String> {
-    let read = || {
-        let reader = StreamReader::try_new(kept.as_ref(), None)?;
-        let schema = reader.schema();
-        let batches = reader.collect::<Result<Vec<_>, _>>()?;
-        concat_batches(&schema, &batches)
-    };
-    read().map_err(|e| e.to_string())
 }
