@@ -85,6 +85,8 @@ fn a_table_changes_under_load_and_deaths() {
             server.restart();
         }
     }
+    let all = |rows: &[Value]| rows[0]["n"].as_i64() >= Some(next);
+    server.wait_sql("SELECT count(*) AS n FROM rows", all);
     check(&server, &logs, 6);
     // What the tests of a pipeline or a plan say of it without a server.
     let (code, said) = server.weir(&["check"]);
