@@ -20,8 +20,8 @@
 //! | `anomaly.alert` | true at the first row of an event whose score reaches `threshold` |
 //! | `anomaly.expected` | the value that was expected |
 //! | `anomaly.low`, `anomaly.high` | bounds within which the value by itself is not news |
-//! | `anomaly.part` | what deviated: `value`, `level` (16 points), `trend` (64 points), `change`, `season`, `shape` |
-//! | `anomaly.state` | `learning` (fewer than 120 points), `young` (1,000), `mature` |
+//! | `anomaly.part` | what deviated: `value`, `level` (16 points against 64), `trend` (64 points), `change`, `season`, `shape` |
+//! | `anomaly.state` | `learning` (fewer than 144 points), `young` (1,000), `mature` |
 //!
 //! They are NULL for rows without a finite value (up to 10^150) or without `timestamp`.
 //!

@@ -7,9 +7,9 @@ use super::shape::{Nearest, Point, Shapes};
 use crate::codec::{get_f64, get_u64, put_f64, put_u64};
 
 /// Points of the means of the running level: some, and four and sixteen times as many.
-const FAST: f64 = 1.0 / 4.0;
-const MIDDLE: f64 = 1.0 / 16.0;
-const SLOW: f64 = 1.0 / 64.0;
+const FAST_POINTS: u64 = 4;
+const MIDDLE_POINTS: u64 = 16;
+const SLOW_POINTS: u64 = 64;
 
 /// Points of the long-run mean, which a new level becomes within.
 pub(super) const LONG_POINTS: f64 = 1_000.0;
@@ -20,12 +20,13 @@ const LONG: f64 = 1.0 / LONG_POINTS;
 const EARLY: f64 = 1_000.0;
 const LIFE: f64 = 20_000.0;
 
-/// Evidence counts for `n / (n + WARM_UP)` of itself: with few points much is new.
-pub(super) const WARM_UP: f64 = 120.0;
+/// Evidence counts for `n / (n + WARM_UP)` of itself: with few points much is new. Half a day of
+/// 5 minutes.
+pub(super) const WARM_UP: f64 = 144.0;
 
-/// Times its mean that a deviation is at least to be an extreme: 5 standard deviations of a
-/// normal distribution, of which either side has 0.4 as its mean.
-const USUAL: f64 = 12.5;
+/// Times its mean that a deviation is at least to be an extreme: 5.6 standard deviations of a
+/// normal distribution, of which either side has 0.4 as its mean. News begins at 0.77 of it.
+const USUAL: f64 = 14.0;
 
 /// Points after news within which only what is larger is news again, clearly larger if the first
 /// was news indeed.
@@ -42,8 +43,8 @@ const QUIET: u64 = 2 * REST;
 const HALF: f64 = 0.74;
 
 /// Steps without points after which the short means start anew: what changed meanwhile is not a
-/// sudden change.
-const GAP: f64 = 16.0;
+/// sudden change. Twice the fastest mean; from 3 to 9 it makes little difference.
+const GAP: f64 = 8.0;
 
 /// A series that is this many times its mean distance from the long-run mean when an event is over
 /// has a new level: the event goes on until the mean has come after.
@@ -74,11 +75,11 @@ pub(super) struct Settings {
 pub(super) enum Part {
     /// The point, from the long-run mean.
     Value,
-    /// The mean of 16 points.
+    /// The mean of 16 points, from that of 64.
     Level,
-    /// The mean of 64 points.
+    /// The mean of 64 points, from the long-run mean.
     Trend,
-    /// A few points, from those before.
+    /// The mean of 4 points, from that of the 16 before.
     Change,
     /// The point, from what the hour of the day lets expect.
     Season,
@@ -118,6 +119,23 @@ const VALUE: usize = 0;
 const SEASON: usize = 8;
 const SHAPE: usize = 10;
 
+/// Points since a pause that the deviation of each kind takes to be one of a mean again: before,
+/// it is as noisy as a point, and neither news nor a measure of what comes later.
+const SETTLED: [u64; KINDS.len()] = {
+    let mut points = [0; KINDS.len()];
+    let mut kind = 0;
+    while kind < KINDS.len() {
+        points[kind] = match KINDS[kind].0 {
+            Part::Value | Part::Season => 0,
+            Part::Change => FAST_POINTS,
+            Part::Level | Part::Shape => MIDDLE_POINTS,
+            Part::Trend => SLOW_POINTS,
+        };
+        kind += 1;
+    }
+    points
+};
+
 /// What is said of one point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Verdict {
@@ -138,6 +156,8 @@ pub(super) struct Detector {
     points: u64,
     /// Of the newest point, in nanoseconds.
     time: i64,
+    /// Points since the short means last started.
+    running: u64,
     /// Seconds between points.
     step: f64,
     fast: Mean,
@@ -161,6 +181,7 @@ pub(super) struct Detector {
 /// A point on its way in: what the state becomes if it is taken, and how far it deviates.
 struct Incoming {
     n: f64,
+    running: u64,
     step: f64,
     fast: Mean,
     middle: Mean,
@@ -168,6 +189,8 @@ struct Incoming {
     long: Mean,
     spread: Mean,
     deviations: [f64; KINDS.len()],
+    /// Which kinds are means of as many points as they should be, and which are to be believed.
+    settled: [bool; KINDS.len()],
     counts: [bool; KINDS.len()],
     /// Expected distance to the long-run mean, and what the season's deviations are divided by.
     season: Option<(f64, f64)>,
@@ -180,6 +203,7 @@ impl Detector {
         Self {
             points: 0,
             time: i64::MIN,
+            running: 0,
             step: 0.0,
             fast: Mean::default(),
             middle: Mean::default(),
@@ -238,17 +262,21 @@ impl Detector {
             _ => self.step + STEP_RATE * (elapsed.min(2.0 * self.step) - self.step),
         };
         let apart = self.points > 0 && elapsed > GAP * self.step.max(1e-9) && self.points > 1;
-        let after = |mean: Mean, rate| if apart { Mean(value) } else { mean.with(value, rate, n) };
-        let (fast, middle, slow) =
-            (after(self.fast, FAST), after(self.middle, MIDDLE), after(self.slow, SLOW));
+        let running = if apart { 1 } else { self.running + 1 };
+        let after = |mean: Mean, points: u64| mean.with(value, 1.0 / points as f64, running as f64);
+        let fast = after(self.fast, FAST_POINTS);
+        let middle = after(self.middle, MIDDLE_POINTS);
+        let slow = after(self.slow, SLOW_POINTS);
         let before = if apart || self.points == 0 { value } else { self.middle.0 };
         // Against the mean as it was: a point must not vouch for itself.
         let mean = if self.points == 0 { value } else { self.long.0 };
         let distance = value - mean;
         let spread = self.spread.with(distance.abs(), LONG, n);
         let mut deviations = [0.0; KINDS.len()];
-        let mut counts = [true; KINDS.len()];
-        let from = [distance, middle.0 - mean, slow.0 - mean, fast.0 - before];
+        let anew = running <= self.points;
+        let settled = SETTLED.map(|points| !anew || running > points);
+        let mut counts = settled;
+        let from = [distance, middle.0 - slow.0, slow.0 - mean, fast.0 - before];
         for (kind, from) in from.into_iter().enumerate() {
             (deviations[2 * kind], deviations[2 * kind + 1]) = (from.max(0.0), (-from).max(0.0));
         }
@@ -259,9 +287,9 @@ impl Detector {
             (e.mean, e.spread)
         });
         // Every hour must have been seen since the mean came after.
-        let settled = LONG_POINTS + season::per_day(step);
-        let moving = self.shifted > 0 && ((self.points - self.shifted) as f64) < settled;
-        let counted = expected.is_some_and(|e| e.counts) && !moving;
+        let taken = LONG_POINTS + season::per_day(step);
+        let moving = self.shifted > 0 && ((self.points - self.shifted) as f64) < taken;
+        let counted = expected.is_some_and(|e| e.counts && e.seen) && !moving;
         (counts[SEASON], counts[SEASON + 1]) = (counted, counted);
         let unit = spread.0.max(f64::MIN_POSITIVE);
         let shape = [fast.0 - mean, fast.0 - middle.0, value - fast.0].map(|d| (d / unit) as f32);
@@ -271,6 +299,7 @@ impl Detector {
         let season = season.filter(|_| counted);
         Incoming {
             n,
+            running,
             step,
             fast,
             middle,
@@ -278,6 +307,7 @@ impl Detector {
             long,
             spread,
             deviations,
+            settled,
             counts,
             season,
             shape,
@@ -343,20 +373,20 @@ impl Detector {
     }
 
     fn learn(&mut self, time: i64, incoming: Incoming) {
-        let Incoming {
-            n, step, fast, middle, slow, long, spread, deviations, shape, nearest, ..
-        } = incoming;
+        let Incoming { n, step, fast, middle, slow, long, spread, deviations, .. } = incoming;
         let loss = 1.0 / (n + EARLY).min(LIFE);
-        for (extreme, deviation) in self.extremes.iter_mut().zip(deviations) {
-            extreme.learn(deviation, loss);
+        for (kind, extreme) in self.extremes.iter_mut().enumerate() {
+            if incoming.settled[kind] {
+                extreme.learn(deviations[kind], loss);
+            }
         }
         if self.points > 1 {
             let distance = deviations[VALUE] - deviations[VALUE + 1];
             self.season.learn(seconds(time), step, distance, n);
-            self.shapes.learn(&shape, nearest, self.points as u32);
+            self.shapes.learn(&incoming.shape, incoming.nearest, self.points as u32);
         }
         self.points += 1;
-        (self.time, self.step) = (time, step);
+        (self.time, self.running, self.step) = (time, incoming.running, step);
         (self.fast, self.middle, self.slow) = (fast, middle, slow);
         (self.long, self.spread) = (long, spread);
         let over = self.since > 0 && self.points - self.since == REST;
@@ -369,6 +399,7 @@ impl Detector {
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         put_u64(out, self.points);
         put_u64(out, self.time as u64);
+        put_u64(out, self.running);
         put_f64(out, self.step);
         let means = [self.fast, self.middle, self.slow, self.long, self.spread];
         means.iter().for_each(|m| put_f64(out, m.0));
@@ -384,7 +415,8 @@ impl Detector {
     /// The inverse of [`Self::put`].
     pub(super) fn get(bytes: &mut &[u8]) -> Option<Self> {
         let (points, time) = (get_u64(bytes)?, get_u64(bytes)? as i64);
-        let mut restored = Self { points, time, step: get_f64(bytes)?, ..Self::new() };
+        let (running, step) = (get_u64(bytes)?, get_f64(bytes)?);
+        let mut restored = Self { points, time, running, step, ..Self::new() };
         let Self { fast, middle, slow, long, spread, .. } = &mut restored;
         for mean in [fast, middle, slow, long, spread] {
             mean.0 = get_f64(bytes)?;

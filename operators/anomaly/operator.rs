@@ -57,7 +57,9 @@ impl Operator for Anomaly {
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), OperatorError> {
-        let bad = || OperatorError::new("malformed state of an anomaly operator");
+        let bad = || {
+            OperatorError::new("malformed state of an anomaly operator, or one of another version")
+        };
         self.known.get(state).ok_or_else(bad)
     }
 

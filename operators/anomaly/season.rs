@@ -82,6 +82,8 @@ pub(crate) struct Expected {
     pub(crate) spread: f64,
     /// Whether it is to be believed.
     pub(crate) counts: bool,
+    /// Whether it was seen on such a day before: what weekends are like working days do not tell.
+    pub(crate) seen: bool,
 }
 
 impl Season {
@@ -116,12 +118,14 @@ impl Season {
         let profile = if week && counts[kind][hour] > 0 { kind } else { 0 };
         let spread = f64::from(spreads[hour]) / error;
         let spread = if spread.is_finite() { 0.5 + 0.5 * spread } else { 1.0 };
+        let whole = per_hour(step).min(f64::from(COUNT_MAX));
         let enough = (DAYS_MIN * per_hour(step)).min(f64::from(COUNT_MAX));
         let better = mode != Mode::Auto || error < GAIN * self.error_mean.0;
         Some(Expected {
             mean: f64::from(means[profile][hour]),
             spread,
             counts: f64::from(counts[0][hour]) >= enough && better,
+            seen: mode == Mode::Day || f64::from(counts[kind][hour]) >= whole,
         })
     }
 

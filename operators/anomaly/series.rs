@@ -19,6 +19,10 @@ enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::Gauge, Kind::SeenCounter, Kind::ToldCounter];
 
+/// What the number of the kind is saved with: smaller ones are of states that were laid out
+/// otherwise, which must not be read as if they were of this one.
+const FORMAT: u8 = 3;
+
 const NANOS: f64 = 1e9;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -110,7 +114,7 @@ impl known::Series for Series {
     }
 
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(KINDS.iter().position(|k| *k == self.kind).unwrap_or_default() as u8);
+        out.push(FORMAT + KINDS.iter().position(|k| *k == self.kind).unwrap_or_default() as u8);
         put_u64(out, self.time as u64);
         put_f64(out, self.last);
         put_u64(out, u64::from(self.rises));
@@ -120,7 +124,7 @@ impl known::Series for Series {
 
     fn get(bytes: &mut &[u8]) -> Option<Self> {
         Some(Self {
-            kind: *KINDS.get(usize::from(get_u8(bytes)?))?,
+            kind: *KINDS.get(usize::from(get_u8(bytes)?.checked_sub(FORMAT)?))?,
             time: get_u64(bytes)? as i64,
             last: get_f64(bytes)?,
             rises: u32::try_from(get_u64(bytes)?).ok()?,

@@ -137,6 +137,13 @@ fn malformed_states() {
         assert!(built("").restore(&state[..cut]).is_err(), "{cut}");
     }
     assert!(built("").restore(&[&state[..], &[0]].concat()).is_err());
+    // Layouts before this one had the number of the kind, 0 to 2, behind the key of a series.
+    const KIND: usize = 1 + 8 + 16;
+    for kind in 0..3 {
+        let mut old = state.clone();
+        old[KIND] = kind;
+        assert!(built("").restore(&old).is_err());
+    }
 }
 
 /// Values of a few kinds, so that all parts of a detector have something to do.
@@ -146,12 +153,15 @@ fn value() -> impl Strategy<Value = Option<f64>> {
         2 => Just(Some(5.0)),
         1 => (-1e155..1e155f64).prop_map(Some),
         1 => prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(0.0), Just(-0.0)].prop_map(Some),
+        1 => prop_oneof![Just(f64::MIN_POSITIVE), Just(-5e-324), Just(1e150)].prop_map(Some),
         1 => Just(None),
     ]
 }
 
 fn rows() -> impl Strategy<Value = Vec<Row>> {
-    let one = (-3i64..40, value(), 0i64..6, prop::bool::weighted(0.1));
+    // Late ones, duplicates, and now and then a pause.
+    let step = prop_oneof![20 => -3i64..40, 1 => 400i64..100_000];
+    let one = (step, value(), 0i64..6, prop::bool::weighted(0.1));
     prop::collection::vec(one, 1..120).prop_map(|all| {
         let mut time = 1_400_000_000;
         let made = all.into_iter().map(|(step, value, series, counter)| {
