@@ -22,7 +22,7 @@
 //! | `changepoint.at` | time of the first point after it |
 //! | `changepoint.kind` | `level`, `variance` or `trend` |
 //! | `changepoint.before`, `changepoint.after` | median of up to 128 points before, and of those since |
-//! | `changepoint.size` | by how many standard deviations these differ |
+//! | `changepoint.size` | by how many standard deviations these differ, at most a million |
 //! | `changepoint.spread_before`, `changepoint.spread_after` | standard deviations, by the median absolute deviation |
 //! | `changepoint.slope_before`, `changepoint.slope_after` | change per second, robust |
 //! | `changepoint.confidence` | 1 less the chance that noise looks like this |

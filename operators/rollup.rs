@@ -51,7 +51,10 @@
 //! group, with `correction` true: what is to be *added*. All columns combine as the table above says,
 //! so the same question over the table gives the right answer whether rows were late or not. A late
 //! sample of a counter changes the increase of its own step and of the next; a correction can be
-//! negative. What is later still goes to `<id>.late` as it is.
+//! negative. What is later still goes to `<id>.late` as it is; while its step is open that is only a
+//! sample of a cumulative series that is older than `lateness` and `correct_for`: what a counter rose
+//! is not known without its neighbours. So with long steps set `correct_for` to the delay that senders
+//! of counters can have.
 //!
 //! `aggregate` says which columns there are, of `count`, `sum`, `min`, `max`, `last`, `increase`,
 //! `histogram`, `sketch`; default: all but `sketch`. A sketch answers quantiles within 1 %, also of

@@ -37,6 +37,8 @@ const MOVED: usize = 12;
 
 /// Deviations by which a level must change for the season to be one of the new level at once.
 const SURE: f64 = 4.5;
+/// The size of a change of what did not vary at all before.
+const SIZE_MAX: f64 = 1e6;
 
 /// The same for a change to be told of a series with a season, which is not known better than that.
 const SEASONAL: f64 = 1.5;
@@ -250,7 +252,7 @@ impl Series {
             proved: self.last.0,
             before,
             after,
-            size: (after.level - before.level) / before.spread,
+            size: size(&before, &after),
             confidence: 1.0 - chance(z, rest.len()),
         }
     }
@@ -270,6 +272,12 @@ impl Series {
             self.level += change.after.level - change.before.level;
         }
     }
+}
+
+/// By how many deviations two sides differ, at most [`SIZE_MAX`].
+fn size(before: &Side, after: &Side) -> f64 {
+    let moved = after.level - before.level;
+    if moved == 0.0 { 0.0 } else { (moved / before.spread).clamp(-SIZE_MAX, SIZE_MAX) }
 }
 
 /// The place near `at` from which on values are nearer to the median after it than to the one

@@ -123,6 +123,17 @@ impl Rollup {
         until.saturating_sub(self.shape.correct_for)
     }
 
+    /// Whether a row that old still counts in the step at `start`: while that is open, if the row
+    /// counts by itself. Of cumulative series the samples before it are known no more.
+    fn counts_yet(&self, start: i64, kind: Kind) -> bool {
+        let end = start.saturating_add(self.shape.every);
+        let alone = matches!(
+            kind,
+            Kind::Gauge | Kind::Counter { delta: true } | Kind::Histogram { delta: true }
+        );
+        alone && self.windows.until.is_none_or(|until| end > until)
+    }
+
     fn bounds(&self) -> Bounds {
         let Shape { every, groups_max, .. } = *self.shape;
         Bounds { every, groups_max, all: self.groups.len() }
@@ -143,12 +154,12 @@ impl Rollup {
         histograms: Option<&Reader<'_>>,
     ) -> Fate {
         let time = columns.times.value(row);
-        if time < self.horizon() {
-            return Fate::Late;
-        }
         let Some(start) = self.step(time) else {
             return "the timestamp is out of range".into();
         };
+        if time < self.horizon() && !self.counts_yet(start, target.kind) {
+            return Fate::Late;
+        }
         let value = match target.kind {
             Kind::Unsure => return "the histogram has no `metric.temporality`".into(),
             Kind::Gauge | Kind::Counter { .. } => columns.number(row),

@@ -186,6 +186,25 @@ fn what_has_no_place_says_why() {
     assert_eq!(out.emitted.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["", "late"]);
 }
 
+#[test]
+fn an_open_step_takes_what_counts_by_itself_however_old() {
+    let toml = "every = \"1h\"\nlateness = \"0s\"\ncorrect_for = \"20s\"";
+    let mut rollup = rollup(toml);
+    let out = run(&mut *rollup, |o, out| {
+        o.tick(tick(3_000 * S), out).unwrap();
+        let rows = [metric(100, "gauge", "a", 100.0), metric(2_999, "gauge", "a", 1.0)];
+        o.process(0, batch(&rows), out).unwrap();
+        o.process(0, batch(&[metric(100, "counter", "a", 5.0)]), out).unwrap();
+        o.tick(tick(3_600 * S), out).unwrap();
+        // Now it is given, and what is that old is late.
+        o.process(0, batch(&[metric(200, "gauge", "a", 7.0)]), out).unwrap();
+    });
+    assert_eq!(out.emitted.iter().filter(|(name, _)| *name == "late").count(), 2);
+    let shown = show(&out.emitted, "");
+    assert!(shown.len() == 1 && shown[0].contains("count=2"), "{shown:?}");
+    assert!(shown[0].contains("sum=101.0"), "{shown:?}");
+}
+
 fn histograms(values: &[(i64, Histogram)], kind: &str, temporality: &str) -> Batch {
     let of = |name: &str, value: &str| Attribute {
         name: name.into(),
