@@ -133,7 +133,9 @@ impl NatsConnection {
         if let Some(credentials) = &self.auth.credentials {
             // The error may quote what it could not read.
             let bad = |_| format!("`{}` is no credentials file of NATS", credentials.reference());
-            options = options.credentials(&secret(credentials)?).map_err(bad)?;
+            // The client wants a line ending behind the last line, which secrets lose.
+            let lines = secret(credentials)? + "\n";
+            options = options.credentials(&lines).map_err(bad)?;
         }
         let addresses: Result<Vec<ServerAddr>, _> =
             self.endpoints.iter().map(|e| e.parse()).collect();

@@ -41,13 +41,16 @@
 //! OTLP request that does not decode is left out, counted; OTLP rows have no columns of the message.
 //!
 //! Delivery: exactly once into Weir. The place in the stream lies in Weir's journal, with the
-//! messages; NATS has only a consumer that it forgets, so nothing needs acknowledging there (limits
-//! of the stream decide what it keeps, also with the retention `workqueue` or `interest`, which this
-//! source does not help to free). No more is read than the journal takes. What a stream deleted
-//! before it was read is counted as `gap`, with a sample in the status; with a `subject`, the gap may
-//! hold messages of others. A stream that was deleted and made anew is told by the time at which it
-//! was made, and read from its beginning; one that has lost its end, as a backup that was restored has, is
-//! read from there on. `weir status` shows how many messages wait. While a server
+//! messages; NATS has only a consumer that it forgets, so nothing needs acknowledging there, and limits
+//! of the stream decide what it keeps. A stream with the retention `interest` or `workqueue` is
+//! refused: its server deletes what it delivered, also what no journal has yet. One with the retention
+//! `limits` that has it as its source serves.
+//!
+//! No more is read than the journal takes. What a stream deleted before it was read is counted as
+//! `gap`, with a sample in the status; with a `subject`, the gap may hold messages of others. A stream
+//! that was deleted and made anew is told by the time at which it was made, and read from its
+//! beginning; one that has lost its end, as a backup that was restored has, is read from there on.
+//! `weir status` shows how many messages wait. While a server
 //! cannot be reached it is tried again, with growing pauses up to 10 s.
 
 mod read;

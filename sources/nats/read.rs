@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{RetentionPolicy, Stream};
 use async_nats::jetstream::{self, Message};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -48,6 +48,15 @@ pub(super) async fn read(
     let opened = stream(&context, &plan.stream, plan.create.as_ref());
     let Some(stream) = inlet.until_end(opened).await else { return Ok(()) };
     let stream = stream?;
+    // Of others the server takes delivery for acknowledgement, and deletes what no journal has yet.
+    let retention = &stream.cached_info().config.retention;
+    if *retention != RetentionPolicy::Limits {
+        return Err(format!(
+            "the stream has the retention {retention:?}, of which a message can be lost when Weir \
+             dies: give it the retention `limits`, or name a stream with that retention which has \
+             this one as its source"
+        ));
+    }
     let log = Partition { topic: plan.stream.as_str().into(), number: 0 };
     place(plan, inlet, &stream, &log).await?;
     let bytes = BATCH_BYTES.max(payload_max + OVERHEAD_BYTES);
