@@ -39,7 +39,8 @@
 //! it works and what it reaches: `docs/anomaly.md`.
 //!
 //! Metrics that say that they are cumulative counters are scored by their increase per second, in
-//! which bounds and the expected value are then too; so are series that rose 64 times without a
+//! which bounds and the expected value are then too, with `by` each of those that make up a series by
+//! its own; so are series that rose 64 times without a
 //! fall and then drop to less than half. A reset of a counter is no event. Rows that are not newer
 //! than the newest of their series, and rows stamped more than 10 minutes after they were received,
 //! are scored (those of counters are not) and not learned from. Rows for which the expression of
@@ -72,6 +73,7 @@ use self::detector::{LONG_POINTS, Settings, WARM_UP};
 use self::season::Mode;
 use crate::inputs;
 use crate::series::VALUE;
+use crate::series::options;
 
 /// The row of the table.
 pub(crate) const KIND: OperatorKind = OperatorKind {
@@ -206,6 +208,10 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
         ),
         threshold: number(&config.threshold, "threshold", THRESHOLD, 1.0),
     };
+    if let Some(written) = config.threshold.as_ref().filter(|t| t.value == 0.0) {
+        let d = Diagnostic::error("W310", "`threshold` of 0: every row would be an alert");
+        wrong.push(d.at(&section.span(written)).label("expected more than 0"));
+    }
     let series_max = config.max_series.as_ref().map_or(SERIES_MAX, |m| m.value);
     if let Some(written) = &config.max_series
         && !(1..u32::MAX as usize).contains(&series_max)
@@ -248,9 +254,7 @@ impl OperatorPlan for AnomalyPlan {
     }
 
     fn state_shape(&self) -> Option<String> {
-        let value = self.0.value.as_ref().map_or(VALUE, |e| e.text());
-        let by: Vec<&str> = self.0.by.iter().map(|(_, e)| e.text()).collect();
-        Some(format!("anomaly 1: {value} by {by:?}"))
+        Some(format!("anomaly 1: {}", options::shape(self.0.value.as_ref(), &self.0.by)))
     }
 
     fn reach(&self) -> i64 {

@@ -45,10 +45,11 @@
 //! a change of level whose points go on rising or falling (Mann-Kendall) it is one of trend, which is
 //! then taken out. Sources, power and false alarms: `docs/changepoint.md`.
 //!
-//! Ranks are counted, not sizes: a spike is one point, and what is shorter than `min_points` is no
-//! change. What goes and comes back later is two. Points that are not newer than the newest of their
+//! Ranks are counted, not sizes: a spike is one point. Of the points after a change `min_points` must
+//! be nearer to their median than to the one before: what is shorter is no change. What goes and comes back later is two. Points that are not newer than the newest of their
 //! series, and rows stamped more than 10 minutes after they were received, are left out; a pause is no
-//! change. Cumulative counters are looked at by their increase per second.
+//! change. Cumulative counters are looked at by their increase per second, with `by` each of those that
+//! make up a series by its own.
 //!
 //! State: about 3 KiB for each series. Series beyond `max_series` are not looked at, which is logged,
 //! until others have been silent for a day.
@@ -126,7 +127,7 @@ struct Config {
     #[schemars(extend("x-weir-verbatim" = true))]
     by: Vec<Spanned<String>>,
     /// Which changes are told; default all.
-    kinds: Option<Vec<KindConfig>>,
+    kinds: Option<Spanned<Vec<KindConfig>>>,
     /// How little evidence is enough, 0 to 1; default 0.5.
     sensitivity: Option<Spanned<f64>>,
     /// What lasts for fewer points is no change; default 8.
@@ -204,9 +205,12 @@ struct ChangepointPlan(Arc<Shape>);
 fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagnostics> {
     let config: Config = section.read()?;
     let mut options = Options::new(section, scope);
-    let value = options.expression(&config.value);
-    let by = options.by(&config.by);
-    let told = |kind| config.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind));
+    let value = options.number_of("value", &config.value);
+    let by = options.by(&config.by, &ADDED);
+    if let Some(written) = config.kinds.as_ref().filter(|kinds| kinds.value.is_empty()) {
+        options.wrong("kinds", written, "is empty", "expected `level`, `variance` or `trend`");
+    }
+    let told = |kind| config.kinds.as_ref().is_none_or(|kinds| kinds.value.contains(&kind));
     let kinds = Kinds {
         level: told(KindConfig::Level),
         variance: told(KindConfig::Variance),
@@ -263,7 +267,7 @@ impl OperatorPlan for ChangepointPlan {
     }
 
     fn state_shape(&self) -> Option<String> {
-        Some(format!("changepoint 1: {}", options::shape(self.0.value.as_ref(), &self.0.by)))
+        Some(format!("changepoint 2: {}", options::shape(self.0.value.as_ref(), &self.0.by)))
     }
 
     fn reach(&self) -> i64 {

@@ -54,9 +54,9 @@
 //! they are like. Those are taken by a hash of the series: always the same, and of every kind of
 //! series its share. Groups of which hardly one is among them are not found. Points may come in any
 //! order, a late one counts in its step. Cumulative counters are compared by their increase per
-//! second.
+//! second, with `by` each of those that make up a series by its own.
 //!
-//! State: 6 bytes for each step, and the attributes, of each series. Series beyond `max_series` are
+//! State: 8 bytes for each step, and the attributes, of each series. Series beyond `max_series` are
 //! not looked at, which is logged, until others have been silent for `over`.
 
 mod groups;
@@ -182,9 +182,9 @@ struct ClusterPlan(Arc<Shape>);
 fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagnostics> {
     let config: Config = section.read()?;
     let mut options = Options::new(section, scope);
-    let value = options.expression(&config.value);
-    let by = options.by(&config.by);
-    let step = options.duration("step", &config.step, STEP);
+    let value = options.number_of("value", &config.value);
+    let by = options.by(&config.by, &ADDED);
+    let step = options.step(&config.step, STEP);
     let steps = options.duration("over", &config.over, OVER) / step;
     if let Some(written) = &config.over
         && !(STEPS_MIN..=STEPS_MAX).contains(&steps)
@@ -223,7 +223,7 @@ impl OperatorPlan for ClusterPlan {
 
     fn state_shape(&self) -> Option<String> {
         let of = options::shape(self.0.value.as_ref(), &self.0.by);
-        Some(format!("cluster 1: {of} step {}", self.0.settings.step))
+        Some(format!("cluster 2: {of} step {}", self.0.settings.step))
     }
 
     fn reach(&self) -> i64 {

@@ -42,12 +42,13 @@
 //! | `value` | `value` | column or SQL expression |
 //! | `by` | the entity | columns or SQL expressions that tell series apart |
 //! | `step` | `5m` | length of a step |
-//! | `history` | `7d` | what is remembered; 24 to 10,000 steps |
-//! | `horizon` | `1d` | how far ahead; at most 10,000 steps |
+//! | `history` | `7d` | what is remembered; 24 to 10,000 steps: by default the nearest to 7 d |
+//! | `horizon` | `1d` | how far ahead; at most 10,000 steps, also by default |
 //! | `every` | `15m` | how often, in event time |
 //! | `limit` | none | a number, or a column or SQL expression whose last value counts |
 //! | `direction` | `above` | from where the limit is reached: `above` it is full, `below` it is empty |
 //! | `level` | `0.9` | probability of the interval |
+//! | `min`, `max` | none | what the quantity cannot be below, or above: forecasts and their bounds end there |
 //! | `seasons` | `["1d", "7d"]` | one or two periods; used once there are two of them |
 //! | `points` | `1` | rows of each forecast |
 //! | `max_series` | 10,000 | series that are known |
@@ -61,10 +62,10 @@
 //!
 //! Points may come in any order: a late one counts in its step as long as that is remembered. Rows
 //! stamped more than 10 minutes after they were received are left out. Cumulative counters are
-//! forecast by their increase per second. Set `resolve_after` of an alert longer than `every`, or it
+//! forecast by their increase per second, with `by` each of those that make up a series by its own. Set `resolve_after` of an alert longer than `every`, or it
 //! resolves between two rows.
 //!
-//! State: 6 bytes for each step, and the attributes, of each series: 12 KiB with the defaults. Series
+//! State: 8 bytes for each step, and the attributes, of each series: 16 KiB with the defaults. Series
 //! beyond `max_series` are not forecast, which is logged, until others have had no point for
 //! `history`. Forecasts are made at ticks, as many as take about a quarter of a second; others wait
 //! for the next tick, those that are due first come first.
@@ -120,7 +121,7 @@ const SEASONS: [i64; 2] = [DAY, 7 * DAY];
 /// Default of `level`.
 const LEVEL: f64 = 0.9;
 
-/// Default of `max_series`: about 120 MiB.
+/// Default of `max_series`: about 160 MiB.
 const SERIES_MAX: usize = 10_000;
 
 /// Steps that can be remembered: fewer choose no method, more take too long to.
@@ -174,8 +175,9 @@ impl<'de> Deserialize<'de> for Limit {
             fn visit_i64<E>(self, n: i64) -> Result<Limit, E> {
                 Ok(Limit(n.to_string()))
             }
-            fn visit_f64<E>(self, n: f64) -> Result<Limit, E> {
-                Ok(Limit(n.to_string()))
+            fn visit_f64<E: serde::de::Error>(self, n: f64) -> Result<Limit, E> {
+                let finite = n.is_finite().then(|| Limit(n.to_string()));
+                finite.ok_or_else(|| E::custom("a limit that is no number is never reached"))
             }
             fn visit_str<E>(self, text: &str) -> Result<Limit, E> {
                 Ok(Limit(text.to_owned()))
@@ -223,6 +225,10 @@ struct Config {
     direction: Direction,
     /// Probability that a value lies in the interval; default 0.9.
     level: Option<Spanned<f64>>,
+    /// What the quantity cannot be below; default none.
+    min: Option<Spanned<f64>>,
+    /// What it cannot be above; default none.
+    max: Option<Spanned<f64>>,
     /// One or two periods; default a day and a week.
     seasons: Option<Spanned<Vec<Duration>>>,
     /// Rows of each forecast; default 1.
@@ -250,6 +256,8 @@ struct Settings {
     every: i64,
     level: f64,
     above: bool,
+    /// What values cannot be below and above.
+    range: (f64, f64),
     points: usize,
     /// Steps of the periods, the shorter one first.
     seasons: Vec<usize>,
@@ -260,6 +268,11 @@ impl Settings {
     fn question(&self) -> u64 {
         let Self { horizon, level, seasons, .. } = self;
         xxh3_64(format!("{horizon} {level} {seasons:?}").as_bytes())
+    }
+
+    /// The value nearest to `value` that the quantity can have.
+    fn possible(&self, value: f64) -> f64 {
+        value.clamp(self.range.0, self.range.1)
     }
 
     /// The periods of which `n` steps have two.
@@ -285,10 +298,10 @@ struct ForecastPlan(Arc<Shape>);
 fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagnostics> {
     let config: Config = section.read()?;
     let mut options = Options::new(section, scope);
-    let value = options.expression(&config.value);
-    let by = options.by(&config.by);
-    let limit = options.expression(&config.limit);
-    let step = options.duration("step", &config.step, STEP);
+    let value = options.number_of("value", &config.value);
+    let by = options.by(&config.by, &columns());
+    let limit = options.number_of("limit", &config.limit);
+    let step = options.step(&config.step, STEP);
     let steps =
         |options: &mut Options<'_>, key, written: &Option<Spanned<Duration>>, default, least| {
             let steps = options.duration(key, written, default) / step;
@@ -307,6 +320,14 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
         options.wrong("every", written, "is shorter than `step`", "nothing is new in between");
     }
     let level = options.number("level", &config.level, LEVEL, 0.5..=0.99);
+    let finite = f64::MIN..=f64::MAX;
+    let range = (
+        options.number("min", &config.min, f64::MIN, finite.clone()),
+        options.number("max", &config.max, f64::MAX, finite),
+    );
+    if let Some(written) = config.max.as_ref().filter(|_| range.0 >= range.1) {
+        options.wrong("max", written, "is not above `min`", "nothing lies between");
+    }
     let points = options.count("points", &config.points, 1, 1..=POINTS_MAX);
     let series_max = options.max_series(&config.max_series, SERIES_MAX);
     let seasons = seasons(&mut options, &config.seasons, step);
@@ -316,7 +337,7 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
     }
     let above = config.direction == Direction::Above;
     let bins = bins + 1;
-    let settings = Settings { step, bins, horizon, every, level, above, points, seasons };
+    let settings = Settings { step, bins, horizon, every, level, above, range, points, seasons };
     let shape = Shape { value, by, limit, settings, series_max, edge };
     Ok(Box::new(ForecastPlan(Arc::new(shape))))
 }
@@ -365,7 +386,7 @@ impl OperatorPlan for ForecastPlan {
 
     fn state_shape(&self) -> Option<String> {
         let of = options::shape(self.0.value.as_ref(), &self.0.by);
-        Some(format!("forecast 1: {of} step {}", self.0.settings.step))
+        Some(format!("forecast 2: {of} step {}", self.0.settings.step))
     }
 
     fn reach(&self) -> i64 {

@@ -242,6 +242,15 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
         let d = Diagnostic::error("W310", format!("`{name}` cannot be dropped"));
         wrong.push(d.at(&section.span(dropped)).label("it says what the metric is"));
     }
+    for written in config.keep.iter().chain(&config.drop) {
+        for name in &written.value {
+            match input.check(name, &section.span(written)) {
+                Some(d) if input.open => scope.warn(d),
+                Some(d) => wrong.push(d),
+                None => {}
+            }
+        }
+    }
     let columns: BTreeSet<Column> = match &config.aggregate {
         Some(written) => written.value.iter().copied().collect(),
         None => Column::DEFAULT.into(),
@@ -253,6 +262,10 @@ fn plan(section: &Section, scope: &Scope) -> Result<Box<dyn OperatorPlan>, Diagn
     let mut counters = Vec::new();
     for written in &config.counters {
         match Pattern::parse(&written.value) {
+            _ if written.value.trim().is_empty() => {
+                let d = Diagnostic::error("W310", "name of a counter that is empty");
+                wrong.push(d.at(&section.span(written)).label("expected a name, or `*_total`"));
+            }
             Some(pattern) => counters.push(pattern),
             None => {
                 let d = Diagnostic::error("W310", "pattern of names with `*` within");

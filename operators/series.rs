@@ -1,7 +1,8 @@
 //! What operators that look at one series after the other have in common: finding the series of
-//! rows, the points in them, bins of time, and rows that say something of a series.
+//! rows, the points in them, what counters rise by, bins of time, and rows that say something of a series.
 
 pub(crate) mod bins;
+pub(crate) mod counter;
 pub(crate) mod known;
 pub(crate) mod options;
 pub(crate) mod points;

@@ -32,6 +32,8 @@
 //! | `messaging.message.error` | row | why a record is nothing but `body`: no JSON object, too long |
 //! | `messaging.message.raw` | row | its bytes in base64, if they are not UTF-8 |
 //!
+//! What a body says under one of these names is in `attr.<name>`.
+//!
 //! A record that is no JSON object is kept as text, counted (`malformed`), and holds up nothing. An
 //! OTLP request that does not decode is left out, counted; OTLP rows have no columns of the record.
 //! Records may be compressed with gzip, lz4, snappy or zstd. SmartModules are not applied.

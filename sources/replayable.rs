@@ -62,11 +62,29 @@ pub(crate) struct System {
     pub(crate) partitions: bool,
 }
 
+/// What all systems call the parts of a message.
+const SYSTEM: &str = "messaging.system";
+const DESTINATION: &str = "messaging.destination.name";
+const PARTITION: &str = "messaging.destination.partition.id";
+/// Why a record is a row of text and no more.
+const ERROR: &str = "messaging.message.error";
+/// The bytes of what is not UTF-8, in base64.
+const RAW: &str = "messaging.message.raw";
+/// In front of the name of a header.
+const HEADER: &str = "messaging.message.header.";
+
 impl System {
+    /// Whether a column says something of the message, and not what its body says.
+    fn is_own(&self, column: &str) -> bool {
+        [SYSTEM, DESTINATION, PARTITION, ERROR, RAW, self.log, self.key, self.offset]
+            .contains(&column)
+            || column.starts_with(HEADER)
+    }
+
     /// [`SourcePlan::partitioned`].
     pub(crate) fn partitioned(&self) -> Partitioned {
         let columns: &[&str] = match self.partitions {
-            true => &["messaging.destination.name", "messaging.destination.partition.id"],
+            true => &[DESTINATION, PARTITION],
             // One log, whatever its messages are called.
             false => &[],
         };

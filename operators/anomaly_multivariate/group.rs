@@ -101,12 +101,18 @@ pub(super) struct Said {
 }
 
 impl Group {
-    /// Judges the steps that are over since the last time. `members` are in the order of their keys.
-    pub(super) fn judge(&mut self, settings: &Settings, members: &[(Key, &Series)]) -> Vec<Said> {
+    /// Judges the steps that are over since the last time: those before step number `open`, and before
+    /// the newest. `members` are in the order of their keys.
+    pub(super) fn judge(
+        &mut self,
+        settings: &Settings,
+        members: &[(Key, &Series)],
+        open: i64,
+    ) -> Vec<Said> {
         let Some(newest) = members.iter().filter_map(|(_, s)| s.bins.newest()).max() else {
             return Vec::new();
         };
-        // The newest step is not over.
+        let newest = newest.min(open);
         let first = (self.judged + 1).max(newest - JUDGED_MAX);
         let mut said = Vec::new();
         for step in first..newest {

@@ -9,7 +9,7 @@ use weir_pipeline::component::{Operator, OperatorError, Output, Tick};
 use weir_pipeline::entity::{Entity, EntitySpace};
 
 use super::group::{Group, Said, Series, common};
-use super::{ADDED, SIGNAL, Shape};
+use super::{ADDED, LATENESS, SIGNAL, Shape};
 use crate::codec::{get, get_u64, put, put_u64};
 use crate::series::TIMESTAMP;
 use crate::series::known::{Full, Key, Known};
@@ -23,8 +23,10 @@ pub(super) struct Multivariate {
     shape: Arc<Shape>,
     known: Known<Series>,
     groups: BTreeMap<Key, Group>,
-    /// Whether a step may be over.
+    /// Whether rows came since the last look.
     fed: bool,
+    /// Number of the first step that may still get points, at the last look.
+    open: i64,
     /// Where the entities of emitted rows live.
     entities: EntitySpace,
 }
@@ -37,11 +39,11 @@ impl Multivariate {
         let silent = shape.settings.step.saturating_mul(shape.settings.steps as i64);
         let known = Known::new(shape.series_max, Full::Waits(silent), shape.by.clone());
         let entities = EntitySpace::default();
-        Self { shape, known, groups: BTreeMap::new(), fed: true, entities }
+        Self { shape, known, groups: BTreeMap::new(), fed: true, open: i64::MIN, entities }
     }
 
-    /// Judges all groups, in the order of their keys.
-    fn judge(&mut self) -> Vec<Row> {
+    /// Judges all groups, in the order of their keys, up to step number `open`.
+    fn judge(&mut self, open: i64) -> Vec<Row> {
         let settings = &self.shape.settings;
         let mut members: BTreeMap<Key, Vec<(Key, &Series)>> = BTreeMap::new();
         for (key, series) in self.known.all().iter() {
@@ -53,7 +55,7 @@ impl Multivariate {
         let mut rows = Vec::new();
         for (key, mut members) in members {
             members.sort_unstable_by_key(|(key, _)| *key);
-            let said = self.groups.entry(key).or_default().judge(settings, &members);
+            let said = self.groups.entry(key).or_default().judge(settings, &members, open);
             let Some((_, first)) = members.first().filter(|_| !said.is_empty()) else { continue };
             let entity = Arc::new(common(&first.entity, settings));
             for said in said {
@@ -113,8 +115,11 @@ impl Operator for Multivariate {
             let limit = self.shape.series_max;
             tracing::warn!(rows, limit, "more series than anomaly_multivariate may know");
         }
-        if std::mem::take(&mut self.fed) {
-            let said = self.judge();
+        // Not by the points: a sender whose clock is ahead would end steps for all others.
+        let open = tick.watermark.saturating_sub(LATENESS).div_euclid(self.shape.settings.step);
+        let over = std::mem::replace(&mut self.open, open) != open;
+        if std::mem::take(&mut self.fed) || over {
+            let said = self.judge(open);
             if !said.is_empty() {
                 out.emit(self.rows(&said, at_tick(tick))?);
             }

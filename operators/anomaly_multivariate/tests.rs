@@ -7,6 +7,7 @@ use weir_pipeline::component::Operator;
 use weir_pipeline::entity::EntityTable;
 use weir_pipeline::signal::Signal;
 
+use super::LATENESS;
 use super::model::Model;
 use crate::testing::{self, Row, batch_in, row, run, show, tick};
 
@@ -57,7 +58,8 @@ fn said(toml: &str, rows: &[Row], size: usize, cut: usize, again: bool) -> Vec<S
             emitted.extend(run(&mut *operator, |o, out| o.process(0, batch, out).unwrap()).emitted);
         }
         let end = rows.last().map_or(0, |r| r.received);
-        emitted.extend(run(&mut *operator, |o, out| o.tick(tick(end), out).unwrap()).emitted);
+        let end = tick(end + LATENESS);
+        emitted.extend(run(&mut *operator, |o, out| o.tick(end, out).unwrap()).emitted);
         all.extend(show(&emitted, ""));
         if again {
             let state = operator.snapshot().unwrap();
@@ -76,6 +78,8 @@ fn options_out_of_range() {
         "history = \"5m\"",
         "history = \"90d\"",
         "step = \"0s\"",
+        "step = \"1us\"",
+        "threshold = 0.0",
         "by = [\"host\"]\namong = [\"service.name\"]",
     ] {
         assert!(testing::plan(&super::KIND, wrong).is_err(), "{wrong}");
@@ -95,6 +99,21 @@ fn what_does_not_fit_the_others() {
     assert!(alert.contains("anomaly.series=cpu{host=h}"), "{alert}");
     assert!(alert.contains("service.name=a") && alert.contains("anomaly.members=4"), "{alert}");
     assert!(alert.contains("timestamp=1970-01-01T08:21:00Z"), "{alert}");
+}
+
+/// What fits in no way, of a host that is minutes ahead, ends no step for the others.
+#[test]
+fn a_clock_that_is_ahead() {
+    let mut rows = rows(0..600);
+    let ahead = (0..600).map(|i| {
+        let time = row((i + 5) * MINUTE).set("value", 1.0).entity("service.name", "a");
+        Row { received: i * MINUTE, ..time.entity("host", "ahead") }
+    });
+    rows.extend(ahead);
+    rows.sort_by_key(|r| r.received);
+    let out = said("among = [\"service.name\"]", &rows, 90, 90, false);
+    let alerts: Vec<&String> = out.iter().filter(|r| r.contains("anomaly.alert=true")).collect();
+    assert!(matches!(alerts[..], [alert] if alert.contains("T08:21:00Z")), "{alerts:#?}");
 }
 
 #[test]

@@ -8,8 +8,9 @@ use weir_pipeline::entity::Entity;
 use super::ranks::{Ranks, chance, rises};
 use super::{Kinds, Settings};
 use crate::anomaly::season::{Mode, Season};
-use crate::codec::{get_entity, get_f64, get_u64, put_entity, put_f64, put_u64};
+use crate::codec::{get_entity, get_f64, get_u8, get_u64, put_entity, put_f64, put_u64};
 use crate::series::SECOND;
+use crate::series::counter::Counter;
 use crate::series::known::{self, Identity};
 use crate::series::robust::{median, slope};
 
@@ -112,9 +113,9 @@ pub(super) struct Series {
     /// Points that it is of.
     taken: u64,
     season: Season,
-    /// Of a counter: time and value of the last point.
-    counter: bool,
-    last: (i64, f64),
+    counter: Option<Counter>,
+    /// Time of the newest point.
+    time: i64,
 }
 
 impl Series {
@@ -126,20 +127,16 @@ impl Series {
         time: i64,
         value: f64,
     ) -> Option<Change> {
-        let first = self.last.0 == i64::MIN;
-        if !first && time <= self.last.0 {
+        if time <= self.time {
             return None;
         }
-        let (before, last) = self.last;
-        self.last = (time, value);
-        let elapsed = time.saturating_sub(before) as f64 / SECOND as f64;
-        let value = match self.counter {
-            // What it had reached before a reset is not known.
-            true if first || value < last => return None,
-            true => (value - last) / elapsed,
-            false => value,
+        let before = std::mem::replace(&mut self.time, time);
+        let value = match &mut self.counter {
+            Some(counter) => counter.rate(time, value)?,
+            None => value,
         };
-        if !first {
+        if before != i64::MIN {
+            let elapsed = time.saturating_sub(before) as f64 / SECOND as f64;
             let rate = STEP_RATE.max(1.0 / (self.count + 1) as f64);
             // A pause is no step.
             let seen = if self.count > 2 { elapsed.min(4.0 * self.step) } else { elapsed };
@@ -175,7 +172,7 @@ impl Series {
 
     /// Points without their season and slope.
     fn rest(&self, settings: &Settings) -> Vec<f64> {
-        let newest = self.last.0;
+        let newest = self.time;
         let each = self.points.iter().map(|(time, value)| {
             let season = self.season(settings, time.div_euclid(SECOND)).unwrap_or_default();
             let back = (newest - time) as f64 / SECOND as f64;
@@ -201,15 +198,17 @@ impl Series {
         let n = rest.len();
         let after = settings.min_points;
         let Kinds { level, variance, trend } = settings.kinds;
-        if (level || trend)
-            && let Some(split) = ranks.split(&rest, BEFORE, after, settings.least)
-        {
+        if let Some(split) = ranks.split(&rest, BEFORE, after, settings.least) {
             let at = moved(&rest, split.at, after);
+            if !lasts(&rest, at, after) {
+                // A burst, or the first points of another level: no other spread either.
+                return None;
+            }
             let turns = rises(&rest[at..]).abs() >= RISES;
             let kind = if turns { Kind::Trend } else { Kind::Level };
             let change = self.change(kind, &rest, at, split.z);
             let asked = if turns { trend } else { level };
-            let seasonal = self.season(settings, self.last.0.div_euclid(SECOND)).is_some();
+            let seasonal = self.season(settings, self.time.div_euclid(SECOND)).is_some();
             let large = turns || settings.large(&change);
             let large = large && (!seasonal || change.size.abs() >= SEASONAL);
             self.cut(at, &change);
@@ -225,6 +224,9 @@ impl Series {
                     side.for_each(|i| away[i] = (rest[i] - middle).abs());
                 }
                 let split = ranks.split(&away, BEFORE, after, settings.least)?;
+                if !lasts(&away, split.at, after) {
+                    return None;
+                }
                 let change = self.change(Kind::Variance, &rest, split.at, split.z);
                 self.cut(split.at, &change);
                 return Some(change);
@@ -248,8 +250,8 @@ impl Series {
         let (before, after) = (side(&rest[..at], false), side(&rest[at..], kind == Kind::Trend));
         Change {
             kind,
-            at: self.points.get(at).map_or(self.last.0, |(time, _)| *time),
-            proved: self.last.0,
+            at: self.points.get(at).map_or(self.time, |(time, _)| *time),
+            proved: self.time,
             before,
             after,
             size: size(&before, &after),
@@ -298,6 +300,15 @@ fn moved(values: &[f64], at: usize, after: usize) -> usize {
     best.1
 }
 
+/// Whether so many of the values from `at` on are nearer to their median than to the one before:
+/// a few that are far off among many that are the same are a burst, however sure ranks are of it.
+fn lasts(values: &[f64], at: usize, points: usize) -> bool {
+    let before = median(&mut values[..at].to_vec());
+    let after = median(&mut values[at..].to_vec());
+    let new = values[at..].iter().filter(|v| (**v - after).abs() < (**v - before).abs());
+    new.count() >= points
+}
+
 impl known::Series for Series {
     const SAVED_MIN: usize = 600;
 
@@ -312,13 +323,13 @@ impl known::Series for Series {
             level: 0.0,
             taken: 0,
             season: Season::new(),
-            counter: identity.is_counter(),
-            last: (i64::MIN, 0.0),
+            counter: identity.is_counter().then(Counter::default),
+            time: i64::MIN,
         }
     }
 
     fn time(&self) -> i64 {
-        self.last.0
+        self.time
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -333,9 +344,11 @@ impl known::Series for Series {
         [self.step, self.slope, self.level].iter().for_each(|n| put_f64(out, *n));
         put_u64(out, self.taken);
         self.season.put(out);
-        put_u64(out, u64::from(self.counter));
-        put_u64(out, self.last.0 as u64);
-        put_f64(out, self.last.1);
+        put_u64(out, self.time as u64);
+        out.push(u8::from(self.counter.is_some()));
+        if let Some(counter) = &self.counter {
+            counter.put(out);
+        }
     }
 
     fn get(bytes: &mut &[u8]) -> Option<Self> {
@@ -355,8 +368,11 @@ impl known::Series for Series {
             level: get_f64(bytes)?,
             taken: get_u64(bytes)?,
             season: Season::get(bytes)?,
-            counter: get_u64(bytes)? == 1,
-            last: (get_u64(bytes)? as i64, get_f64(bytes)?),
+            time: get_u64(bytes)? as i64,
+            counter: match get_u8(bytes)? {
+                0 => None,
+                _ => Some(Counter::get(bytes)?),
+            },
         })
     }
 }

@@ -61,6 +61,11 @@ fn options_out_of_range() {
         "min_points = 200",
         "min_change = -1.0",
         "kinds = [\"shape\"]",
+        "kinds = []",
+        "value = \"'a'\"",
+        "by = [\"changepoint.at\"]",
+        "by = [\"timestamp\"]",
+        "by = [\"s\", \"s\"]",
         "season = \"year\"",
         "max_series = 0",
     ] {
@@ -111,6 +116,60 @@ fn counters_by_their_increase() {
         .collect();
     let out = said("", &rows, 50, false);
     assert_eq!(out.len(), 1, "{out:#?}");
+}
+
+/// Two counters far apart are one group: each counts by its own rise.
+#[test]
+fn counters_of_a_group_by_the_increase_of_each() {
+    let mut totals = [1e9, 0.0];
+    let rows: Vec<Row> = (0..800)
+        .map(|i: i64| {
+            let host = (i % 2) as usize;
+            let each = (i * 7_919 % 101) as f64 + if i < 400 { 600.0 } else { 1_200.0 };
+            totals[host] = if i == 300 { 0.0 } else { totals[host] + each };
+            let row = row(i * MINUTE).set("value", totals[host]).entity("host", host as i64);
+            let row = row.entity("metric.name", "requests").entity("metric.type", "counter");
+            row.entity("metric.temporality", "cumulative")
+        })
+        .collect();
+    let toml = "by = [\"metric.name\"]";
+    let out = said(toml, &rows, 50, false);
+    assert_eq!(out.len(), 1, "{out:#?}");
+    assert!(out[0].contains("metric.name=requests"), "{out:?}");
+    assert_eq!(said(toml, &rows, 7, true), out);
+}
+
+/// A few points that are far off are no change, also where all others are the same.
+#[test]
+fn bursts_on_a_constant_are_no_change() {
+    for length in 1..8 {
+        for from in 100..108 {
+            let burst = from..from + length;
+            let rows = points((0..200).map(|i| if burst.contains(&i) { 9.0 } else { 3.0 }));
+            for toml in ["", "kinds = [\"variance\"]"] {
+                let out = said(toml, &rows, 50, false);
+                assert_eq!(out, Vec::<String>::new(), "{length} from {from} {toml}");
+            }
+        }
+    }
+}
+
+/// A step between two constants is told where it is, and from what to what.
+#[test]
+fn steps_between_constants_are_exact() {
+    for from in 100..108 {
+        let rows = points((0..200).map(|i| if i < from { 3.0 } else { 9.0 }));
+        let out = said("", &rows, 50, false);
+        let [said] = &out[..] else { panic!("{from}: {out:?}") };
+        for part in [
+            format!("changepoint.at=1970-01-01T01:{:02}:00Z", from - 60),
+            "changepoint.before=3".to_owned(),
+            "changepoint.after=9".to_owned(),
+            "changepoint.kind=level".to_owned(),
+        ] {
+            assert!(said.contains(&part), "{part} in {said}");
+        }
+    }
 }
 
 fn value() -> impl Strategy<Value = f64> {

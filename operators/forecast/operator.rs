@@ -65,8 +65,8 @@ impl ForecastOperator {
         let arrays: [ArrayRef; ADDED.len()] = [
             rows::times(each().map(|(f, step)| Some(f.time.saturating_add(ahead(step))))),
             number(&|f, step| Some(f.ahead[step])),
-            number(&|f, step| Some(f.ahead[step] - f.widths[step])),
-            number(&|f, step| Some(f.ahead[step] + f.widths[step])),
+            number(&|f, step| Some(settings.possible(f.ahead[step] - f.widths[step]))),
+            number(&|f, step| Some(settings.possible(f.ahead[step] + f.widths[step]))),
             number(&|_, _| Some(settings.level)),
             number(&|f, _| f.limit),
             rows::times(each().map(|(f, _)| crosses(f))),

@@ -102,7 +102,7 @@ impl Series {
     pub(super) fn forecast(&mut self, settings: &Settings, number: i64) -> Option<Forecast> {
         self.made = number;
         let newest = self.bins.newest()?;
-        let y = whole(self.bins.means())?;
+        let y = whole(self.bins.means(), self.bins.mean(newest))?;
         let periods = settings.periods(y.len());
         if self.stale(settings) {
             (self.chosen, self.asked) = (newest, settings.question());
@@ -110,12 +110,13 @@ impl Series {
         }
         let model = self.model.clone()?;
         let ahead = model.forecast(&y, &periods, settings.horizon)?;
+        let ahead: Vec<f64> = ahead.into_iter().map(|v| settings.possible(v)).collect();
         let widths: Vec<f64> = (1..=ahead.len()).map(|h| model.width(h)).collect();
         let value = *y.last()?;
         let crosses = self.limit.map(|limit| {
             let above = settings.above;
             let path = |sign: f64| {
-                let each = ahead.iter().zip(&widths).map(|(a, w)| a + sign * w);
+                let each = ahead.iter().zip(&widths).map(|(a, w)| settings.possible(a + sign * w));
                 crossing(value, each, limit, above)
                     .map(|steps| steps * settings.step as f64 / SECOND as f64)
             };
@@ -146,12 +147,14 @@ fn crossing(value: f64, path: impl Iterator<Item = f64>, limit: f64, above: bool
     None
 }
 
-/// The values with gaps filled in proportion; `None` if too many are missing.
-fn whole(mut y: Vec<f64>) -> Option<Vec<f64>> {
+/// The values with gaps filled in proportion, one at the end towards what comes `next`; `None` if too
+/// many are missing.
+fn whole(mut y: Vec<f64>, next: Option<f64>) -> Option<Vec<f64>> {
     let missing = y.iter().filter(|v| v.is_nan()).count();
     if y.is_empty() || missing * GAPS_PART > y.len() {
         return None;
     }
+    y.extend(next);
     let mut known = 0;
     for at in 0..y.len() {
         if y[at].is_nan() {
@@ -163,9 +166,7 @@ fn whole(mut y: Vec<f64>) -> Option<Vec<f64>> {
         }
         known = at;
     }
-    // What has no points at the end is as it was last.
-    let last = y[known];
-    y[known..].fill(last);
+    y.truncate(y.len() - usize::from(next.is_some()));
     Some(y)
 }
 

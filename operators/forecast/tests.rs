@@ -67,6 +67,14 @@ fn options_out_of_range() {
         "direction = \"up\"",
         "limit = \"1 +\"",
         "limit = true",
+        "limit = nan",
+        "limit = inf",
+        "limit = \"'a'\"",
+        "by = [\"forecast.value\"]",
+        "by = [\"value\"]",
+        "step = \"1ns\"",
+        "min = nan",
+        "min = 1.0\nmax = 1.0",
     ] {
         assert!(testing::plan(&super::KIND, wrong).is_err(), "{wrong}");
     }
@@ -109,6 +117,31 @@ fn falling_below_a_limit() {
     let rows: Vec<Row> = points(140, |i| 200.0 - i as f64);
     let out = epoch(&mut *operator, &rows);
     assert_eq!(numbers(&out, "forecast.crosses_in"), [Some(0.0)]);
+}
+
+#[test]
+fn what_cannot_be_is_not_forecast() {
+    let falling = points(102, |i| 102.0 - i as f64 + (i % 3) as f64);
+    let out = epoch(
+        &mut *built(&format!("{MINUTES}min = 0.0\nlimit = 0.0\ndirection = \"below\"")),
+        &falling,
+    );
+    assert_eq!(numbers(&out, "forecast.value"), [Some(0.0)]);
+    assert_eq!(numbers(&out, "forecast.low"), [Some(0.0)]);
+    let crosses = numbers(&out, "forecast.crosses_in")[0].unwrap();
+    assert!((crosses / 60.0 - 2.0).abs() < 3.0, "{crosses}");
+    let free = epoch(&mut *built(MINUTES), &falling);
+    assert!(numbers(&free, "forecast.value")[0].unwrap() < -50.0);
+}
+
+/// The time of a slow clock: what it loses is small against what it shows.
+#[test]
+fn small_change_of_a_large_value() {
+    let rows = points(102, |i| 1.7e9 + i as f64 * 0.5);
+    let out = epoch(&mut *built(MINUTES), &rows);
+    let expect = 1.7e9 + 100.0 * 0.5 + 60.0;
+    let value = numbers(&out, "forecast.value")[0].unwrap();
+    assert!((value - expect).abs() < 1.0, "{}", value - expect);
 }
 
 #[test]

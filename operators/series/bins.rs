@@ -6,29 +6,38 @@
 
 use std::collections::VecDeque;
 
-use super::SECOND;
+use super::counter::Counter;
 use super::known::Identity;
-use crate::codec::{get_f32, get_f64, get_u8, get_u64, put_f32, put_f64, put_u64};
+use crate::codec::{get_u8, get_u64, put_u64};
 
-/// Means are kept short; values beyond this are none.
-const VALUE_MAX: f64 = 1e37;
-
-/// Bytes of a bin in a state.
-const SAVED: usize = size_of::<f32>() + size_of::<u16>();
+/// Bytes of a bin, and of its mean: a double without the 16 lowest bits, which is 11 digits.
+const SAVED: usize = MEAN + size_of::<u16>();
+const MEAN: usize = 6;
+/// What those bits are together.
+const LOW: u64 = 1 << 16;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Bin {
     /// 0 without points.
-    mean: f32,
+    mean: [u8; MEAN],
     /// As far as it is counted: later points of a bin of so many move its mean by no less.
     count: u16,
 }
 
-/// The last point of a counter.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Last {
-    time: i64,
-    value: f64,
+impl Bin {
+    fn mean(&self) -> f64 {
+        let [a, b, c, d, e, f] = self.mean;
+        f64::from_le_bytes([0, 0, a, b, c, d, e, f])
+    }
+
+    fn add(&mut self, value: f64) {
+        self.count = self.count.saturating_add(1);
+        let mean = self.mean();
+        let mean = mean + (value - mean) / f64::from(self.count);
+        // To the nearest; the largest values are far from where that would not be finite.
+        let [_, _, kept @ ..] = (mean.to_bits() + LOW / 2).to_le_bytes();
+        self.mean = kept;
+    }
 }
 
 /// Bins of one series, without a gap from the first to the newest.
@@ -37,40 +46,23 @@ pub(crate) struct Bins {
     /// Number of the newest one: its start divided by the step.
     newest: i64,
     bins: VecDeque<Bin>,
-    counter: bool,
-    last: Option<Last>,
+    counter: Option<Counter>,
 }
 
 impl Bins {
     pub(crate) fn new(identity: &Identity<'_>) -> Self {
-        Self { counter: identity.is_counter(), ..Self::default() }
+        Self { counter: identity.is_counter().then(Counter::default), ..Self::default() }
     }
 
     /// Takes in a point; at most `max` bins of `step` nanoseconds are kept.
     pub(crate) fn add(&mut self, step: i64, max: usize, time: i64, value: f64) {
-        let value = match self.counter {
-            true => self.increase(time, value),
-            false => Some(value),
+        let value = match &mut self.counter {
+            Some(counter) => counter.rate(time, value),
+            None => Some(value),
         };
-        let Some(value) = value.filter(|v| v.abs() <= VALUE_MAX) else { return };
-        let number = time.div_euclid(step);
-        let Some(bin) = self.bin(number, max) else { return };
-        bin.count = bin.count.saturating_add(1);
-        let by = (value - f64::from(bin.mean)) / f64::from(bin.count);
-        bin.mean = (f64::from(bin.mean) + by) as f32;
-    }
-
-    /// By how much a counter rose per second since the point before.
-    fn increase(&mut self, time: i64, value: f64) -> Option<f64> {
-        let last = self.last;
-        if last.is_some_and(|last| time <= last.time) {
-            return None;
+        if let (Some(value), Some(bin)) = (value, self.bin(time.div_euclid(step), max)) {
+            bin.add(value);
         }
-        self.last = Some(Last { time, value });
-        let last = last?;
-        let elapsed = time.saturating_sub(last.time) as f64 / SECOND as f64;
-        // What it had reached before a reset is not known.
-        (value >= last.value).then(|| (value - last.value) / elapsed)
     }
 
     /// The bin of this number, if it is kept.
@@ -117,7 +109,7 @@ impl Bins {
     /// that has some.
     pub(crate) fn means(&self) -> Vec<f64> {
         let closed = self.bins.iter().take(self.closed());
-        let means = closed.map(|b| if b.count == 0 { f64::NAN } else { f64::from(b.mean) });
+        let means = closed.map(|b| if b.count == 0 { f64::NAN } else { b.mean() });
         means.skip_while(|m| m.is_nan()).collect()
     }
 
@@ -125,40 +117,37 @@ impl Bins {
     pub(crate) fn mean(&self, number: i64) -> Option<f64> {
         let behind = usize::try_from(self.newest.checked_sub(number)?).ok()?;
         let bin = self.bins.get(self.bins.len().checked_sub(behind + 1)?)?;
-        (bin.count > 0).then(|| f64::from(bin.mean))
+        (bin.count > 0).then(|| bin.mean())
     }
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(self.counter));
-        out.push(u8::from(self.last.is_some()));
-        if let Some(last) = self.last {
-            put_u64(out, last.time as u64);
-            put_f64(out, last.value);
+        out.push(u8::from(self.counter.is_some()));
+        if let Some(counter) = &self.counter {
+            counter.put(out);
         }
         put_u64(out, self.newest as u64);
         put_u64(out, self.bins.len() as u64);
         for bin in &self.bins {
-            put_f32(out, bin.mean);
+            out.extend(bin.mean);
             out.extend(bin.count.to_le_bytes());
         }
     }
 
     /// The inverse of [`Bins::put`]; of more bins than `max` the newest.
     pub(crate) fn get(bytes: &mut &[u8]) -> Option<Self> {
-        let counter = get_u8(bytes)? == 1;
-        let last = match get_u8(bytes)? {
+        let counter = match get_u8(bytes)? {
             0 => None,
-            _ => Some(Last { time: get_u64(bytes)? as i64, value: get_f64(bytes)? }),
+            _ => Some(Counter::get(bytes)?),
         };
         let newest = get_u64(bytes)? as i64;
         let count = usize::try_from(get_u64(bytes)?).ok()?;
         let mut bins = VecDeque::with_capacity(count.min(bytes.len() / SAVED));
         for _ in 0..count {
-            let mean = get_f32(bytes)?;
-            let (count, rest) = bytes.split_first_chunk::<2>()?;
+            let (mean, rest) = bytes.split_first_chunk::<MEAN>()?;
+            let (count, rest) = rest.split_first_chunk::<2>()?;
             *bytes = rest;
-            bins.push_back(Bin { mean, count: u16::from_le_bytes(*count) });
+            bins.push_back(Bin { mean: *mean, count: u16::from_le_bytes(*count) });
         }
-        Some(Self { newest, bins, counter, last })
+        Some(Self { newest, bins, counter })
     }
 }

@@ -10,8 +10,9 @@ use weir_pipeline::entity::{Entity, EntityTable, Value};
 use weir_pipeline::expression::Expression;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::counter::Counters;
 use super::points::Point;
-use crate::codec::{get_u64, put_u64};
+use crate::codec::{get, get_u64, put, put_u64};
 use crate::window::keys::{self, Grouper};
 
 /// Version of the state.
@@ -91,6 +92,8 @@ pub(crate) struct Known<S> {
     series: Vec<(Key, S)>,
     /// Places by entity, per table: a cache.
     tables: Vec<(u64, Vec<u32>)>,
+    /// Where series are told apart by expressions: the counters that are in them.
+    counters: Option<Box<Counters>>,
     /// Series that were forgotten, or rows of those that wait.
     dropped: u64,
 }
@@ -134,7 +137,18 @@ impl Places {
 }
 
 impl<S: Series> Known<S> {
+    /// Series by expressions; without any, by entities.
     pub(crate) fn new(series_max: usize, full: Full, by: Vec<(String, Expression)>) -> Self {
+        let counters = (!by.is_empty()).then(Box::default);
+        Self { counters, ..Self::with(series_max, full, by) }
+    }
+
+    /// Series by entities.
+    pub(super) fn of_entities(series_max: usize, full: Full) -> Self {
+        Self::with(series_max, full, Vec::new())
+    }
+
+    fn with(series_max: usize, full: Full, by: Vec<(String, Expression)>) -> Self {
         Self {
             series_max,
             full,
@@ -144,18 +158,24 @@ impl<S: Series> Known<S> {
             places: HashMap::new(),
             series: Vec::new(),
             tables: Vec::new(),
+            counters: None,
             dropped: 0,
         }
     }
 
     /// Gives each point to its series, series by series so that each is in the cache once, those
-    /// of one in the order in which they came.
+    /// of one in the order in which they came. Of series by expressions counters are their increase
+    /// per second already.
     pub(crate) fn feed(
         &mut self,
         batch: &Batch,
         points: &[Option<Point>],
         mut take: impl FnMut(&mut S, usize, Point),
     ) -> Result<(), OperatorError> {
+        let points = match &mut self.counters {
+            Some(counters) => counters.rates(batch, points)?,
+            None => points.into(),
+        };
         let mut places = self.places(batch)?;
         let mut order: Vec<(u32, u32)> = Vec::with_capacity(points.len());
         let mut next = 0;
@@ -290,6 +310,9 @@ impl<S: Series> Known<S> {
         if self.full != Full::Replaces {
             put_u64(&mut out, self.dropped);
         }
+        if let Some(counters) = &self.counters {
+            put(&mut out, &counters.put());
+        }
         out
     }
 
@@ -311,6 +334,9 @@ impl<S: Series> Known<S> {
         }
         if self.full != Full::Replaces {
             restored.dropped = get_u64(&mut bytes)?;
+        }
+        if let Some(counters) = &mut restored.counters {
+            counters.get(get(&mut bytes)?)?;
         }
         if !bytes.is_empty() || restored.places.len() != count {
             return None;

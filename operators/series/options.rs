@@ -15,6 +15,9 @@ use crate::inputs;
 /// Most series that an operator may be told to know: places are 32-bit.
 const SERIES_LIMIT: usize = u32::MAX as usize - 1;
 
+/// The shortest step, nanoseconds.
+const STEP_MIN: i64 = 1_000_000;
+
 /// Reads the options of one section, and collects what is wrong with them.
 pub(crate) struct Options<'a> {
     section: &'a Section,
@@ -29,25 +32,60 @@ impl<'a> Options<'a> {
         Self { section, scope, input, wrong: Diagnostics::default() }
     }
 
-    /// A SQL expression over the rows of the input.
-    pub(crate) fn expression<T: AsRef<str>>(
+    /// A SQL expression over the rows of the input that gives numbers.
+    pub(crate) fn number_of<T: AsRef<str>>(
         &mut self,
+        key: &str,
         written: &Option<Spanned<T>>,
     ) -> Option<Expression> {
-        let text = self.section.text(written.as_ref()?);
-        self.wrong.ok(Expression::parse(&text, &self.input, self.scope))
+        let written = written.as_ref()?;
+        let text = self.section.text(written);
+        let e = self.wrong.ok(Expression::parse(&text, &self.input, self.scope))?;
+        // A column of text may hold numbers; what is not made of columns never will.
+        if e.columns().is_empty() && e.data_type().is_some_and(|t| !t.is_numeric()) {
+            self.wrong(key, written, "is no number", "expected a number, or a column that has one");
+        }
+        Some(e)
     }
 
-    /// What tells series apart, under the names that their columns get.
-    pub(crate) fn by(&mut self, written: &[Spanned<String>]) -> Vec<(String, Expression)> {
-        let mut by = Vec::new();
+    /// What tells series apart, under the names that their columns get, which `added` are not.
+    pub(crate) fn by(
+        &mut self,
+        written: &[Spanned<String>],
+        added: &[(&str, DataType)],
+    ) -> Vec<(String, Expression)> {
+        let mut by: Vec<(String, Expression)> = Vec::new();
         for written in written {
             let text = self.section.text(written);
-            if let Some(e) = self.wrong.ok(Expression::parse(&text, &self.input, self.scope)) {
-                by.push((e.as_column().unwrap_or(written.value.trim()).to_owned(), e));
+            let parsed = Expression::parse(&text, &self.input, self.scope);
+            let Some(e) = self.wrong.ok(parsed) else { continue };
+            let name = e.as_column().unwrap_or(written.value.trim()).to_owned();
+            if name == TIMESTAMP || added.iter().any(|(added, _)| *added == name) {
+                self.wrong("by", written, "names a column that is added here", "choose another");
+            } else if by.iter().any(|(other, _)| *other == name) {
+                self.wrong("by", written, "names a column twice", "once is enough");
             }
+            by.push((name, e));
         }
         by
+    }
+
+    /// The name of a column that is there, or may come.
+    pub(crate) fn column(&mut self, written: &Spanned<String>) {
+        match self.input.check(&written.value, &self.section.span(written)) {
+            Some(d) if self.input.open => self.scope.warn(d),
+            Some(d) => self.wrong.push(d),
+            None => {}
+        }
+    }
+
+    /// The length of a step, nanoseconds.
+    pub(crate) fn step(&mut self, written: &Option<Spanned<Duration>>, default: i64) -> i64 {
+        let step = self.duration("step", written, default);
+        if let Some(written) = written.as_ref().filter(|_| step < STEP_MIN) {
+            self.wrong("step", written, "is out of range", "expected 1ms or more");
+        }
+        step.max(STEP_MIN)
     }
 
     /// Nanoseconds, more than none.
@@ -76,9 +114,10 @@ impl<'a> Options<'a> {
         let Some(written) = written else { return default };
         // Not a number is out of any range.
         if !range.contains(&written.value) {
-            let expected = match *range.end() {
-                f64::MAX => format!("expected {} or more", range.start()),
-                end => format!("expected {} to {end}", range.start()),
+            let expected = match (*range.start(), *range.end()) {
+                (f64::MIN, f64::MAX) => "expected a number".to_owned(),
+                (start, f64::MAX) => format!("expected {start} or more"),
+                (start, end) => format!("expected {start} to {end}"),
             };
             self.wrong(key, written, "is out of range", &expected);
         }
@@ -140,6 +179,9 @@ pub(crate) fn columns(value: Option<&Expression>, by: &[(String, Expression)]) -
 
 /// What series are made of, for the shape of a state.
 pub(crate) fn shape(value: Option<&Expression>, by: &[(String, Expression)]) -> String {
+    let value = value.map_or(VALUE, |e| e.text());
     let by: Vec<&str> = by.iter().map(|(_, e)| e.text()).collect();
-    format!("{} by {by:?}", value.map_or(VALUE, |e| e.text()))
+    // States by expressions that have no counters yet are others.
+    let counters = if by.is_empty() { "" } else { " with counters" };
+    format!("{value} by {by:?}{counters}")
 }

@@ -37,6 +37,16 @@ fn means_of_closed_bins() {
     check(&[(-5, 1.0), (5, 2.0)], &[1.0]);
 }
 
+/// Seconds since 1970 that pass ten times slower than they should, and what is huge.
+#[test]
+fn means_are_exact_enough() {
+    let times: Vec<(i64, f64)> = (0..6).map(|i| (i * STEP, 1.7e9 + i as f64 * 0.1)).collect();
+    let means = bins(&times).means();
+    assert!(means.iter().zip(&times).all(|(m, (_, v))| (m - v).abs() < 0.02), "{means:?}");
+    let [huge] = bins(&[(5, -1e150), (15, 0.0)]).means()[..] else { panic!("no step") };
+    assert!((huge / -1e150 - 1.0).abs() < 1e-10, "{huge}");
+}
+
 proptest! {
     #[test]
     fn as_a_map_of_all_points(points in proptest::collection::vec((-100i64..200, -9..9i32), 0..60)) {

@@ -17,16 +17,9 @@ use weir_pipeline::journal::Envelope;
 use weir_pipeline::signal::Signal;
 
 use super::frames::{self, Frame};
-use super::{Format, System, json};
+use super::{DESTINATION, ERROR, Format, HEADER, PARTITION, RAW, SYSTEM, System, json};
 use crate::columns::{AttributeColumns, Cell, EntityBuilder, TextBuilder};
 use crate::otlp::{OtlpDecoder, severity};
-
-/// Why a record is a row of text and no more.
-const ERROR: &str = "messaging.message.error";
-/// The bytes of what is not UTF-8, in base64.
-const RAW: &str = "messaging.message.raw";
-/// In front of the name of a header.
-const HEADER: &str = "messaging.message.header.";
 
 /// Decodes entries of a source that reads a log.
 #[derive(Debug)]
@@ -235,11 +228,11 @@ impl RecordDecoder {
     ) {
         let system = self.system;
         if let Some(name) = frame.name {
-            out.set(row, "messaging.destination.name", Cell::Text(name));
+            out.set(row, DESTINATION, Cell::Text(name));
         }
         if system.partitions {
             let id = frame.partition.to_string();
-            out.set(row, "messaging.destination.partition.id", Cell::Text(&id));
+            out.set(row, PARTITION, Cell::Text(&id));
         }
         let offset = i64::try_from(frame.offset).unwrap_or(i64::MAX);
         out.set(row, system.offset, Cell::Int(offset));
@@ -259,8 +252,10 @@ impl RecordDecoder {
         }
         for (name, value) in &record.attributes {
             let mut text = String::new();
-            if let Some(cell) = json::cell(value, &mut text) {
-                out.set(row, name, cell);
+            let Some(cell) = json::cell(value, &mut text) else { continue };
+            match system.is_own(name) {
+                true => out.set(row, &format!("attr.{name}"), cell),
+                false => out.set(row, name, cell),
             }
         }
     }
@@ -318,7 +313,7 @@ impl Owners {
         }
         let mut entity = EntityBuilder::new(Signal::Logs);
         let system = self.system;
-        let shared = [("messaging.system", system.name), (system.log, topic)];
+        let shared = [(SYSTEM, system.name), (system.log, topic)];
         let own = resource.iter().map(|(n, v)| (n.as_str(), v.as_str()));
         for (name, value) in own.chain(shared) {
             entity.attribute(Origin::Resource, name, Cell::Text(value));

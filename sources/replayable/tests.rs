@@ -181,6 +181,22 @@ fn what_is_no_json_object_is_kept_as_text() {
     assert!(long.contains("2000 bytes"), "{long}");
 }
 
+/// Also what this wrote once itself, and came back.
+#[test]
+fn a_body_cannot_pretend_to_come_from_elsewhere() {
+    let body = br#"{"messaging":{"destination":{"name":"x"},"fake.offset":7},"messaging.other":1}"#;
+    let (rows, _) = rows(Format::Json, &[body]);
+    for (name, value) in [
+        ("messaging.destination.name", json!("t")),
+        ("attr.messaging.destination.name", json!("x")),
+        ("messaging.fake.offset", json!(0)),
+        ("attr.messaging.fake.offset", json!(7)),
+        ("messaging.other", json!(1)),
+    ] {
+        assert_eq!(rows[0][name], value, "{name} of {}", rows[0]);
+    }
+}
+
 #[test]
 fn each_row_says_where_it_was() {
     let mut payload = Payload::default();
