@@ -44,9 +44,11 @@
 //! (`public_endpoint`), on a connection of its own, and the SPU sends more only when the journal has
 //! what came before. Partitions and leaders are looked at every 30 s, and 2 s after a stream ended; new
 //! partitions are read from their beginning. What retention deleted before it was read is counted as
-//! `gap`, with a sample in the status, and reading goes on with the oldest. A topic that ends before
-//! what was read was deleted and made anew, or lost its end: that is told, and it is read from its
-//! beginning; one that has grown past that point meanwhile cannot be told from the old one. `weir
+//! `gap`, with a sample in the status, and reading goes on with the oldest. A topic that is deleted
+//! while it is read is told, and one of its name is read from its beginning. So is a topic that ends
+//! before what was read: it was deleted and made anew, or lost its end; one that was made anew while
+//! Weir was away, and has grown past that point, cannot be told from the old one. An SPU that died may
+//! say that less is committed than it had said: if it has the records, reading waits for it. `weir
 //! status` shows how many records wait. A batch that is damaged stops its partition until it is whole or
 //! gone; the status says where. While nobody answers it is tried again, with pauses up to 10 s.
 

@@ -31,9 +31,11 @@
 //! | `messaging.destination.partition.id` | row | the partition |
 //! | `messaging.kafka.offset` | row | the place in the partition |
 //! | `messaging.kafka.message.key` | row | the key |
-//! | `messaging.message.header.<name>` | row | headers |
+//! | `messaging.message.header.<name>` | row | headers; the last where one comes twice |
 //! | `messaging.message.error` | row | why a record is nothing but `body`: no JSON object, too long |
 //! | `messaging.message.raw` | row | its bytes in base64, if they are not UTF-8 |
+//!
+//! What a body says under one of these names is in `attr.<name>`.
 //!
 //! A record that is no JSON object is kept as text, counted (`malformed`), and holds up nothing; one
 //! without a value is a row without a body. An OTLP request that does not decode is left out, counted;
@@ -46,7 +48,9 @@
 //! status, and reading goes on with the oldest. A topic that ends before what was read was deleted and
 //! made anew, or lost its end: that is told, and it is read from its beginning; one that has grown past
 //! that point meanwhile cannot be told from the old one. `weir status` shows how many records wait.
-//! Only what is committed is read, but records of transactions that were aborted are not kept out.
+//! Topics
+//! that are written by transactions cannot be read: the client does not know the marks at their ends,
+//! and the status says so.
 //! While a broker cannot be reached it is tried again, with growing pauses up to 10 s.
 
 mod partition;

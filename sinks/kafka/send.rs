@@ -43,8 +43,8 @@ struct Connection {
 /// What came of a batch.
 enum Answer {
     Taken,
-    /// It is too large as a whole.
-    TooLarge,
+    /// Something in it is refused for good, or it is too large as a whole.
+    Split,
     /// For good.
     Refused(String),
     /// A try later may help.
@@ -175,22 +175,22 @@ impl Sender {
         async move {
             let several = records.len() > 1;
             let produced = client.produce(records, compression);
-            let answer =
-                match tokio::time::timeout(TOGETHER, produced).await {
-                    Err(_) => Answer::Later(format!("no answer within {} s", TOGETHER.as_secs())),
-                    Ok(Ok(_)) => Answer::Taken,
-                    Ok(Err(error)) => match protocol_error(&error) {
-                        Some(
-                            ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge,
-                        ) if several => Answer::TooLarge,
-                        Some(
-                            ProtocolError::MessageTooLarge
-                            | ProtocolError::RecordListTooLarge
-                            | ProtocolError::InvalidRecord,
-                        ) => Answer::Refused(describe(&error)),
-                        _ => Answer::Later(describe(&error)),
+            let answer = match tokio::time::timeout(TOGETHER, produced).await {
+                Err(_) => Answer::Later(format!("no answer within {} s", TOGETHER.as_secs())),
+                Ok(Ok(_)) => Answer::Taken,
+                Ok(Err(error)) => match protocol_error(&error) {
+                    Some(
+                        ProtocolError::MessageTooLarge
+                        | ProtocolError::RecordListTooLarge
+                        | ProtocolError::InvalidRecord
+                        | ProtocolError::InvalidTimestamp,
+                    ) => match several {
+                        true => Answer::Split,
+                        false => Answer::Refused(describe(&error)),
                     },
-                };
+                    _ => Answer::Later(describe(&error)),
+                },
+            };
             (place, answer)
         }
     }
@@ -203,7 +203,7 @@ impl Sender {
             Answer::Later(why) => {
                 return Some(format!("topic {topic}, partition {number}: {why}"));
             }
-            Answer::TooLarge => {
+            Answer::Split => {
                 if let Some(mut first) = batches.pop_front() {
                     let second = first.split_off(first.len() / 2);
                     batches.push_front(second);

@@ -26,6 +26,8 @@ pub(super) enum News {
     Records { records: Vec<Record>, next: u64, end: u64 },
     /// Nothing came; the first offset behind all that are committed.
     Quiet { end: u64 },
+    /// The topic was deleted.
+    Deleted,
 }
 
 /// A partition that is read.
@@ -109,8 +111,10 @@ impl Log {
                 let answer = answer.read::<DefaultStreamFetchRequest>(stream.sent)?;
                 stream.id = Some(answer.stream_id);
                 let partition = answer.partition;
-                if partition.error_code != ErrorCode::None {
-                    return Err(partition.error_code.to_string());
+                match partition.error_code {
+                    ErrorCode::None => {}
+                    ErrorCode::TopicDeleted => return Ok(News::Deleted),
+                    code => return Err(code.to_string()),
                 }
                 let end = offset(partition.high_watermark);
                 if let Some(news) = self.unpack(partition.records, next, end).await? {
@@ -123,14 +127,34 @@ impl Log {
         }
     }
 
-    async fn begin(&mut self, next: u64) -> Result<(), String> {
+    /// Whether the record at `at` is there, though it may not count as committed. Nothing can be read
+    /// over this line after that.
+    pub(super) async fn holds(mut self, at: u64) -> Result<bool, String> {
+        let sent = self.line.send(self.request(at, Isolation::ReadUncommitted)).await?;
+        // An SPU may say nothing of what it does not have.
+        let answer = match tokio::time::timeout(QUIET, self.line.answer()).await {
+            Ok(answer) => answer?,
+            Err(_) => return Ok(false),
+        };
+        let answer = answer.read::<DefaultStreamFetchRequest>(sent)?.partition;
+        let mut batches = answer.records.batches.iter();
+        Ok(answer.error_code == ErrorCode::None
+            && batches
+                .any(|b| offset(b.base_offset) <= at && at < offset(b.computed_last_offset())))
+    }
+
+    fn request(&self, from: u64, isolation: Isolation) -> DefaultStreamFetchRequest {
         let mut request: DefaultStreamFetchRequest = StreamFetchRequest::default();
         request.topic = self.partition.topic.to_string();
         request.partition = self.partition.number;
-        request.fetch_offset = signed(next);
+        request.fetch_offset = signed(from);
         request.max_bytes = self.bytes_max;
-        request.isolation = Isolation::ReadCommitted;
-        let sent = self.line.send(request).await?;
+        request.isolation = isolation;
+        request
+    }
+
+    async fn begin(&mut self, next: u64) -> Result<(), String> {
+        let sent = self.line.send(self.request(next, Isolation::ReadCommitted)).await?;
         self.stream = Some(Stream { sent, id: None, done: next });
         Ok(())
     }

@@ -28,6 +28,9 @@ const ANSWER_BYTES_EACH: (usize, usize) = (64 << 10, 2 << 20);
 /// Records after which what came is handed over though more is there already.
 const HAND_OVER_RECORDS: usize = 50_000;
 
+/// Position of a partition that begins behind the last record that it has when its SPU answers.
+const NEWEST: u64 = u64::MAX;
+
 /// What came to an end.
 enum Event {
     /// It is time to ask the controller.
@@ -52,8 +55,6 @@ struct Reading<'a> {
     looking: bool,
     /// Partitions that are opened or read.
     active: BTreeSet<Partition>,
-    /// All that were ever there, and whether to begin behind their last record.
-    seen: BTreeMap<Partition, bool>,
     /// Records that wait, by partition.
     behind: BTreeMap<Partition, u64>,
     /// Partitions that cannot be read at present.
@@ -77,7 +78,6 @@ pub(super) async fn read(
         look: Instant::now(),
         looking: false,
         active: BTreeSet::new(),
-        seen: BTreeMap::new(),
         behind: BTreeMap::new(),
         failing: BTreeMap::new(),
         missing: None,
@@ -122,7 +122,7 @@ impl Reading<'_> {
                 self.looking = false;
                 self.look = Instant::now() + LOOK_EVERY;
                 match found {
-                    Ok(found) => self.looked(inlet, &found),
+                    Ok(found) => self.looked(inlet, &found).await?,
                     Err(why) => {
                         self.look = Instant::now() + LOOK_AGAIN;
                         self.missing = Some(why);
@@ -133,8 +133,7 @@ impl Reading<'_> {
             Event::Opened(partition, Err(why)) => self.failed(&partition, &why),
             Event::Opened(partition, Ok((log, range))) => {
                 self.failing.remove(&partition);
-                let newest = self.seen.get(&partition).is_some_and(|newest| *newest);
-                place(inlet, &partition, range, newest).await?;
+                place(inlet, &partition, range).await?;
                 let next = inlet.position(&partition).map_or(0, |p| p.next);
                 self.behind.insert(partition, range.1.saturating_sub(next));
                 self.listen(inlet, log);
@@ -150,6 +149,13 @@ impl Reading<'_> {
                         self.fetched.push(Fetched { partition, records, next });
                         (next, end)
                     }
+                    News::Deleted => {
+                        // One of its name is another one, however long it is when it is seen.
+                        let why = "the topic was deleted";
+                        let at = Position { next: 0, incarnation: 0 };
+                        inlet.replaced(&partition, at, why).await?;
+                        return self.failed(&partition, why);
+                    }
                 };
                 self.behind.insert(partition, end.saturating_sub(next));
                 self.idle.push(log);
@@ -159,20 +165,24 @@ impl Reading<'_> {
     }
 
     /// Opens partitions that are not read yet.
-    fn looked(&mut self, inlet: &Inlet, found: &Found) {
+    async fn looked(&mut self, inlet: &mut Inlet, found: &Found) -> Result<(), String> {
         let Found { topics: Topics { partitions, spus }, missing } = found;
         self.missing.clone_from(missing);
         let mut all = BTreeMap::new();
+        let mut newest = Vec::new();
         for topic in &self.plan.topics {
             // A partition that a topic got since is new from its first record on.
-            let newest = self.plan.start == Start::Newest
-                && !inlet.knows(topic)
-                && !self.seen.keys().any(|p| p.topic == *topic);
+            let is_newest = self.plan.start == Start::Newest && !inlet.knows(topic);
             for (number, leader) in partitions.get(&**topic).into_iter().flatten() {
                 let partition = Partition { topic: topic.clone(), number: *number };
-                all.insert(partition, (newest, spus.get(leader).cloned()));
+                if is_newest {
+                    newest.push((partition.clone(), Position { next: NEWEST, incarnation: 0 }));
+                }
+                all.insert(partition, spus.get(leader).cloned());
             }
         }
+        // Of all at once, whichever SPU answers first.
+        inlet.begin(newest).await?;
         self.failing.retain(|p, _| all.contains_key(p));
         self.behind.retain(|p, _| all.contains_key(p));
         if all.is_empty() && self.missing.is_none() {
@@ -180,23 +190,45 @@ impl Reading<'_> {
         }
         let (least, most) = ANSWER_BYTES_EACH;
         let bytes_max = (ANSWER_BYTES / all.len().max(1)).clamp(least, most);
-        for (partition, (newest, address)) in all {
-            self.seen.entry(partition.clone()).or_insert(newest);
+        for (partition, address) in all {
             if self.active.insert(partition.clone()) {
-                self.open(partition, address, bytes_max);
+                let next = inlet.position(&partition).map(|p| p.next).filter(|n| *n != NEWEST);
+                self.open(partition, address, next, bytes_max);
             }
         }
+        Ok(())
     }
 
-    fn open(&mut self, partition: Partition, address: Option<String>, bytes_max: usize) {
+    /// `next` is where reading goes on, if it was read before.
+    fn open(
+        &mut self,
+        partition: Partition,
+        address: Option<String>,
+        next: Option<u64>,
+        bytes_max: usize,
+    ) {
         let connection = self.plan.connection.clone();
         self.events.push(Box::pin(async move {
             let opening = async {
                 let address = address.ok_or("no SPU leads it")?;
-                let line = connection.line(&address).await?;
-                let mut log = Log::new(partition.clone(), line, bytes_max);
-                let range = log.range().await?;
-                Ok((log, range))
+                let log = async || {
+                    let line = connection.line(&address).await?;
+                    Ok::<_, String>(Log::new(partition.clone(), line, bytes_max))
+                };
+                let mut own = log().await?;
+                let range = own.range().await?;
+                // What was committed may not count as that behind a death, until more is written.
+                if let Some(last) = next.filter(|n| *n > range.1).and_then(|n| n.checked_sub(1)) {
+                    if own.holds(last).await? {
+                        let end = range.1;
+                        return Err(format!(
+                            "its SPU says that it ends at {end}, and has what was read behind that: \
+                             it goes on when the SPU says so"
+                        ));
+                    }
+                    own = log().await?;
+                }
+                Ok((own, range))
             };
             let opened = opening.await;
             Event::Opened(partition, opened)
@@ -279,11 +311,13 @@ async fn place(
     inlet: &mut Inlet,
     partition: &Partition,
     (first, last): (u64, u64),
-    newest: bool,
 ) -> Result<(), String> {
-    let Some(position) = inlet.position(partition) else {
-        let at = Position { next: if newest { last } else { first }, incarnation: 0 };
-        return inlet.begin(vec![(partition.clone(), at)]).await;
+    let position = match inlet.position(partition) {
+        Some(position) if position.next != NEWEST => position,
+        newest => {
+            let next = if newest.is_some() { last } else { first };
+            return inlet.begin(vec![(partition.clone(), Position { next, incarnation: 0 })]).await;
+        }
     };
     if position.next > last {
         let why = format!(

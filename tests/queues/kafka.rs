@@ -2,8 +2,10 @@
 
 use std::process::Command;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use rskafka::chrono::{DateTime, Utc};
+use rskafka::client::error::{Error, ProtocolError};
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::{Record, RecordAndOffset};
@@ -25,6 +27,9 @@ const PARTITIONS: i32 = 3;
 const REQUEST: i64 = 50;
 /// What a server of tests takes for requests of its administration, ms.
 const TIMEOUT_MS: i32 = 10_000;
+
+/// A request that has no answer within this time is made anew.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// When records of tests are from, ms.
 const RECORD_MS: i64 = 1_700_000_000_123;
@@ -72,25 +77,50 @@ impl Kafka {
     }
 
     fn client(&self) -> Client {
-        RUNTIME.block_on(ClientBuilder::new(vec![self.address()]).build()).unwrap()
+        wait("a client", || within(ClientBuilder::new(vec![self.address()]).build())?.ok())
     }
 
     fn create(&self, topic: &str) {
-        let client = self.client();
-        let controller = client.controller_client().unwrap();
-        RUNTIME.block_on(controller.create_topic(topic, PARTITIONS, 1, TIMEOUT_MS)).unwrap();
+        wait("the topic is created", || {
+            let controller = self.client().controller_client().ok()?;
+            match within(controller.create_topic(topic, PARTITIONS, 1, TIMEOUT_MS))? {
+                Err(Error::ServerError { protocol_error, .. }) => {
+                    (protocol_error == ProtocolError::TopicAlreadyExists).then_some(())
+                }
+                other => other.ok(),
+            }
+        });
     }
 
     fn delete(&self, topic: &str) {
-        let client = self.client();
-        let controller = client.controller_client().unwrap();
-        RUNTIME.block_on(controller.delete_topic(topic, TIMEOUT_MS)).unwrap();
+        wait("the topic is deleted", || {
+            let controller = self.client().controller_client().ok()?;
+            let deleted = within(controller.delete_topic(topic, TIMEOUT_MS));
+            let topics = within(self.client().list_topics())?.ok()?;
+            let gone = topics.iter().all(|t| t.name != topic);
+            (gone && deleted.is_some()).then_some(())
+        });
     }
 
     fn partition(&self, topic: &str, number: i32) -> PartitionClient {
-        let client = self.client();
-        let opened = client.partition_client(topic, number, UnknownTopicHandling::Retry);
-        RUNTIME.block_on(opened).unwrap()
+        wait("a partition", || {
+            let client = self.client();
+            within(client.partition_client(topic, number, UnknownTopicHandling::Error))?.ok()
+        })
+    }
+
+    /// Sends records once: Tansu closes connections, or does not answer, while it makes a topic anew.
+    fn send(&self, topic: &str, number: i32, records: &[Record], compression: Compression) {
+        let newest =
+            |partition: &PartitionClient| within(partition.get_offset(OffsetAt::Latest))?.ok();
+        let before = wait("the end of a partition", || newest(&self.partition(topic, number)));
+        wait("records are taken", || {
+            let partition = self.partition(topic, number);
+            if newest(&partition)? > before {
+                return Some(());
+            }
+            within(partition.produce(records.to_vec(), compression))?.ok().map(|_| ())
+        });
     }
 
     /// Writes `{"n": ...}` for each number, in turn to the partitions, each request compressed in
@@ -104,7 +134,6 @@ impl Kafka {
         // Not snappy: Tansu 0.6 takes it in a framing of Java alone.
         let ways =
             [Compression::NoCompression, Compression::Gzip, Compression::Lz4, Compression::Zstd];
-        let partitions: Vec<_> = (0..PARTITIONS).map(|n| self.partition(topic, n)).collect();
         let numbers: Vec<i64> = numbers.collect();
         for (turn, some) in numbers.chunks(REQUEST as usize).enumerate() {
             let records = some.iter().map(|n| {
@@ -115,9 +144,8 @@ impl Kafka {
                     ..record(Some(&format!("key {n}")), body.to_string().as_bytes())
                 }
             });
-            let partition = &partitions[turn % partitions.len()];
-            let produced = partition.produce(records.collect(), ways[turn % ways.len()]);
-            RUNTIME.block_on(produced).unwrap();
+            let records: Vec<Record> = records.collect();
+            self.send(topic, turn as i32 % PARTITIONS, &records, ways[turn % ways.len()]);
         }
     }
 
@@ -136,6 +164,11 @@ impl Kafka {
             all
         })
     }
+}
+
+/// What comes of a request, if anything within a while: the client itself tries for ever.
+fn within<T>(request: impl Future<Output = T>) -> Option<T> {
+    RUNTIME.block_on(async { tokio::time::timeout(ANSWER, request).await }).ok()
 }
 
 fn record(key: Option<&str>, value: &[u8]) -> Record {
@@ -247,9 +280,8 @@ fn bad_records_hold_up_nothing_and_topics_may_come_later() {
     assert!(read["ways"].to_string().contains("there is no topic `late`"), "{read}");
     let bodies: [&[u8]; 6] =
         [b"{\"n\":0}", b"{\"n\":", b"\xff\x00\xfe", b"", &[b'x'; 2_000], b"{\"n\":1}"];
-    let records = bodies.iter().map(|body| record(None, body)).collect();
-    let produced = kafka.partition("orders", 0);
-    RUNTIME.block_on(produced.produce(records, Compression::Zstd)).unwrap();
+    let records: Vec<Record> = bodies.iter().map(|body| record(None, body)).collect();
+    kafka.send("orders", 0, &records, Compression::Zstd);
     let rows = server.wait_sql("SELECT * FROM rows ORDER BY messaging.kafka.offset", |rows| {
         rows.len() == bodies.len()
     });
