@@ -31,7 +31,8 @@
 //! replicas in sync have it (`acks=all`). There is no transaction: a restart repeats what came after the
 //! last checkpoint, 30 s at most while Weir runs, and a batch whose answer was lost is written again. A
 //! reader that wants each row once goes by what the rows say of themselves. Where a topic is missing, or
-//! a broker cannot be reached, records wait and are tried again. A record that the broker
+//! a broker cannot be reached, records wait and are tried again; those of a
+//! partition that is gone go to another one. A record that the broker
 //! refuses for good (larger than the topic takes, no key in a compacted one, a time too far off) is
 //! dropped alone, counted (`refused`), and said in the log once until one succeeds. Its pipeline
 //! waits at most 5 s for a sink that fails; then it is detached and goes on by itself from the journal.

@@ -1,6 +1,8 @@
 //! Rows as messages, for sinks that write to a log of messages: one JSON object each, where to, and
 //! with what key.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimestampNanosecondType};
@@ -47,6 +49,21 @@ pub(crate) fn expression(
 ) -> Result<Expression, Diagnostics> {
     let edge = Edge::merged(scope.inputs.iter().map(|i| &i.edge));
     Expression::parse(&section.text(text), &edge, scope)
+}
+
+/// Puts the batches of partitions of a topic that are gone behind those of the ones that are `there`:
+/// those of one all behind the same other one, so that rows of a key stay in order.
+pub(crate) fn rehome<N: Copy + Ord, B>(
+    batches: &mut BTreeMap<(String, N), VecDeque<B>>,
+    topic: &str,
+    there: &[N],
+) {
+    let of_topic = batches.keys().filter(|(t, number)| t == topic && !there.contains(number));
+    let gone: Vec<(String, N)> = of_topic.cloned().collect();
+    for (place, to) in gone.into_iter().zip(there.iter().cycle()) {
+        let moved = batches.remove(&place).unwrap_or_default();
+        batches.entry((place.0, *to)).or_default().extend(moved);
+    }
 }
 
 impl Destination {
@@ -174,5 +191,26 @@ mod tests {
         let values: Vec<_> = rows.iter().map(|m| std::str::from_utf8(&m.value).unwrap()).collect();
         assert_eq!(values[1], r#"{"n":2}"#);
         assert!(values[0].starts_with(r#"{"n":1,"timestamp":"1970-01-01T00:00:00"#), "{values:?}");
+    }
+
+    #[test]
+    fn batches_of_partitions_that_are_gone_go_to_others_in_order() {
+        let place = |topic: &str, number: i32| (topic.to_owned(), number);
+        let all = [("a", 0, 1), ("a", 2, 1), ("a", 3, 2), ("a", 4, 1), ("b", 3, 1)];
+        let mut batches: BTreeMap<_, VecDeque<String>> = BTreeMap::new();
+        for (topic, number, count) in all {
+            let names = (0..count).map(|n| format!("{topic}{number}.{n}"));
+            batches.insert(place(topic, number), names.collect());
+        }
+        rehome(&mut batches, "a", &[0, 1]);
+        // Nothing is lost while a topic has none.
+        rehome(&mut batches, "b", &[]);
+        let found: Vec<String> = batches
+            .iter()
+            .map(|((topic, number), b)| format!("{topic}{number}: {:?}", Vec::from(b.clone())))
+            .collect();
+        let expect =
+            [r#"a0: ["a0.0", "a2.0", "a4.0"]"#, r#"a1: ["a3.0", "a3.1"]"#, r#"b3: ["b3.0"]"#];
+        assert_eq!(found, expect);
     }
 }

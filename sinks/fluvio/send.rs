@@ -1,7 +1,7 @@
 //! Writing what waits, and waiting until it is committed: one request at a time to each SPU, with one
 //! batch of each partition that it leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use weir_pipeline::intake::now;
 
 use super::Settings;
 use super::batches::{Batches, Place, Records, batches};
-use crate::messages::Message;
+use crate::messages::{Message, rehome};
 
 /// Batches of one request at most.
 const REQUEST_BATCHES: usize = 16;
@@ -142,7 +142,8 @@ impl Sender {
     /// Writes all batches: of each partition one after the other, of several at the same time.
     async fn write(&mut self) -> Result<(), String> {
         while !self.batches.is_empty() {
-            let requests = self.requests().await?;
+            self.find_partitions().await?;
+            let requests = self.requests()?;
             self.connect(requests.keys().copied()).await?;
             let compression = self.settings.compression.of_client();
             let mut under_way = Vec::new();
@@ -166,16 +167,33 @@ impl Sender {
         Ok(())
     }
 
+    /// Batches that wait may be for partitions, or a topic, that are gone since.
+    async fn find_partitions(&mut self) -> Result<(), String> {
+        let waiting: BTreeSet<String> =
+            self.batches.keys().map(|(topic, _)| topic.clone()).collect();
+        for topic in waiting {
+            if self.topics().await?.partitions.get(&topic).is_none_or(BTreeMap::is_empty) {
+                self.create(&topic).await?;
+            }
+            let there = self.topics().await?.partitions.get(&topic);
+            let there: Vec<u32> = there.into_iter().flat_map(BTreeMap::keys).copied().collect();
+            if there.is_empty() {
+                return Err(format!("topic `{topic}` was created and is not there yet"));
+            }
+            rehome(&mut self.batches, &topic, &there);
+        }
+        Ok(())
+    }
+
     /// Which places are next, by the SPU that leads them.
-    async fn requests(&mut self) -> Result<BTreeMap<i32, Vec<Place>>, String> {
-        self.topics().await?;
+    fn requests(&self) -> Result<BTreeMap<i32, Vec<Place>>, String> {
         let Some(topics) = &self.topics else { return Ok(BTreeMap::new()) };
         let mut requests: BTreeMap<i32, Vec<Place>> = BTreeMap::new();
         for place in self.batches.keys() {
             let (topic, number) = place;
             let leader = topics.partitions.get(topic).and_then(|t| t.get(number));
-            let leader = leader
-                .ok_or_else(|| format!("topic {topic} has no partition {number} any more"))?;
+            let leader =
+                leader.ok_or_else(|| format!("topic {topic} has no partition {number}"))?;
             let places = requests.entry(*leader).or_default();
             if places.len() < REQUEST_BATCHES {
                 places.push(place.clone());

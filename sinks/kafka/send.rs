@@ -1,6 +1,6 @@
 //! Writing what waits, partition by partition, and waiting until all replicas have it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -16,7 +16,7 @@ use weir_pipeline::kafka_client::{
 
 use super::Settings;
 use super::batches::{Batches, Place, batches};
-use crate::messages::Message;
+use crate::messages::{Message, rehome};
 
 /// Batches under way at a time, one per partition at most.
 const UNDER_WAY: usize = 16;
@@ -94,7 +94,7 @@ impl Sender {
             rows.iter().filter_map(|row| Some((topic(row.to.as_ref()?), row))).collect();
         self.connect().await?;
         loop {
-            let Some(connection) = &mut self.connection else { return Ok(Batches::new()) };
+            let Some(connection) = &self.connection else { return Ok(Batches::new()) };
             let missing = match batches(&named, &connection.topics, offset, now()) {
                 Ok(batches) => {
                     if named.len() < rows.len() {
@@ -105,16 +105,7 @@ impl Sender {
                 }
                 Err(missing) => missing,
             };
-            let Some(how) = &self.settings.create else {
-                return Err(format!(
-                    "there is no topic `{missing}`; create it, or let Weir do so by `create = {{}}`"
-                ));
-            };
-            create(&connection.client, &missing, how).await?;
-            connection.topics = topics(&connection.client).await?;
-            if !connection.topics.contains_key(&missing) {
-                return Err(format!("topic `{missing}` was created and is not there yet"));
-            }
+            self.create(&missing).await?;
         }
     }
 
@@ -130,6 +121,7 @@ impl Sender {
 
     /// Writes all batches: of each partition one after the other, of several at the same time.
     async fn write(&mut self) -> Result<(), String> {
+        self.find_partitions().await?;
         while !self.batches.is_empty() {
             let places: Vec<Place> = self.batches.keys().take(UNDER_WAY).cloned().collect();
             let mut under_way = Vec::new();
@@ -148,6 +140,38 @@ impl Sender {
             }
         }
         Ok(())
+    }
+
+    /// Batches that wait may be for partitions, or a topic, that are gone since.
+    async fn find_partitions(&mut self) -> Result<(), String> {
+        let waiting: BTreeSet<String> =
+            self.batches.keys().map(|(topic, _)| topic.clone()).collect();
+        if !waiting.is_empty() {
+            self.connect().await?;
+        }
+        for topic in waiting {
+            if !self.connection.as_ref().is_some_and(|c| c.topics.contains_key(&topic)) {
+                self.create(&topic).await?;
+            }
+            let Some(connection) = &self.connection else { break };
+            rehome(&mut self.batches, &topic, &connection.topics[&topic]);
+        }
+        Ok(())
+    }
+
+    async fn create(&mut self, missing: &str) -> Result<(), String> {
+        let Some(how) = &self.settings.create else {
+            return Err(format!(
+                "there is no topic `{missing}`; create it, or let Weir do so by `create = {{}}`"
+            ));
+        };
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        create(&connection.client, missing, how).await?;
+        connection.topics = topics(&connection.client).await?;
+        let there = connection.topics.get(missing).is_some_and(|numbers| !numbers.is_empty());
+        there
+            .then_some(())
+            .ok_or_else(|| format!("topic `{missing}` was created and is not there yet"))
     }
 
     /// The client of a partition.
