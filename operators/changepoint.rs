@@ -49,7 +49,8 @@
 //! be nearer to their median than to the one before: what is shorter is no change. What goes and comes back later is two. Points that are not newer than the newest of their
 //! series, and rows stamped more than 10 minutes after they were received, are left out; a pause is no
 //! change. Cumulative counters are looked at by their increase per second, with `by` each of those that
-//! make up a series by its own.
+//! make up a series by its own. Of several rows of a series at one time the first counts: put a `window` in
+//! front where `by` joins what comes together.
 //!
 //! State: about 3 KiB for each series. Series beyond `max_series` are not looked at, which is logged,
 //! until others have been silent for a day.

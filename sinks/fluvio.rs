@@ -33,7 +33,8 @@
 //! after the last checkpoint, 30 s at most while Weir runs, and a batch whose answer was lost is written
 //! again. A reader that wants each row once goes by what the rows say of themselves. Where a topic is
 //! missing or takes no records compressed like this, or an SPU cannot be reached, records wait and are
-//! tried again. A record that is larger than the SPU takes is dropped, counted (`refused`), and said in
+//! tried again; those of a partition that is gone go to another one. While a replica is missing, each
+//! try, every 20 s, appends its batch to the leader again. A record that is larger than the SPU takes is dropped, counted (`refused`), and said in
 //! the log once until one succeeds. Its pipeline waits at most 5 s for a sink that fails; then it is
 //! detached and goes on by itself from the journal.
 

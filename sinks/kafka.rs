@@ -23,7 +23,7 @@
 //! A record is one JSON object: the columns of both levels that have a value, sorted by name; times in
 //! RFC 3339. Its time is the `timestamp` of the row. The source `kafka` reads it back. Records with the
 //! same key go to the same partition, the one to which Kafka's own producers send them (murmur2); those
-//! without a key go in turn, batch by batch. What cannot stand in the name of a topic becomes `_` in
+//! without a key go in turn, batch by batch. New partitions are noticed within 30 s. What cannot stand in the name of a topic becomes `_` in
 //! what `topic_by` gives; a row for which it gives nothing is dropped, counted (`no_topic`).
 //!
 //! Delivery: at least once. What arrived between two ticks (200 ms while data flows) is written in

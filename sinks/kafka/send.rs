@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use rskafka::client::Client;
 use rskafka::client::error::ProtocolError;
 use rskafka::client::partition::{PartitionClient, UnknownTopicHandling};
 use rskafka::record::Record;
+use tokio::time::Instant;
 use weir_pipeline::component::{SinkContext, SinkError};
 use weir_pipeline::intake::now;
 use weir_pipeline::kafka_client::{
@@ -18,6 +20,8 @@ use super::Settings;
 use super::batches::{Batches, Place, batches};
 use crate::messages::{Message, rehome};
 
+/// Topics are looked at for new partitions this often.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Batches under way at a time, one per partition at most.
 const UNDER_WAY: usize = 16;
 
@@ -37,6 +41,8 @@ pub(super) struct Sender {
 struct Connection {
     client: Client,
     topics: BTreeMap<String, Vec<i32>>,
+    /// When these were asked for.
+    looked: Instant,
     partitions: BTreeMap<Place, Arc<PartitionClient>>,
 }
 
@@ -110,11 +116,18 @@ impl Sender {
     }
 
     async fn connect(&mut self) -> Result<(), String> {
-        if self.connection.is_none() {
-            let client = self.settings.connection.connect().await?;
-            let topics = topics(&client).await?;
-            let partitions = BTreeMap::new();
-            self.connection = Some(Connection { client, topics, partitions });
+        match &mut self.connection {
+            None => {
+                let client = self.settings.connection.connect().await?;
+                let (topics, looked) = (topics(&client).await?, Instant::now());
+                let partitions = BTreeMap::new();
+                self.connection = Some(Connection { client, topics, looked, partitions });
+            }
+            Some(connection) if connection.looked.elapsed() >= LOOK_EVERY => {
+                connection.topics = topics(&connection.client).await?;
+                connection.looked = Instant::now();
+            }
+            Some(_) => {}
         }
         Ok(())
     }
