@@ -17,14 +17,15 @@ mod start;
 mod storm;
 mod while_down;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Server, wait};
+use crate::harness::{DEADLINE, PAUSE, Server, wait};
 use load::{Addresses, Ledger, Ledgers, Load, OnFailure, SOURCES, send_logs};
 
 /// Renames under load; even, so that names are as at first in the end.
@@ -123,19 +124,34 @@ fn pass(server: &Server) {
     });
 }
 
+/// Compares a table with what was acknowledged. What passed a pipeline may still wait in front of its
+/// sink: a table has [`DEADLINE`] to show it.
+fn check_table(server: &Server, table: &str, sql: &str, sent: &Ledger) {
+    let start = Instant::now();
+    let mut found = numbers(server, sql);
+    while start.elapsed() < DEADLINE && {
+        let there: BTreeSet<i64> = found.iter().copied().collect();
+        !sent.lost(|n| there.contains(&n)).is_empty()
+    } {
+        std::thread::sleep(PAUSE);
+        found = numbers(server, sql);
+    }
+    sent.check(table, found);
+}
+
 /// Compares the tables with what was acknowledged.
 fn check_tables(server: &Server, sent: &Ledgers) {
     pass(server);
-    sent.logs.check("rows", numbers(server, "SELECT n FROM rows"));
+    check_table(server, "rows", "SELECT n FROM rows", &sent.logs);
     if sent.samples.acknowledged_rows() > 0 {
         let samples = "SELECT value AS n FROM samples WHERE metric.name = 'load'";
-        sent.samples.check("samples", numbers(server, samples));
+        check_table(server, "samples", samples, &sent.samples);
     }
     if sent.spans.acknowledged_rows() > 0 {
-        sent.spans.check("spans", numbers(server, "SELECT n FROM spans"));
+        check_table(server, "spans", "SELECT n FROM spans", &sent.spans);
     }
     if sent.points.acknowledged_rows() > 0 {
-        sent.points.check("points", numbers(server, "SELECT value AS n FROM points"));
+        check_table(server, "points", "SELECT value AS n FROM points", &sent.points);
     }
 }
 

@@ -23,7 +23,7 @@ const SIGABRT: i32 = 6;
 /// A stop takes at most this long (design, section 6).
 const STOP: Duration = Duration::from_secs(10);
 /// Pause between two looks at a condition.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
 /// A Weir process. Dropping it kills it, and after a failed test prints what it logged.
 ///

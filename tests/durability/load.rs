@@ -89,6 +89,12 @@ impl Ledger {
         some.check(what, found.into_iter().chain(missing));
     }
 
+    /// What was acknowledged and is not there.
+    pub(super) fn lost(&self, there: impl Fn(i64) -> bool) -> Vec<i64> {
+        let all = self.acknowledged.iter().flat_map(|first| *first..first + ROWS);
+        all.filter(|n| !there(*n)).collect()
+    }
+
     /// Compares with the numbers found in a table.
     pub(super) fn check(&self, what: &str, found: impl IntoIterator<Item = i64>) {
         let mut times: BTreeMap<i64, u32> = BTreeMap::new();
@@ -97,12 +103,7 @@ impl Ledger {
         }
         let twice: Vec<_> = times.iter().filter(|(_, c)| **c > 1).take(10).collect();
         assert!(twice.is_empty(), "{what}: rows that are there more than once: {twice:?}");
-        let lost: Vec<_> = self
-            .acknowledged
-            .iter()
-            .flat_map(|first| *first..first + ROWS)
-            .filter(|n| !times.contains_key(n))
-            .collect();
+        let lost = self.lost(|n| times.contains_key(&n));
         let some = &lost[..lost.len().min(10)];
         assert!(lost.is_empty(), "{what}: {} acknowledged rows are lost: {some:?}", lost.len());
         for first in &self.unknown {

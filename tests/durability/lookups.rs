@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::check_table;
 use super::load::{Ledger, ROWS, SOURCES, send_logs};
-use super::numbers;
 use crate::harness::{Program, Server, free_port, program, serve, wait};
 
 const PIPELINE: &str = r#"
@@ -44,7 +44,7 @@ fn put(path: &Path, version: i64) {
 
 /// All rows are there once, none with another version than its neighbours, versions in order.
 fn check(server: &Server, logs: &Ledger, least: usize) {
-    logs.check("rows", numbers(server, "SELECT n FROM rows"));
+    check_table(server, "rows", "SELECT n FROM rows", logs);
     let rows = server.sql("SELECT n, version, asked FROM rows ORDER BY n");
     let versions: Vec<i64> = rows.iter().map(|r| r["version"].as_i64().unwrap()).collect();
     assert!(versions.is_sorted(), "a row has an older version than one before it");

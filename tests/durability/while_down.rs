@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use super::load::{Addresses, Ledgers, Load, OnFailure, ROWS, SOURCES};
-use super::{numbers, pass};
+use super::{check_table, pass};
 use crate::harness::{Server, wait};
 
 /// Rows that are sent in each life before its death, a third of them logs.
@@ -110,7 +110,7 @@ impl Lives {
     /// Every row is there once, and was marked by the program of its time.
     fn check(&self, what: &str) {
         pass(&self.server);
-        self.sent.logs.check(what, numbers(&self.server, "SELECT n FROM rows"));
+        check_table(&self.server, what, "SELECT n FROM rows", &self.sent.logs);
         for row in self.server.sql("SELECT n, edit FROM rows") {
             let n = row["n"].as_i64().unwrap();
             let expected = self.marks.get(&(n - n.rem_euclid(ROWS)));
